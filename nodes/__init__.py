@@ -1,0 +1,1 @@
+"""The node: one data directory behind the memcache protocol."""

@@ -1,0 +1,1 @@
+"""The proxy: replicates each key over nodes; holds no files."""

@@ -1,0 +1,1 @@
+"""What the tiers' own web pages share: page shell, charts, metrics."""

@@ -1,0 +1,62 @@
+"""Paths and keys: the one place that says which are allowed and how one becomes the other.
+
+A path is what users see: UTF-8 text with `/` between its segments. A key is what memcache servers see: 1 … 250 bytes without
+control characters or blanks. The key is the path's UTF-8 with bytes ≤ 0x20, 0x7F, `%` and a leading `?` or `@`
+percent-encoded, so any memcached client reads a file by its own path. Older deployments on Beansdb keep base64 keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import xxhash
+
+from sfss.errors import BadKey, BadRequest
+from sfss.store import KEY_BYTES_MAX
+
+_FORBIDDEN_IN_KEY = re.compile(rb"[\x00-\x20\x7f]")
+_FORBIDDEN_IN_PATH = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
+_ESCAPED = re.compile(rb"[\x00-\x20\x7f%]|\A[?@]")
+
+
+def check_key(key: bytes) -> None:
+    """Refuse (`BadKey`) what no memcache server takes as a key."""
+    if not key:
+        raise BadKey("empty key")
+    if len(key) > KEY_BYTES_MAX:
+        raise BadKey(f"key of {len(key)} bytes is longer than {KEY_BYTES_MAX}")
+    if _FORBIDDEN_IN_KEY.search(key):
+        raise BadKey("key holds a blank or a control character")
+
+
+def check_path(path: str) -> None:
+    """Refuse (`BadRequest`) a path that could name two files, or none. Rules: README, section on paths."""
+    if not path:
+        raise BadRequest("path is empty")
+    if _FORBIDDEN_IN_PATH.search(path):
+        raise BadRequest("path holds a control character or a backslash")
+    if path[0] == "/" or path[-1] == "/":
+        raise BadRequest("path begins or ends with /")
+    for segment in path.split("/"):
+        if segment in ("", ".", ".."):
+            raise BadRequest(f"path has a segment {segment!r}")
+
+
+def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_BYTES_MAX) -> bytes:
+    """The key of a checked path. `encoding` is `percent` or `base64`. Raises `BadKey` when the key gets too long."""
+    raw = path.encode()
+    if encoding == "base64":
+        key = base64.b64encode(raw)
+    elif _ESCAPED.search(raw):
+        key = _ESCAPED.sub(lambda match: b"%%%02X" % match.group()[0], raw)
+    else:
+        key = raw
+    if len(key) > key_bytes_max:
+        raise BadKey(f"path makes a key of {len(key)} bytes; the limit is {key_bytes_max}")
+    return key
+
+
+def hash_key(key: bytes) -> int:
+    """Hash a key to 64 bits (xxh3-64, seed 0). Placement and on-disk order rest on it: it never changes."""
+    return xxhash.xxh3_64_intdigest(key)

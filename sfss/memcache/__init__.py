@@ -1,0 +1,1 @@
+"""The memcache wire: codec, server and client."""

@@ -1,0 +1,51 @@
+"""Versions: 64-bit hybrid logical clock stamps that order the writes of one key.
+
+A stamp is Unix time in milliseconds (upper 48 bits) and a count (lower 16 bits), so it sorts by time while clocks
+agree and still only ever rises when they do not. Safety never depends on the clock being right; a file's
+Last-Modified does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+COUNT_BITS = 16
+AHEAD_S_MAX = 600.0
+"""A stamp further ahead of a node's clock than this is refused: it would make later honest writes look old."""
+
+
+def stamp_time(version: int) -> float:
+    """Unix seconds at which a version was stamped; millisecond resolution."""
+    return (version >> COUNT_BITS) / 1000.0
+
+
+def too_far_ahead(version: int, now: float) -> bool:
+    """Whether a node whose clock says `now` (Unix seconds) refuses the version."""
+    return stamp_time(version) > now + AHEAD_S_MAX
+
+
+class StampClock:
+    """Makes stamps that rise strictly, above everything observed.
+
+    `floor` is a stamp that must be exceeded from the start (what an earlier life may have issued).
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time, floor: int = 0) -> None:
+        self._now = now
+        self._last = floor
+
+    @property
+    def last(self) -> int:
+        """The largest stamp issued or observed."""
+        return self._last
+
+    def next(self, above: int = 0) -> int:
+        """Issue a stamp above `above` and above all issued or observed before."""
+        self._last = max(self._last + 1, above + 1, int(self._now() * 1000) << COUNT_BITS)
+        return self._last
+
+    def observe(self, version: int) -> None:
+        """Take note of a stamp seen elsewhere. One too far ahead of the clock is ignored, so a poisoned version can't spread."""
+        if version > self._last and not too_far_ahead(version, self._now()):
+            self._last = version

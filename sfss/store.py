@@ -1,0 +1,202 @@
+"""The storage contract: what every tier offers to the one above it.
+
+`Store` is what users of the service see: the newest live file under a key. A node's disk store, a coordinator,
+a memcache client and the in-memory store of the tests implement it, so each of them can stand behind the web
+tier or behind the memcache server.
+
+`Replica` is what a coordinator sees of one node: raw records with their versions, tombstones included, and
+writes that are stored only if newer. A node's disk store and the memcache client (to a node) implement it.
+
+`Updater` is for stores that can read, decide and write one key atomically. A coordinator is none.
+
+Answers come as `Reply`: the value itself when it is known at once, or a future of it. No task is made where the
+answer is at hand, which on a node is most of the time. A caller may cancel or drop the future at any time;
+a write that has begun goes on. Errors (`sfss.errors`) are raised by the call or set on the future; a caller
+handles both alike with `await settled(...)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import xxhash
+
+T = TypeVar("T")
+Reply: TypeAlias = T | asyncio.Future[T]
+
+VALUE_BYTES_MAX = 2 * 1024 * 1024
+"""Largest file, in bytes (inclusive)."""
+
+WIRE_VALUE_BYTES_MAX = VALUE_BYTES_MAX + 64 * 1024
+"""Largest value on the memcache wire: a file, with slack for what a client may wrap around it."""
+
+KEY_BYTES_MAX = 250
+"""Longest key, in bytes; memcached's limit."""
+
+
+async def settled(reply: Reply[T]) -> T:
+    """Wait for a reply, whether it is at hand or still to come."""
+    if isinstance(reply, asyncio.Future):
+        return await reply
+    return reply
+
+
+class Call(NamedTuple):
+    """What a request carries down the tiers besides its arguments.
+
+    `deadline` is in seconds of `time.monotonic()`; work not begun by then is dropped and answered `Expired`.
+    `ring` is the number of the ring that the caller placed the key by, 0 for none. `request_id` (≤ 24 bytes of
+    letters, digits, `-` and `_`) follows one user request through all logs.
+    """
+
+    deadline: float = float("inf")
+    ring: int = 0
+    request_id: bytes = b""
+
+
+NO_CALL = Call()
+
+
+class Record(NamedTuple):
+    """One version of one key, as nodes keep it. A named tuple: it is made for every request, and costs a third of
+    what a frozen dataclass does.
+
+    `value` is empty for tombstones and in answers of `head` and `inspect`; `size` is the value's length all the
+    same. `expires` is absolute Unix seconds, 0 for never. `version` orders the writes of a key (`sfss.stamps`).
+    `checksum` is `checksum_of` the whole record; (version, checksum) is the total order of a key's records.
+    Foreign servers have no versions: there `version` and `checksum` are 0.
+    """
+
+    value: bytes
+    size: int
+    flags: int = 0
+    expires: int = 0
+    version: int = 0
+    checksum: int = 0
+    tombstone: bool = False
+
+    def live(self, now: float) -> bool:
+        """Whether a reader may see it. `now` is Unix seconds of whoever decides (with replicas: the coordinator)."""
+        return not self.tombstone and (self.expires == 0 or self.expires > now)
+
+    def order(self) -> tuple[int, int]:
+        """What to compare two records of one key by."""
+        return (self.version, self.checksum)
+
+
+def checksum_of(key: bytes, value: bytes, flags: int, expires: int, version: int, tombstone: bool) -> int:
+    """Hash a record to 64 bits; the same on the wire, on disk and on every replica. Format: docs/format.rst.
+
+    xxh3-64 of the value, seeded with xxh3-64 of a head that holds everything else, so that no copy of a large
+    value is made (measured: 0.25 µs at 4 KiB, crc32 0.83 µs).
+    """
+    head = b"%x %x %x %x %d " % (version, flags, expires, len(value), tombstone)
+    return xxhash.xxh3_64_intdigest(value, xxhash.xxh3_64_intdigest(head + key))
+
+
+class Written(NamedTuple):
+    """What a write achieved. `durable` of `copies` replicas are known to hold it on disk (`copies` 0: the
+    server doesn't say). `version` and `checksum` are 0 where the server has no versions."""
+
+    version: int = 0
+    checksum: int = 0
+    durable: int = 0
+    copies: int = 0
+
+
+class Applied(NamedTuple):
+    """A replica's answer to a stamped write.
+
+    `accepted`: the record is the newest it holds, and durable per the node's sync setting (`durable` tells
+    whether it really is on disk). Also true for a repeat of the same record. Else `version` and `checksum` are those of the
+    newer record that it holds."""
+
+    accepted: bool
+    version: int
+    checksum: int
+    durable: bool
+
+
+class Store(Protocol):
+    """Files by key. Keys are 1 … 250 bytes that `sfss.keys.check_key` allows; the caller has checked them."""
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        """The newest live record, or None where there is none (never stored, deleted or expired)."""
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        """The same without the value (empty in the answer; `size` is right)."""
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
+        """Create or replace. `flags` 32 bits; `expires` absolute Unix seconds, 0 for never."""
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
+        """Delete. None where no live record was; then nothing is written."""
+
+    def stats(self, call: Call = NO_CALL) -> Reply[dict[str, str]]:
+        """Figures by name (docs/wire.rst), all as strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a node says it is. `cluster` is empty and `ring` 0 while it belongs to none.
+
+    `node` names the data directory, and stays with it; `epoch` counts its starts; `position` is a number of bytes that
+    never falls (what was ever durably appended). `state` is `ok`, or `suspect` when the node may have forgotten acked writes.
+    """
+
+    node: str
+    cluster: str = ""
+    ring: int = 0
+    fingerprint: str = ""
+    epoch: int = 0
+    position: int = 0
+    state: str = "ok"
+
+
+@runtime_checkable
+class Replica(Protocol):
+    """One node as a coordinator sees it: raw records, and writes that are stored only if newer."""
+
+    def read(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        """The newest durable record, tombstones and expired ones included; None if it never heard of the key."""
+
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        """The same without the value, and without touching a volume."""
+
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
+        """Store `record` if it is newer than what is held. Idempotent. Refuses a wrong checksum (`BadRequest`), a version more
+        than 10 minutes ahead of the node's clock (`BadRequest`), a ring that isn't the node's (`WrongCluster`)."""
+
+    def identify(self) -> Reply[Identity]:
+        """Who the node is."""
+
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
+        """Make an unbound, empty node part of a cluster, durably; `cluster` `new` makes up an id. A bound one
+        changes nothing and answers who it is: the caller compares. Refuses (`WrongCluster`) an unbound node that holds files."""
+
+
+class Change(NamedTuple):
+    """What an `Updater` is asked to do with a key: `keep` it as it is, `delete` it, or (neither) store the given value.
+    `answer` is handed back to the caller."""
+
+    answer: object = None
+    keep: bool = False
+    delete: bool = False
+    value: bytes = b""
+    flags: int = 0
+    expires: int = 0
+
+
+@runtime_checkable
+class Updater(Protocol):
+    """A store that can read, decide and write one key atomically."""
+
+    def update(
+        self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
+    ) -> Reply[tuple[Change, Record | None, Written]]:
+        """Call `change` with the newest live record (pending ones included; `value` present), carry out what it returns, and answer
+        once that, and whatever it was decided on, is durable: the change, the record seen, and what was written (for
+        `keep`: the seen record's version). An exception of `change` is passed on, and nothing is written."""

@@ -1,0 +1,1 @@
+"""The web tier: files in and out over HTTP."""
