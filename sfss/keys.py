@@ -1,8 +1,9 @@
 """Paths and keys: the one place that says which are allowed and how one becomes the other.
 
-A path is what users see: UTF-8 text with `/` between its segments. A key is what memcache servers see: 1 … 250 bytes without
-control characters or blanks. The key is the path's UTF-8 with bytes ≤ 0x20, 0x7F, `%` and a leading `?` or `@`
-percent-encoded, so any memcached client reads a file by its own path. Older deployments on Beansdb keep base64 keys.
+A path is what users see: UTF-8 text with `/` between its segments. A key is what memcache servers see: 1 … 250
+bytes without control characters or blanks. The key is the path's UTF-8 with bytes ≤ 0x20, 0x7F, `%` and a leading
+`?` or `@` percent-encoded, so any memcached client reads a file by its own path. Older deployments on Beansdb keep
+base64 keys.
 """
 
 from __future__ import annotations

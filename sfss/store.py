@@ -111,8 +111,8 @@ class Applied(NamedTuple):
     """A replica's answer to a stamped write.
 
     `accepted`: the record is the newest it holds, and durable per the node's sync setting (`durable` tells
-    whether it really is on disk). Also true for a repeat of the same record. Else `version` and `checksum` are those of the
-    newer record that it holds."""
+    whether it really is on disk). Also true for a repeat of the same record. Else `version` and `checksum` are those
+    of the newer record that it holds."""
 
     accepted: bool
     version: int
@@ -144,7 +144,8 @@ class Identity:
     """Who a node says it is. `cluster` is empty and `ring` 0 while it belongs to none.
 
     `node` names the data directory, and stays with it; `epoch` counts its starts; `position` is a number of bytes that
-    never falls (what was ever durably appended). `state` is `ok`, or `suspect` when the node may have forgotten acked writes.
+    never falls (what was ever durably appended). `state` is `ok`, or `suspect` when the node may have forgotten
+    acknowledged writes.
     """
 
     node: str
@@ -167,15 +168,17 @@ class Replica(Protocol):
         """The same without the value, and without touching a volume."""
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
-        """Store `record` if it is newer than what is held. Idempotent. Refuses a wrong checksum (`BadRequest`), a version more
-        than 10 minutes ahead of the node's clock (`BadRequest`), a ring that isn't the node's (`WrongCluster`)."""
+        """Store `record` if it is newer than what is held. Idempotent. Refuses a wrong checksum
+        (`BadRequest`), a version more than 10 minutes ahead of the node's clock (`BadRequest`), a ring that isn't the
+        node's (`WrongCluster`)."""
 
     def identify(self) -> Reply[Identity]:
         """Who the node is."""
 
     def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
         """Make an unbound, empty node part of a cluster, durably; `cluster` `new` makes up an id. A bound one
-        changes nothing and answers who it is: the caller compares. Refuses (`WrongCluster`) an unbound node that holds files."""
+        changes nothing and answers who it is: the caller compares. Refuses (`WrongCluster`) an unbound node that
+        holds files."""
 
 
 class Change(NamedTuple):
@@ -197,6 +200,6 @@ class Updater(Protocol):
     def update(
         self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
     ) -> Reply[tuple[Change, Record | None, Written]]:
-        """Call `change` with the newest live record (pending ones included; `value` present), carry out what it returns, and answer
-        once that, and whatever it was decided on, is durable: the change, the record seen, and what was written (for
+        """Call `change` with the newest live record (pending ones included; `value` present), carry out what it
+        returns, and answer once that, and whatever it was decided on, is durable: the change, the record seen, and what was written (for
         `keep`: the seen record's version). An exception of `change` is passed on, and nothing is written."""
