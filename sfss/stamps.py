@@ -46,6 +46,6 @@ class StampClock:
         return self._last
 
     def observe(self, version: int) -> None:
-        """Take note of a stamp seen elsewhere. One too far ahead of the clock is ignored: a poisoned one must not spread."""
+        """Take note of a stamp seen elsewhere. One too far ahead of the clock is ignored, so that it can't spread."""
         if version > self._last and not too_far_ahead(version, self._now()):
             self._last = version

@@ -135,8 +135,8 @@ class Store(Protocol):
     def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
         """Delete. None where no live record was; then nothing is written."""
 
-    def stats(self, call: Call = NO_CALL) -> Reply[dict[str, str]]:
-        """Figures by name (docs/wire.rst), all as strings."""
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
+        """Figures by name (docs/wire.rst), all strings. `topic` as in `stats <topic>`; `BadRequest` if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,5 +201,14 @@ class Updater(Protocol):
         self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
     ) -> Reply[tuple[Change, Record | None, Written]]:
         """Call `change` with the newest live record (pending ones included; `value` present), carry out what it
-        returns, and answer once that, and whatever it was decided on, is durable: the change, the record seen, and what was written (for
-        `keep`: the seen record's version). An exception of `change` is passed on, and nothing is written."""
+        returns, and answer once that, and whatever it was decided on, is durable: the change, the record seen, and
+        what was written (for `keep`: the seen record's version). An exception of `change` is passed on, and nothing
+        is written."""
+
+
+@runtime_checkable
+class Flushable(Protocol):
+    """A store that can forget everything, for servers started with --allow-flush."""
+
+    def flush(self) -> Reply[None]:
+        """Delete every file stored before this call."""
