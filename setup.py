@@ -10,6 +10,7 @@ version = re.search(r'__version__ = "([^"]+)"', (here / "sfss" / "__init__.py").
 
 tests_require = [
     "pytest>=9,<10",
+    "pytest-asyncio>=1.5,<2",
     "pytest-aiohttp>=1.1,<2",
     "hypothesis>=6.150,<7",
     "pymemcache>=4,<5",

@@ -1,0 +1,76 @@
+"""What all tests share: the event loop the servers run on, a seed that is printed, and no skipping in CI.
+
+* Async tests run on uvloop, as the servers do: asyncio's own loop differs in when it reports a closed peer.
+* One seed for the whole run stands in pytest's header with the option that repeats it; randomness in tests comes from
+  the fixture `rng`, and hypothesis is seeded with it too. In CI hypothesis is derandomized instead: a build that turns
+  red must do so because of the change, and the same commit must give the same verdict. Developers' runs explore.
+* With CI set, a skip is a failure: a machine that lacks a tool must not look like a machine where the test passed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import hypothesis
+import pytest
+import uvloop
+
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+hypothesis.settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+# Two cores are shared by servers and tests: how long one example takes says nothing about the code.
+hypothesis.settings.register_profile("developer", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if IN_CI else "developer")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=None, help="repeat a run: the seed that it printed in its header")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--seed") is None:
+        config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
+    if not IN_CI and config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(config.getoption("--seed"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.getoption('--seed')} (repeat with --seed={config.getoption('--seed')})"
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Randomness of one test, the same whichever other tests run with it."""
+    return random.Random(f"{request.config.getoption('--seed')} {request.node.nodeid}")
+
+
+def _skip_is_failure(report: Any) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} may not be skipped in CI: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if IN_CI:
+        _skip_is_failure(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if IN_CI:
+        _skip_is_failure(report)
+    return report
