@@ -585,7 +585,7 @@ class Loop:
         self._links: set[Link] = set()
         self._free: list[Link] = []
         self._reconnect_at = 0.0
-        self._connected_at = time.monotonic()
+        self._unreachable_since = float("inf")
         self._stopped = False
         self.tally = Tally()
 
@@ -595,12 +595,12 @@ class Loop:
         Ends early when the parent says so, and when no connection could be had for `timeout_s` seconds.
         """
         self.tally = tally = Tally()
-        self._connected_at = started = woken = now = time.monotonic()
+        started = woken = now = time.monotonic()
         cpu_started = time.process_time()
         waited = 0.0
         sweep_at = now + SWEEP_S
         while True:
-            if not self._links and now - self._connected_at > self._target.timeout_s:
+            if now - self._unreachable_since > self._target.timeout_s:
                 tally.gone = True
                 source.end(now)
                 break
@@ -701,7 +701,7 @@ class Loop:
             except ssl.SSLWantWriteError:
                 return self._watch(link, _WRITE)
         link.used = True
-        self._connected_at = time.monotonic()
+        self._unreachable_since = float("inf")
         self._watch(link, _READ)
         self._free.append(link)
         return None
@@ -846,7 +846,9 @@ class Loop:
             self.tally.errors[f"{link.operation.kind} {cause}"] += 1
         elif not link.used:
             self.tally.errors[f"connect: {cause}"] += 1
-            self._reconnect_at = time.monotonic() + RECONNECT_S
+            now = time.monotonic()
+            self._reconnect_at = now + RECONNECT_S
+            self._unreachable_since = min(self._unreachable_since, now)
         else:
             # An idle connection that the server closed, as servers do; no request suffered.
             self._free.remove(link)
