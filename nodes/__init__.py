@@ -1,1 +1,1 @@
-"""The node: one data directory behind the memcache protocol."""
+"""The node of sfss: one data directory behind the memcache protocol."""

@@ -1,1 +1,1 @@
-"""The proxy: replicates each key over nodes; holds no files."""
+"""The proxy of sfss: replicates each key over nodes; holds no files."""

@@ -6,22 +6,29 @@ Exit status: 0 after a clean stop, 1 when something broke, 2 when the start was 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
+import faulthandler
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from importlib import util
+from pathlib import Path
 
 import uvloop
 
 from sfss.errors import SetupError
 
 STOP_S_MAX = 20.0
-"""A stop that takes longer than this is cut short, with exit status 1."""
+"""A stop that takes longer than this is cut short, with exit status 1 and the stacks of all threads in the log."""
+
+OPEN_FILES_MAX = 65_536
+"""Open files that a process asks for, where the hard limit lets it: the usual soft limit of 1,024 is fewer than the
+connections that a server may have."""
 
 _log = logging.getLogger("sfss.process")
 
@@ -29,18 +36,25 @@ _log = logging.getLogger("sfss.process")
 def run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     """Run `main(stop)` to its end; returns the exit status.
 
-    `main` starts its servers, waits for `stop` and closes them. SIGTERM and SIGINT set `stop`; a second one, or
-    `STOP_S_MAX` seconds, ends the process at once. `SetupError` becomes one line on standard error. Files made by the
-    process are for its user only (umask 077).
+    `main` has three phases: it starts its servers, waits for `stop`, and closes them. SIGTERM and SIGINT set `stop`, in
+    any phase; a second one, or `STOP_S_MAX` seconds, ends the process at once. `SetupError` becomes one line on
+    standard error. Files made by the process are for its user only (umask 077). SIGUSR1 prints what every thread is at.
     """
     os.umask(0o077)
+    _raise_open_files()
+    faulthandler.register(signal.SIGUSR1, file=2)
 
     async def supervised() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _ask_to_stop, name, stop)
-        await main(stop)
+        try:
+            await main(stop)
+        finally:
+            # What follows is part of the stop too: the runner waits for tasks, and for threads of the executor.
+            if not stop.is_set():
+                _arm_last_resort()
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -51,6 +65,8 @@ def run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     except Exception:
         _log.exception("%s ended by an error", name)
         return 1
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return 0
 
 
@@ -59,10 +75,32 @@ def _ask_to_stop(name: str, stop: asyncio.Event) -> None:
         os._exit(1)
     _log.info("%s is stopping", name)
     stop.set()
-    # A thread, because a stop that hangs is likely to hang the loop with it.
-    last_resort = threading.Timer(STOP_S_MAX, os._exit, (1,))
-    last_resort.daemon = True
-    last_resort.start()
+    _arm_last_resort()
+
+
+def _arm_last_resort() -> None:
+    # Not a timer of the loop, nor a Python thread: a stop that hangs is likely to hang those with it.
+    faulthandler.dump_traceback_later(STOP_S_MAX, exit=True, file=2)
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent, process id `parent`, dies, however it dies.
+
+    Call it in the child, first thing. The parent's thread that started the child must live as long as the parent.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def refusal(error: OSError, host: str, port: int, option: str) -> SetupError:
@@ -95,13 +133,12 @@ def check_reach(host: str, insecure: bool) -> None:
 
 def check_packages() -> None:
     """Refuse to start where the import names `proxy` and `nodes` belong to somebody else's packages."""
+    home = Path(__file__).resolve().parents[1]
     for package in ("proxy", "nodes"):
         spec = util.find_spec(package)
-        if (
-            spec is None
-            or not spec.origin
-            or not os.path.exists(os.path.join(os.path.dirname(spec.origin), "py.typed"))
-        ):
+        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        # Two packages of one name installed into one folder mix there; the docstring tells whose __init__.py stayed.
+        if origin is None or origin.parents[1] != home or " of sfss" not in origin.read_text("utf-8"):
             raise SetupError(
                 f"the installed package {package!r} is not the one of sfss; install sfss in an environment of its own"
             )
