@@ -1,0 +1,52 @@
+"""Between the parser and the handlers: every refusal that depends on the server and not on the line alone."""
+
+from __future__ import annotations
+
+import logging
+
+from sfss.errors import SfssError, Unsupported
+from sfss.log import of_call
+from sfss.memcache.answers import Answer
+from sfss.memcache.errors import EXPIRED, INTERNAL, UNKNOWN_COMMAND, client_error, error_line
+from sfss.memcache.requests import Request
+from sfss.memcache.service import Service
+
+_NO_DEADLINE = float("inf")
+_RESERVED = (b"?", b"@")
+_log = logging.getLogger("sfss.memcache")
+
+
+def carry_out(service: Service, request: Request) -> Answer:
+    """Refuse a request, or have its handler answer it. Never raises."""
+    command = request.command
+    try:
+        if request.needs not in service.offers:
+            return _not_offered(request)
+        if request.writes and request.key.startswith(_RESERVED):
+            return client_error(f"bad key: keys that begin with {chr(request.key[0])} are reserved")
+        if request.call.deadline != _NO_DEADLINE and request.call.deadline <= service.monotonic():
+            return EXPIRED
+        return command.handle(service, request)
+    except Exception as error:
+        return error_reply(service, request, error)
+
+
+def error_reply(service: Service, request: Request, error: BaseException) -> bytes:
+    """The line for what a handler or a store raised; anything but `SfssError` is a fault of ours, and logged."""
+    service.counters.errors += 1
+    if isinstance(error, SfssError):
+        return error_line(error)
+    _log.error("%s failed", request.command.name.decode(), exc_info=error, extra=of_call(request.call))
+    return INTERNAL
+
+
+def _not_offered(request: Request) -> bytes:
+    name = request.command.name
+    if name == b"sfss":
+        return UNKNOWN_COMMAND
+    reason = {
+        "updater": "reads, decides and writes, which needs consensus over the replicas",
+        "replica": "raw records are what nodes keep",
+        "flushable": "the store can't forget everything at once",
+    }[request.needs]
+    return error_line(Unsupported(f"{name.decode()} {reason}"))

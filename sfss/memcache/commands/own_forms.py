@@ -1,0 +1,175 @@
+"""mg, ms and md in sfss's own form (`sfss.memcache.own`): what coordinators and web servers send all the time.
+
+The same requests in any other order of flags go through `meta_get`, `meta_set` and `meta_delete`, with the same answers;
+these handlers save 5 to 8 µs of taking flags apart and putting them together again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from sfss.memcache import own
+from sfss.memcache.answers import Answer, Buffers, answer, with_block
+from sfss.memcache.numbers import FLAGS_MAX
+from sfss.memcache.requests import Command, Lane, Request
+from sfss.memcache.service import Service
+from sfss.store import NO_CALL, Applied, Call, Record, Written
+
+MISS = b"EN\r\n"
+
+
+def call_of(ring: bytes | None, milliseconds: bytes | None, opaque: bytes | None) -> Call:
+    """What the flags G, U and O say about a request. The deadline counts from now."""
+    request_id = opaque.partition(b".")[2] if opaque else b""
+    if milliseconds is None:
+        return Call(ring=int(ring or 0), request_id=request_id) if ring or request_id else NO_CALL
+    return Call(time.monotonic() + int(milliseconds) / 1000.0, int(ring or 0), request_id)
+
+
+def _get(service: Service, request: Request) -> Answer:
+    with_value, _, opaque = request.arguments
+    service.counters.cmd_get += 1
+    ending = b" O%b\r\n" % opaque if opaque else b"\r\n"
+
+    def finish(record: Record | None) -> Buffers:
+        if record is None:
+            service.counters.get_misses += 1
+            return MISS
+        service.counters.get_hits += 1
+        return _found(record, with_value, b"", ending)
+
+    store = service.store
+    reply = store.get(request.key, request.call) if with_value else store.head(request.key, request.call)
+    return answer(reply, finish)
+
+
+def _read(service: Service, request: Request) -> Answer:
+    with_value, _, opaque = request.arguments
+    service.counters.cmd_get += 1
+    ending = b" O%b\r\n" % opaque if opaque else b"\r\n"
+
+    def finish(record: Record | None) -> Buffers:
+        if record is None:
+            service.counters.get_misses += 1
+            return MISS
+        if record.tombstone:
+            service.counters.get_misses += 1
+            return _found(record, False, b" Yt", ending)
+        service.counters.get_hits += 1
+        return _found(record, with_value, b" Yv", ending)
+
+    replica = service.replica
+    reply = replica.read(request.key, request.call) if with_value else replica.inspect(request.key, request.call)
+    return answer(reply, finish)
+
+
+def _found(record: Record, with_value: object, kind: bytes, ending: bytes) -> Buffers:
+    value, size, flags, expires, version, checksum, _ = record
+    if with_value:
+        line = b"VA %d s%d f%d A%d V%d H%016x%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
+        return with_block(line, value)
+    return b"HD s%d f%d A%d V%d H%016x%b%b" % (size, flags, expires, version, checksum, kind, ending)
+
+
+def _set(service: Service, request: Request) -> Answer:
+    flags, expires, opaque = request.arguments
+    service.counters.cmd_set += 1
+    reply = service.store.set(request.key, request.value, flags, expires, request.call)
+    return answer(reply, lambda written: _written(written, opaque))
+
+
+def _delete(service: Service, request: Request) -> Answer:
+    opaque: bytes | None = request.arguments
+    service.counters.cmd_delete += 1
+
+    def finish(written: Written | None) -> bytes:
+        if written is not None:
+            service.counters.delete_hits += 1
+            return _written(written, opaque)
+        service.counters.delete_misses += 1
+        return b"NF O%b\r\n" % opaque if opaque else b"NF\r\n"
+
+    return answer(service.store.delete(request.key, request.call), finish)
+
+
+def _written(written: Written, opaque: bytes | None) -> bytes:
+    version, checksum, durable, copies = written
+    if opaque:
+        return b"HD V%d H%016x B%d/%d O%b\r\n" % (version, checksum, durable, copies, opaque)
+    return b"HD V%d H%016x B%d/%d\r\n" % (version, checksum, durable, copies)
+
+
+def _apply(service: Service, request: Request) -> Answer:
+    tombstone, flags, expires, version, checksum, opaque = request.arguments
+    value = request.value
+    if tombstone:
+        service.counters.cmd_delete += 1
+    else:
+        service.counters.cmd_set += 1
+    record = Record(value, len(value), flags, expires, version, checksum, tombstone)
+
+    def finish(applied: Applied) -> bytes:
+        accepted, version, checksum, durable = applied
+        code = b"HD" if accepted else b"NS"
+        if opaque:
+            return b"%b V%d H%016x B%d/1 O%b\r\n" % (code, version, checksum, durable, opaque)
+        return b"%b V%d H%016x B%d/1\r\n" % (code, version, checksum, durable)
+
+    return answer(service.replica.apply(request.key, record, request.call), finish)
+
+
+def _no_long_way(command: Command, words: list[bytes]) -> Request:
+    raise NotImplementedError("own forms are read by their lanes")
+
+
+GET = Command(b"mg", _no_long_way, _get)
+READ = Command(b"mg", _no_long_way, _read, needs="replica")
+SET = Command(b"ms", _no_long_way, _set, size_at=2, writes=True)
+SET_STAMPED = Command(b"ms", _no_long_way, _apply, size_at=2, writes=True, needs="replica")
+DELETE = Command(b"md", _no_long_way, _delete, writes=True)
+DELETE_STAMPED = Command(b"md", _no_long_way, _apply, writes=True, needs="replica")
+
+
+def _make_mg(match: re.Match[bytes]) -> Request:
+    key, value, raw, ring, milliseconds, opaque = match.groups()
+    call = call_of(ring, milliseconds, opaque)
+    return Request(READ if raw else GET, key, (value, raw, opaque), -1, False, False, call)
+
+
+_MS_STAMPED, _MS = own.MS_STAMPED.match, own.MS.match
+
+
+def _match_ms(line: bytes, at: int) -> re.Match[bytes] | None:
+    return _MS_STAMPED(line, at) or _MS(line, at)
+
+
+def _make_ms(match: re.Match[bytes]) -> Request | None:
+    if match.re is own.MS_STAMPED:
+        key, size, flags, expires, version, checksum, ring, milliseconds, opaque = match.groups()
+        command, arguments = SET_STAMPED, (False, int(flags), int(expires), int(version), int(checksum, 16), opaque)
+    else:
+        key, size, flags, expires, ring, milliseconds, opaque = match.groups()
+        command, arguments = SET, (int(flags), int(expires), opaque)
+    if int(flags) > FLAGS_MAX:
+        return None
+    return Request(command, key, arguments, int(size), False, False, call_of(ring, milliseconds, opaque))
+
+
+def _match_md(line: bytes, at: int) -> re.Match[bytes] | None:
+    return own.MD_STAMPED.match(line, at) or own.MD.match(line, at)
+
+
+def _make_md(match: re.Match[bytes]) -> Request:
+    if match.re is own.MD_STAMPED:
+        key, expires, version, checksum, ring, milliseconds, opaque = match.groups()
+        command, arguments = DELETE_STAMPED, (True, 0, int(expires), int(version), int(checksum, 16), opaque)
+    else:
+        key, ring, milliseconds, opaque = match.groups()
+        command, arguments = DELETE, opaque
+    return Request(command, key, arguments, -1, False, False, call_of(ring, milliseconds, opaque))
+
+
+MG_LANE = Lane(own.MG.match, _make_mg)
+MS_LANE = Lane(_match_ms, _make_ms)
+MD_LANE = Lane(_match_md, _make_md)

@@ -1,0 +1,167 @@
+"""get, gets, gat, gats; and `get ?<key>`, which answers a key's metadata as Beansdb does.
+
+Several keys are a stream: a key is looked up only when there is room for its value, so a long line of keys can't fill the
+memory. A key that can't be read ends the reply with its error line in place of END.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from sfss.errors import BadRequest
+from sfss.memcache.answers import Answer, Buffers, Pending, Stream, answer, with_block
+from sfss.memcache.commands.words import BAD_FORMAT, exptime_of, key_of
+from sfss.memcache.numbers import absolute_expiry
+from sfss.memcache.requests import Command, Lane, Request
+from sfss.memcache.service import Service
+from sfss.store import Change, Record, Written
+
+END = b"END\r\n"
+
+
+def parse_get(command: Command, words: list[bytes]) -> Request:
+    """`get <key>*`: the arguments are the keys."""
+    if len(words) < 2:
+        raise BadRequest(BAD_FORMAT)
+    keys = tuple(key_of(word) for word in words[1:])
+    return Request(command, keys[0] if len(keys) == 1 else b"", keys)
+
+
+def get(service: Service, request: Request) -> Answer:
+    """Answer the values; nothing for keys that aren't there."""
+    if request.key:
+        return _get_one(service, request.key, False, END)
+    return _get_many(service, request.arguments, False)
+
+
+def gets(service: Service, request: Request) -> Answer:
+    """The same with versions."""
+    return _get_many(service, request.arguments, True)
+
+
+def _get_many(service: Service, keys: tuple[bytes, ...], with_version: bool) -> Stream:
+    def parts() -> Iterator[Buffers | Pending]:
+        for key in keys:
+            yield _get_one(service, key, with_version, b"")
+        yield END
+
+    return Stream(parts())
+
+
+def _get_one(service: Service, key: bytes, with_version: bool, end: bytes) -> Buffers | Pending:
+    if key[0] == ord("?") and len(key) > 1:
+        return _metadata(service, key, end)
+    service.counters.cmd_get += 1
+
+    def finish(record: Record | None) -> Buffers:
+        return _value_reply(service, key, record, with_version, end)
+
+    return answer(service.store.get(key), finish)
+
+
+def _value_reply(service: Service, key: bytes, record: Record | None, with_version: bool, end: bytes) -> Buffers:
+    if record is None:
+        service.counters.get_misses += 1
+        return end
+    service.counters.get_hits += 1
+    value = record.value
+    if with_version:
+        line = b"VALUE %b %d %d %d\r\n" % (key, record.flags, len(value), record.version)
+    else:
+        line = b"VALUE %b %d %d\r\n" % (key, record.flags, len(value))
+    return with_block(line, value, b"\r\n" + end)
+
+
+def _metadata(service: Service, key: bytes, end: bytes) -> Buffers | Pending:
+    def finish(record: Record | None) -> Buffers:
+        if record is None:
+            return end
+        kind = b"tombstone" if record.tombstone else b"value"
+        text = b"version=%d checksum=%016x kind=%b flags=%d size=%d expires=%d" % (
+            record.version,
+            record.checksum,
+            kind,
+            record.flags,
+            record.size,
+            record.expires,
+        )
+        return b"VALUE %b 0 %d\r\n%b\r\n%b" % (key, len(text), text, end)
+
+    if "replica" in service.offers:
+        return answer(service.replica.inspect(key[1:]), finish)
+    return answer(service.store.head(key[1:]), finish)
+
+
+def parse_gat(command: Command, words: list[bytes]) -> Request:
+    """`gat <exptime> <key>*`: the arguments are the exptime as sent, and the keys."""
+    if len(words) < 3:
+        raise BadRequest(BAD_FORMAT)
+    exptime = exptime_of(words[1])
+    keys = tuple(key_of(word) for word in words[2:])
+    return Request(command, keys[0] if len(keys) == 1 else b"", (exptime, keys))
+
+
+def gat(service: Service, request: Request) -> Answer:
+    """Give the keys a new expiry, and answer their values."""
+    return _gat_many(service, *request.arguments, with_version=False)
+
+
+def gats(service: Service, request: Request) -> Answer:
+    """The same with versions."""
+    return _gat_many(service, *request.arguments, with_version=True)
+
+
+def _gat_many(service: Service, exptime: int, keys: tuple[bytes, ...], with_version: bool) -> Stream:
+    expires = absolute_expiry(exptime, service.now())
+
+    def parts() -> Iterator[Buffers | Pending]:
+        for key in keys:
+            yield _gat_one(service, key, expires, with_version)
+        yield END
+
+    return Stream(parts())
+
+
+def _gat_one(service: Service, key: bytes, expires: int, with_version: bool) -> Buffers | Pending:
+    service.counters.cmd_get += 1
+    service.counters.cmd_touch += 1
+
+    def finish(result: tuple[Change, Record | None, Written]) -> Buffers:
+        _, seen, written = result
+        if seen is None:
+            service.counters.touch_misses += 1
+        else:
+            service.counters.touch_hits += 1
+            seen = seen._replace(version=written.version)
+        return _value_reply(service, key, seen, with_version, b"")
+
+    return answer(service.updater.update(key, with_expiry(expires)), finish)
+
+
+def with_expiry(expires: int) -> Callable[[Record | None], Change]:
+    """The change that keeps a record as it is but for its expiry."""
+
+    def change(seen: Record | None) -> Change:
+        if seen is None or seen.expires == expires:
+            return Change(keep=True)
+        return Change(value=seen.value, flags=seen.flags, expires=expires)
+
+    return change
+
+
+GET = Command(b"get", parse_get, get)
+COMMANDS = (
+    GET,
+    Command(b"gets", parse_get, gets),
+    Command(b"gat", parse_gat, gat, needs="updater", writes=True),
+    Command(b"gats", parse_gat, gats, needs="updater", writes=True),
+)
+
+
+def _make_get(match: re.Match[bytes]) -> Request:
+    return Request(GET, match[1], None)
+
+
+# One key that isn't reserved: nearly all gets. 0.9 µs less than the long way.
+GET_LANE = Lane(re.compile(rb"get ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249})\r\n").match, _make_get)

@@ -1,0 +1,17 @@
+"""All commands by name, and the lanes of the frequent ones by the first three bytes of their line."""
+
+from __future__ import annotations
+
+from sfss.memcache.commands import administration, changes, own_forms, retrieval, storage
+
+COMMANDS = {
+    command.name: command for family in (administration, changes, retrieval, storage) for command in family.COMMANDS
+}
+
+LANES = {
+    b"get": retrieval.GET_LANE,
+    b"set": storage.SET_LANE,
+    b"mg ": own_forms.MG_LANE,
+    b"ms ": own_forms.MS_LANE,
+    b"md ": own_forms.MD_LANE,
+}

@@ -1,0 +1,40 @@
+"""Reading the words of a request line: the checks that several families share."""
+
+from __future__ import annotations
+
+from sfss.errors import BadRequest
+from sfss.keys import check_key
+from sfss.memcache.numbers import EXPTIME_MAX, decimal, signed_decimal
+
+BAD_FORMAT = "bad command line format"
+
+
+def key_of(word: bytes) -> bytes:
+    """The key that a word is. Raises `BadKey`."""
+    check_key(word)
+    return word
+
+
+def number_of(word: bytes, maximum: int, complaint: str = BAD_FORMAT) -> int:
+    """An unsigned number. Raises `BadRequest` with the complaint."""
+    number = decimal(word, maximum)
+    if number is None:
+        raise BadRequest(complaint)
+    return number
+
+
+def exptime_of(word: bytes) -> int:
+    """An exptime as sent: signed, relative or absolute."""
+    exptime = signed_decimal(word, EXPTIME_MAX)
+    if exptime is None:
+        raise BadRequest("invalid exptime argument")
+    return exptime
+
+
+def is_noreply(words: list[bytes], at: int) -> bool:
+    """Whether the optional last word `noreply` stands at its place; anything else there is refused."""
+    if len(words) == at:
+        return False
+    if len(words) == at + 1 and words[at] == b"noreply":
+        return True
+    raise BadRequest(BAD_FORMAT)

@@ -1,0 +1,389 @@
+"""One client's connection to a server: bytes to requests, answers to bytes, in order and within limits.
+
+Slots are what keeps the order: a request whose answer is not at hand, or comes behind one that isn't, takes a slot, and slots are
+sent from the front. Where nothing waits and the answer is at hand there is no slot, no future and no task.
+
+A connection stops reading while any of its limits is reached: requests begun and unanswered, bytes of replies that wait
+for an earlier one, bytes that the peer doesn't read. So a peer that only sends costs a bounded amount of memory.
+
+Requests of one connection run side by side, except that an ordered one waits (`_held`) while an earlier, unfinished one names
+the same key and either of them writes: `set` and then `get` must find what was set, even with noreply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
+from sfss.memcache.commands.dispatch import carry_out, error_reply
+from sfss.memcache.commands.table import COMMANDS, LANES
+from sfss.memcache.errors import BUSY
+from sfss.memcache.requests import Refusal, Request, RequestParser
+
+if TYPE_CHECKING:
+    from sfss.memcache.server import MemcacheServer
+
+STREAM_WINDOW = 4
+"""Parts of a streamed reply under way at once: 4 values of 2 MiB are the 8 MiB that may wait."""
+
+FLUSH_BYTES = 256 * 1024
+"""Replies at hand are handed to the transport in heaps of about this size."""
+
+
+class Slot:
+    """A request that was begun and isn't answered yet, or whose reply waits for an earlier one. `held_bytes` are on the
+    server's account until it is sent."""
+
+    __slots__ = ("begun", "held_bytes", "part", "pending", "reply", "request")
+
+    def __init__(self, request: Request | None, begun: float, part: bool) -> None:
+        self.request = request
+        self.begun = begun
+        self.part = part
+        self.pending: Pending | None = None
+        self.reply: Buffers = b""
+        self.held_bytes = 0
+
+
+class Connection(asyncio.Protocol):
+    """Serves one client. Made by `MemcacheServer`, which owns the limits and the totals."""
+
+    def __init__(self, server: MemcacheServer) -> None:
+        self._server = server
+        self._service = server.service
+        self._limits = server.limits
+        self._parser = RequestParser(COMMANDS, LANES, server.reserve, server.limits.value_bytes_max)
+        self._transport: asyncio.Transport | None = None
+        self._slots: deque[Slot] = deque()
+        self._held: Request | None = None
+        self._stream: Iterator[Buffers | Pending] | None = None
+        self._stream_request: Request | None = None
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._out_large = False
+        self._slot_bytes = 0
+        self._unsent_bytes = 0
+        self._writing_paused = False
+        self._reading_paused = False
+        self._advancing = False
+        self._ending = False
+        self._ended = False
+        self.bytes_read = 0
+        self.bytes_written = 0
+
+    # What the server asks of it
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way: not whole yet, not answered yet, or its reply not sent yet."""
+        return bool(self._slots or self._held or self._stream or self._writing_paused or self._parser.inside)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests begun and not answered."""
+        return len(self._slots)
+
+    @property
+    def inside_command(self) -> bool:
+        """Whether the peer owes the rest of a command that it has begun (and is free to send it)."""
+        return self._parser.inside and not self._reading_paused and not self._ending
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of replies that the peer doesn't take, 0 while it does."""
+        if self._writing_paused and self._transport is not None:
+            return self._transport.get_write_buffer_size()
+        return 0
+
+    @property
+    def lingering(self) -> bool:
+        """Whether all is said, and only the peer's end of stream is awaited."""
+        return self._ended
+
+    def finish(self) -> None:
+        """Begin no more requests; close once those in hand are answered."""
+        self._ending = True
+        self._advance()
+
+    def leave(self) -> None:
+        """Close once what is written has been sent, without waiting for the peer's end of stream."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods of asyncio.Transport without being one.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._limits.unsent_bytes_max)
+        refusal = self._server.admit(self)
+        if refusal:
+            self._ending = True
+            self._put(refusal)
+            self._flush()
+            self._end()
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_read += len(data)
+        if self._ending:
+            return
+        self._parser.feed(data)
+        if not self._reading_paused:
+            self._advance()
+
+    def eof_received(self) -> bool:
+        # Half-closed: what was asked before is still answered.
+        if self._ended:
+            return False
+        self.finish()
+        return not self._ended
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        if self._transport is not None:
+            self._unsent_bytes = self._transport.get_write_buffer_size()
+            self._server.bytes_held += self._unsent_bytes
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._server.bytes_held -= self._unsent_bytes
+        self._unsent_bytes = 0
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ending = self._ended = True
+        self._transport = None
+        server = self._server
+        server.bytes_held -= self._unsent_bytes + self._parser.reserved + sum(slot.held_bytes for slot in self._slots)
+        self._unsent_bytes = self._parser.reserved = 0
+        # Writes that have begun go on in the store; their outcomes are looked at by `_drain` and go nowhere.
+        for slot in self._slots:
+            slot.held_bytes = 0
+        self._held = self._stream = None
+        server.forget(self)
+
+    # Requests in
+
+    def _advance(self) -> None:
+        """Carry out what has arrived as far as the limits allow, and send what can be sent."""
+        if self._advancing:
+            # A handler or a transport called back from within the loop below, which goes on anyhow.
+            return
+        self._advancing = True
+        try:
+            full = self._take_requests()
+        finally:
+            self._advancing = False
+        if self._out:
+            self._flush()
+        if self._transport is None or self._ended:
+            return
+        if self._ending and not (self._slots or self._held or self._stream):
+            self._end()
+        elif full and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        elif self._reading_paused and not full:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _take_requests(self) -> bool:
+        """Take requests until there are no more (False) or a limit is reached (True)."""
+        slots, limits, parser = self._slots, self._limits, self._parser
+        while True:
+            if slots and (len(slots) >= limits.in_flight_max or self._slot_bytes > limits.waiting_bytes_max):
+                return True
+            if self._out_bytes > FLUSH_BYTES:
+                self._flush()
+            if self._writing_paused:
+                return True
+            if self._stream is not None:
+                if not self._next_part(self._stream):
+                    return True
+                continue
+            request: Request | Refusal | None = self._held
+            if request is None:
+                request = None if self._ending else parser.next()
+                if request is None:
+                    return False
+            if isinstance(request, Refusal):
+                self._refuse(request)
+                continue
+            if slots and request.ordered and self._conflicts(request):
+                self._held = request
+                return True
+            self._held = None
+            self._begin(request)
+
+    def _conflicts(self, request: Request) -> bool:
+        key, writes = request.key, request.writes
+        for slot in self._slots:
+            earlier = slot.request
+            if earlier is None or slot.pending is None or slot.pending.future.done():
+                continue
+            if (writes or earlier.writes) and (key == earlier.key or not key or not earlier.key):
+                return True
+        return False
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.close:
+            self._ending = True
+        if refusal.line:
+            self._service.counters.errors += 1
+            self._reply(None, refusal.line, 0.0)
+        elif refusal.close and not self._slots:
+            # Not a memcache client at all: it gets nothing, not even a polite goodbye.
+            self.abort()
+
+    def _begin(self, request: Request) -> None:
+        server = self._server
+        begun = self._service.monotonic() if server.access_log else 0.0
+        reserved, self._parser.reserved = self._parser.reserved, 0
+        if server.bytes_held > server.limits.bytes_held_max:
+            self._service.counters.rejected_busy += 1
+            answer: Answer = BUSY
+        else:
+            answer = carry_out(self._service, request)
+        if type(answer) is Pending:
+            held = len(request.value)
+            server.bytes_held += held - reserved
+            self._wait(request, answer, begun, held)
+            return
+        server.bytes_held -= reserved
+        if type(answer) is Stream:
+            self._stream, self._stream_request = answer.parts, request
+        elif type(answer) is Close:
+            self._ending = True
+        else:
+            self._reply(request, b"" if request.noreply else answer, begun)  # type: ignore[arg-type]
+
+    def _next_part(self, stream: Iterator[Buffers | Pending]) -> bool:
+        """Begin the next part of a streamed reply; False while enough of them are under way."""
+        if len(self._slots) >= STREAM_WINDOW:
+            return False
+        request = self._stream_request
+        if request is None:
+            return False
+        try:
+            part = next(stream, None)
+        except Exception as error:
+            part = error_reply(self._service, request, error)
+            self._stream = None
+        if part is None:
+            self._stream = None
+        elif type(part) is Pending:
+            self._wait(request, part, 0.0, 0, part=True)
+        else:
+            self._reply(None, part, 0.0)  # type: ignore[arg-type]
+        return True
+
+    # Replies out
+
+    def _wait(self, request: Request, pending: Pending, begun: float, held: int, part: bool = False) -> None:
+        slot = Slot(request, begun, part)
+        slot.pending = pending
+        slot.held_bytes = held
+        self._slots.append(slot)
+        pending.future.add_done_callback(self._drain)
+
+    def _reply(self, request: Request | None, reply: Buffers, begun: float) -> None:
+        if request is not None and self._server.access_log:
+            self._server.log_access(request, reply, begun)
+        if not self._slots:
+            self._put(reply)
+            return
+        slot = Slot(None, begun, False)
+        slot.reply = reply
+        slot.held_bytes = length(reply)
+        self._slot_bytes += slot.held_bytes
+        self._server.bytes_held += slot.held_bytes
+        self._slots.append(slot)
+
+    def _drain(self, _: object = None) -> None:
+        """Send the replies at the front that have come; then go on with what waited for them."""
+        slots = self._slots
+        while slots:
+            slot = slots[0]
+            pending = slot.pending
+            if pending is None:
+                self._slot_bytes -= slot.held_bytes
+            elif not pending.future.done():
+                break
+            slots.popleft()
+            self._server.bytes_held -= slot.held_bytes
+            if pending is not None:
+                self._settle(slot, pending)
+            elif self._transport is not None:
+                self._put(slot.reply)
+            if self._out_bytes > FLUSH_BYTES:
+                self._flush()
+        self._advance()
+
+    def _settle(self, slot: Slot, pending: Pending) -> None:
+        request = slot.request
+        if request is None:
+            return
+        try:
+            reply: Buffers = pending.finish(pending.future.result())
+        except (Exception, asyncio.CancelledError) as error:
+            reply = error_reply(self._service, request, error)
+            if slot.part:
+                self._cut_stream()
+        if self._server.access_log and not slot.part:
+            self._server.log_access(request, reply, slot.begun)
+        if self._transport is not None and not request.noreply:
+            self._put(reply)
+
+    def _cut_stream(self) -> None:
+        """A part failed and its error line ends the whole reply: forget the parts behind it."""
+        self._stream = None
+        while self._slots and self._slots[0].part:
+            slot = self._slots.popleft()
+            self._server.bytes_held -= slot.held_bytes
+
+    def _put(self, reply: Buffers) -> None:
+        if type(reply) is bytes:
+            self._out.append(reply)
+            self._out_bytes += len(reply)
+        else:
+            self._out.extend(reply)  # type: ignore[arg-type]
+            self._out_bytes += length(reply)
+            self._out_large = True
+
+    def _flush(self) -> None:
+        out, count = self._out, self._out_bytes
+        if self._transport is None or not count:
+            out.clear()
+            self._out_bytes = 0
+            return
+        self._out = []
+        self._out_bytes = 0
+        self.bytes_written += count
+        if len(out) == 1:
+            self._transport.write(out[0])
+        elif self._out_large:
+            self._out_large = False
+            self._transport.writelines(out)
+        else:
+            self._transport.write(b"".join(out))
+
+    def _end(self) -> None:
+        """Say goodbye: no more replies. The socket is read to the peer's end of stream, for a second at most (the server's
+        sweep), because closing with bytes unread would reset the connection and take the last reply back."""
+        self._ended = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()

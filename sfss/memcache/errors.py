@@ -1,0 +1,111 @@
+"""Error lines and `sfss.errors`: one table, used by the server to write them and by the client to read them.
+
+The lines are those of docs/wire.rst. What a line says about a write's outcome is the truth or `unknown`: an error
+that leaves the outcome open has only one line to go out as, whatever its class.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sfss.errors import (
+    BadKey,
+    BadRequest,
+    Busy,
+    CorruptRecord,
+    Expired,
+    Outcome,
+    OutOfDisk,
+    QuorumUnavailable,
+    Recovering,
+    RemoteError,
+    SfssError,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+    Unsupported,
+    WrongCluster,
+)
+
+DETAIL_CHARACTERS_MAX = 400
+"""Longest message on an error line; clients with fixed buffers read 2,048 bytes."""
+
+TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
+BUSY = b"SERVER_ERROR busy\r\n"
+EXPIRED = b"SERVER_ERROR deadline expired\r\n"
+INTERNAL = b"SERVER_ERROR internal error\r\n"
+TOO_MANY_CONNECTIONS = b"SERVER_ERROR too many connections\r\n"
+UNKNOWN_COMMAND = b"ERROR\r\n"
+
+
+class UnknownCommand(BadRequest):
+    """A line that is no command of the protocol, or a form of one that it doesn't have."""
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f]+")
+
+# Class, the words after SERVER_ERROR or CLIENT_ERROR, and whether the message follows them. The first row whose class
+# fits writes the line; the first whose words begin the line reads it.
+_TABLE: tuple[tuple[type[SfssError], str, bool], ...] = (
+    (TooLarge, "SERVER_ERROR object too large for cache", False),
+    (CorruptRecord, "SERVER_ERROR corrupt", False),
+    (Recovering, "SERVER_ERROR recovering", False),
+    (OutOfDisk, "SERVER_ERROR out of disk", False),
+    (Busy, "SERVER_ERROR busy", False),
+    (Busy, "SERVER_ERROR too many connections", False),
+    (Expired, "SERVER_ERROR deadline expired", False),
+    (Unreachable, "SERVER_ERROR unreachable", True),
+    (Unsupported, "SERVER_ERROR not supported here:", True),
+    (WrongCluster, "CLIENT_ERROR wrong cluster", True),
+    (BadKey, "CLIENT_ERROR bad key:", True),
+    (BadRequest, "CLIENT_ERROR", True),
+)
+_QUORUM = "SERVER_ERROR quorum unavailable"
+_STALE_RING = "stale ring "
+
+
+def error_line(error: SfssError) -> bytes:
+    """The line, with its CRLF, that tells a client of `error`."""
+    if isinstance(error, UnknownCommand):
+        return UNKNOWN_COMMAND
+    if isinstance(error, WrongCluster) and str(error).startswith(_STALE_RING):
+        return _line("SERVER_ERROR", str(error))
+    if not (isinstance(error, Unavailable) and error.outcome is Outcome.UNKNOWN):
+        for kind, words, detailed in _TABLE:
+            if isinstance(error, kind):
+                return _line(words, str(error) if detailed else "")
+    # A quorum that wasn't reached, a connection lost on the way down, or a write that may yet come to be.
+    return _line(f"{_QUORUM} {error.outcome.value}", str(error) or type(error).__name__)
+
+
+def error_of(line: bytes) -> SfssError:
+    """The error that a server's line (`ERROR`, `CLIENT_ERROR …` or `SERVER_ERROR …`, without CRLF) stands for."""
+    text = line.decode("utf-8", "replace")
+    if text == "ERROR":
+        return Unsupported("the server doesn't know the command")
+    if text.startswith(_QUORUM):
+        outcome, _, detail = text[len(_QUORUM) + 1 :].partition(" ")
+        applied = Outcome.NOT_APPLIED if outcome == Outcome.NOT_APPLIED.value else Outcome.UNKNOWN
+        return QuorumUnavailable(detail, applied)
+    if text.startswith(f"SERVER_ERROR {_STALE_RING}"):
+        return WrongCluster(text.removeprefix("SERVER_ERROR "))
+    for kind, words, _ in _TABLE:
+        if text == words or text.startswith(words + " "):
+            return kind(text[len(words) + 1 :] or words.partition(" ")[2])
+    return RemoteError(text, Outcome.UNKNOWN)
+
+
+def is_error(line: bytes) -> bool:
+    """Whether a reply line reports an error."""
+    return line.startswith((b"SERVER_ERROR", b"CLIENT_ERROR")) or line == b"ERROR"
+
+
+def client_error(reason: str) -> bytes:
+    """The line for a request that breaks the protocol."""
+    return _line("CLIENT_ERROR", reason)
+
+
+def _line(words: str, detail: str) -> bytes:
+    # A message may quote what a client sent or another server said: it must not be able to begin a line of its own.
+    detail = _CONTROL.sub(" ", detail)[:DETAIL_CHARACTERS_MAX]
+    return f"{words} {detail}".rstrip().encode() + b"\r\n"

@@ -1,0 +1,265 @@
+"""The server's half of the codec: bytes in, requests out, and no I/O.
+
+`RequestParser.feed` takes bytes as they arrive, in any cut; `next` gives the next whole `Request` (its block included), or a
+`Refusal` to send for input that breaks the protocol, or None when it needs more. After a refusal the parser is in
+step again: the block of a refused request is swallowed, unbuffered. Where it can't be in step, the refusal says close.
+
+Strategy: a line is first tried against one pattern per frequent form (`Lane`), which is checked and taken apart by one
+call into C; every other line is split at blanks and given to its command's `parse`. Both make the same requests. A block that
+arrives in pieces is kept as pieces and joined once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sfss.errors import SfssError
+from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, client_error, error_line
+from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call
+
+if TYPE_CHECKING:
+    import re
+
+    from sfss.memcache.answers import Answer
+    from sfss.memcache.service import Service
+
+LINE_BYTES_MAX = 2048
+RETRIEVAL_LINE_BYTES_MAX = 64 * 1024
+SWALLOW_BYTES_MAX = 64 * 1024 * 1024
+"""A refused block longer than this isn't worth reading to its end."""
+
+_RETRIEVALS = (b"get ", b"gets ", b"gat ", b"gats ")
+_FOREIGN_FIRST_BYTES = (0x80, 0x16)  # memcache's binary protocol, a TLS hello
+_HTTP_VERBS = frozenset(
+    (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PRI")
+)
+
+
+class Request:
+    """One request, checked for form. `size` is the length of its block, -1 where it has none.
+
+    `ordered`: later requests of its connection for the same key must see its effect, as memcached's clients expect;
+    requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides `Store`:
+    `replica`, `updater` or `flushable`. `writes`: it may change what is stored.
+    """
+
+    __slots__ = ("arguments", "call", "command", "key", "needs", "noreply", "ordered", "size", "value", "writes")
+
+    def __init__(
+        self,
+        command: Command,
+        key: bytes,
+        arguments: Any,
+        size: int = -1,
+        noreply: bool = False,
+        ordered: bool = True,
+        call: Call = NO_CALL,
+    ) -> None:
+        self.command = command
+        self.key = key
+        self.arguments = arguments
+        self.size = size
+        self.noreply = noreply
+        self.ordered = ordered
+        self.call = call
+        self.needs = command.needs
+        self.writes = command.writes
+        self.value = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A row of the command table.
+
+    `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out. `size_at` is
+    the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are those of its
+    requests, unless their flags say otherwise.
+    """
+
+    name: bytes
+    parse: Callable[[Command, list[bytes]], Request]
+    handle: Callable[[Service, Request], Answer]
+    size_at: int = 0
+    needs: str = ""
+    writes: bool = False
+
+
+class Lane(NamedTuple):
+    """The short way for lines of one frequent form. `make` may decline (None): then the line goes the long way."""
+
+    match: Callable[[bytes, int], re.Match[bytes] | None]
+    make: Callable[[re.Match[bytes]], Request | None]
+
+
+class Refusal(NamedTuple):
+    """What to send for input that can't be served, and whether to close after it. An empty line sends nothing."""
+
+    line: bytes
+    close: bool = False
+
+
+class RequestParser:
+    """Cuts one connection's bytes into requests.
+
+    `lanes` are by the first three bytes of a line. `reserve(size)` is asked before a block that hasn't arrived yet is
+    buffered, and may say no; what it granted is the caller's to release once the request is out (or the connection
+    gone: `reserved` says how much is out).
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[bytes, Command],
+        lanes: Mapping[bytes, Lane],
+        reserve: Callable[[int], bool] = lambda size: True,
+        value_bytes_max: int = WIRE_VALUE_BYTES_MAX,
+    ) -> None:
+        self._commands = commands
+        self._lanes = lanes
+        self._reserve = reserve
+        self._value_bytes_max = value_bytes_max
+        self._buffer = b""
+        self._at = 0
+        self._head: Request | None = None
+        self._pieces: list[bytes | memoryview] = []
+        self._missing = 0
+        self._swallow = 0
+        self._closed = False
+        self.reserved = 0
+
+    @property
+    def inside(self) -> bool:
+        """Whether a command has begun to arrive and isn't whole yet."""
+        return self._head is not None or self._swallow > 0 or self._at < len(self._buffer)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have arrived and belong to no request yet."""
+        return len(self._buffer) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        if self._at == len(self._buffer):
+            self._buffer = data
+        else:
+            self._buffer = self._buffer[self._at :] + data
+        self._at = 0
+
+    def next(self) -> Request | Refusal | None:
+        """The next whole request, or a refusal, or None: more bytes are needed."""
+        if self._closed:
+            return None
+        if self._head is not None:
+            return self._next_piece(self._head)
+        if self._swallow and not self._swallowed():
+            return None
+        buffer = self._buffer
+        at = self._at
+        lane = self._lanes.get(buffer[at : at + 3])
+        if lane is not None:
+            match = lane.match(buffer, at)
+            if match is not None:
+                request = lane.make(match)
+                if request is not None:
+                    self._at = match.end()
+                    return request if request.size < 0 else self._begin_block(request)
+        return self._next_line()
+
+    def _next_line(self) -> Request | Refusal | None:
+        buffer, at = self._buffer, self._at
+        if at == len(buffer):
+            return None
+        if buffer[at] in _FOREIGN_FIRST_BYTES:
+            return self._close(b"")
+        longest = RETRIEVAL_LINE_BYTES_MAX if buffer.startswith(_RETRIEVALS, at) else LINE_BYTES_MAX
+        end = buffer.find(b"\n", at, at + longest + 2)
+        if end < 0:
+            if len(buffer) - at > longest + 1:
+                return self._close(client_error("line too long"))
+            return None
+        line = buffer[at : end - 1] if buffer[end - 1 : end] == b"\r" and end > at else buffer[at:end]
+        if len(line) > longest:
+            return self._close(client_error("line too long"))
+        self._at = end + 1
+        return self._take_line(line)
+
+    def _take_line(self, line: bytes) -> Request | Refusal | None:
+        words = [word for word in line.split(b" ") if word]
+        command = self._commands.get(words[0]) if words else None
+        if command is None:
+            if words and words[0] in _HTTP_VERBS:
+                return self._close(b"")
+            return Refusal(UNKNOWN_COMMAND)
+        try:
+            request = command.parse(command, words)
+        except SfssError as error:
+            return self._refuse(error_line(error), self._readable_size(command, words))
+        return request if request.size < 0 else self._begin_block(request)
+
+    def _readable_size(self, command: Command, words: list[bytes]) -> int:
+        if command.size_at and len(words) > command.size_at:
+            word = words[command.size_at]
+            if word.isdigit() and len(word) <= 20:
+                return int(word)
+        return -1
+
+    def _refuse(self, line: bytes, size: int) -> Refusal:
+        """Refuse a request whose block of `size` bytes (-1: none) is still to come."""
+        if size < 0:
+            return Refusal(line)
+        if size > SWALLOW_BYTES_MAX:
+            return self._close(line)
+        self._swallow = size + 2
+        return Refusal(line)
+
+    def _close(self, line: bytes) -> Refusal:
+        self._closed = True
+        self._buffer, self._at = b"", 0
+        return Refusal(line, close=True)
+
+    def _swallowed(self) -> bool:
+        taken = min(self._swallow, len(self._buffer) - self._at)
+        self._at += taken
+        self._swallow -= taken
+        return self._swallow == 0
+
+    def _begin_block(self, request: Request) -> Request | Refusal | None:
+        size, at, buffer = request.size, self._at, self._buffer
+        if size > self._value_bytes_max:
+            return self._refuse(b"" if request.noreply else TOO_LARGE, size)
+        end = at + size
+        if buffer[end : end + 2] == b"\r\n":
+            request.value = buffer[at:end]
+            self._at = end + 2
+            return request
+        if not self._reserve(size):
+            return self._refuse(b"" if request.noreply else BUSY, size)
+        self.reserved = size
+        self._head = request
+        self._missing = size
+        return self._next_piece(request)
+
+    def _next_piece(self, request: Request) -> Request | Refusal | None:
+        buffer, at = self._buffer, self._at
+        if self._missing:
+            # A view, so that the join is the only copy that is made of these bytes.
+            piece: bytes | memoryview = buffer
+            if at or len(buffer) > self._missing:
+                piece = memoryview(buffer)[at : at + self._missing]
+            if piece:
+                self._pieces.append(piece)
+            self._missing -= len(piece)
+            self._at = at = at + len(piece)
+            if self._missing:
+                return None
+        ending = buffer[at : at + 2]
+        if ending != b"\r\n":
+            if b"\r\n".startswith(ending):
+                return None
+            return self._close(client_error("bad data chunk"))
+        self._at = at + 2
+        request.value = b"".join(self._pieces)
+        self._pieces = []
+        self._head = None
+        return request

@@ -1,0 +1,225 @@
+"""A memcache server for any `Store`.
+
+`start`, then it serves; `close` stops accepting, answers what is in hand and leaves. It owns the limits (each a setting, each
+with an immediate refusal), the totals of all connections, and one sweep that closes connections which keep it waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from sfss import __version__
+from sfss.log import of_call
+from sfss.memcache.answers import Buffers, length
+from sfss.memcache.connection import Connection
+from sfss.memcache.errors import TOO_MANY_CONNECTIONS
+from sfss.memcache.requests import Request
+from sfss.memcache.service import Service
+from sfss.store import WIRE_VALUE_BYTES_MAX, Store
+
+_log = logging.getLogger("sfss.memcache")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one server takes on. `_s` are seconds.
+
+    `bytes_held_max` counts blocks on their way in, values of unfinished writes and replies that wait, over all
+    connections. `inside_command_s` is how long a peer may keep us waiting in the middle of a command, `reading_s`
+    how long it may not read at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
+    `connections_max` are in use.
+    """
+
+    connections_max: int = 1024
+    in_flight_max: int = 128
+    bytes_held_max: int = 256 * 1024 * 1024
+    waiting_bytes_max: int = 8 * 1024 * 1024
+    unsent_bytes_max: int = 256 * 1024
+    value_bytes_max: int = WIRE_VALUE_BYTES_MAX
+    inside_command_s: float = 10.0
+    reading_s: float = 30.0
+    idle_s: float = 60.0
+    linger_s: float = 1.0
+
+
+class _Watched:
+    """What the sweep last saw of a connection, and since when it has not changed."""
+
+    __slots__ = ("idle_since", "inside_since", "lingering_since", "progress", "unread_since")
+
+    def __init__(self, now: float) -> None:
+        self.progress = (-1, -1, -1)
+        self.idle_since = self.inside_since = self.unread_since = self.lingering_since = now
+
+
+class MemcacheServer:
+    """Serves `store` on one address. `access_log`: one line per request, at level info."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        limits: ServerLimits | None = None,
+        allow_flush: bool = False,
+        access_log: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.limits = limits or ServerLimits()
+        self.access_log = access_log
+        self.service = Service(store, allow_flush=allow_flush, now=now, settings=self._settings, figures=self._figures)
+        self.bytes_held = 0
+        self._connections: dict[Connection, _Watched] = {}
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._closing = False
+        self._began = now()
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on an address; port 0 picks a free one. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._sweeper = loop.create_task(self._sweep_for_ever(), name="memcache sweep")
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        if self._listener is None or not self._listener.sockets:
+            raise RuntimeError("the server isn't listening")
+        port: int = self._listener.sockets[0].getsockname()[1]
+        return port
+
+    async def close(self, grace_s: float = 10.0) -> None:
+        """Stop accepting, answer what is in hand, flush, close; cut off what isn't through after `grace_s` seconds."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._listener is not None:
+            self._listener.close()
+        deadline = time.monotonic() + grace_s
+        for connection in list(self._connections):
+            connection.finish()
+        while self._connections and time.monotonic() < deadline:
+            # Peers that still hold their end open owe us nothing: what they asked for is sent.
+            for connection in [each for each in self._connections if each.lingering and not each.unsent_bytes]:
+                connection.leave()
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._listener is not None:
+            await asyncio.sleep(0)
+
+    # What connections ask of it
+
+    def admit(self, connection: Connection) -> bytes:
+        """Register a new connection; the line to refuse it with, or nothing."""
+        refused = self._closing or len(self._connections) >= self.limits.connections_max
+        self._connections[connection] = _Watched(time.monotonic())
+        if refused:
+            self.service.counters.rejected_connections += 1
+            return TOO_MANY_CONNECTIONS
+        self.service.counters.total_connections += 1
+        return b""
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection that is gone."""
+        if self._connections.pop(connection, None) is not None:
+            self.service.counters.bytes_read += connection.bytes_read
+            self.service.counters.bytes_written += connection.bytes_written
+
+    def reserve(self, size: int) -> bool:
+        """Ask for room for a block that is about to arrive."""
+        if self.bytes_held + size > self.limits.bytes_held_max:
+            self.service.counters.rejected_busy += 1
+            return False
+        self.bytes_held += size
+        return True
+
+    def log_access(self, request: Request, reply: Buffers, begun: float) -> None:
+        """Write the line of one finished request."""
+        first = (reply if type(reply) is bytes else reply[0])[:40]
+        outcome = first.partition(b"\r\n")[0] if first else b"-"
+        _log.info(
+            "%s %s %d in %s %d out %.1f ms",
+            request.command.name.decode(),
+            request.key.decode("utf-8", "backslashreplace") or "-",
+            len(request.value),
+            outcome.decode("utf-8", "backslashreplace").partition(" ")[0],
+            length(reply),
+            (time.monotonic() - begun) * 1000,
+            extra=of_call(request.call),
+        )
+
+    # Figures
+
+    def _settings(self) -> dict[str, str]:
+        return {name: str(value) for name, value in asdict(self.limits).items()} | {
+            "item_size_max": str(self.limits.value_bytes_max),
+            "maxconns": str(self.limits.connections_max),
+            "flush_enabled": "yes" if self.service.allow_flush else "no",
+        }
+
+    def _figures(self) -> dict[str, str]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        counters = self.service.counters
+        live = self._connections
+        figures = {name: getattr(counters, name) for name in counters.__slots__}
+        figures["bytes_read"] += sum(connection.bytes_read for connection in live)
+        figures["bytes_written"] += sum(connection.bytes_written for connection in live)
+        now = self.service.now()
+        return {
+            "pid": str(os.getpid()),
+            "uptime": str(int(now - self._began)),
+            "time": str(int(now)),
+            "version": __version__,
+            "pointer_size": "64",
+            "rusage_user": f"{usage.ru_utime:.6f}",
+            "rusage_system": f"{usage.ru_stime:.6f}",
+            "rusage_maxrss": str(usage.ru_maxrss),
+            "threads": str(threading.active_count()),
+            "max_connections": str(self.limits.connections_max),
+            "curr_connections": str(len(live)),
+            "bytes_held": str(self.bytes_held),
+            "in_flight": str(sum(connection.in_flight for connection in live)),
+        } | {name: str(value) for name, value in figures.items()}
+
+    # The sweep
+
+    async def _sweep_for_ever(self) -> None:
+        limits = self.limits
+        tick = min(limits.inside_command_s, limits.reading_s, limits.idle_s, limits.linger_s) / 4
+        while True:
+            await asyncio.sleep(tick)
+            self._sweep(time.monotonic())
+
+    def _sweep(self, now: float) -> None:
+        limits = self.limits
+        crowded = len(self._connections) >= limits.connections_max * 9 // 10
+        for connection, seen in list(self._connections.items()):
+            progress = (connection.bytes_read, connection.bytes_written, connection.unsent_bytes)
+            moved = progress != seen.progress
+            heard = progress[0] != seen.progress[0]
+            seen.progress = progress
+            if heard or not connection.inside_command:
+                seen.inside_since = now
+            if moved or not connection.unsent_bytes:
+                seen.unread_since = now
+            if moved or connection.busy:
+                seen.idle_since = now
+            if not connection.lingering:
+                seen.lingering_since = now
+            if (
+                now - seen.inside_since > limits.inside_command_s
+                or now - seen.unread_since > limits.reading_s
+                or now - seen.lingering_since > limits.linger_s
+                or (crowded and now - seen.idle_since > limits.idle_s)
+            ):
+                connection.abort()

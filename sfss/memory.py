@@ -1,0 +1,137 @@
+"""A whole node in a dict: the Store, Replica, Updater and Flushable of the tests, and the floor of the wire's speed.
+
+It keeps the promises of the contract except for durability: nothing outlives the process. Versions come from a
+`StampClock`; time is injected. Every answer is at hand, so no call returns a future.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+from sfss.errors import BadRequest, WrongCluster
+from sfss.stamps import StampClock, too_far_ahead
+from sfss.store import NO_CALL, Applied, Call, Change, Identity, Record, Written, checksum_of
+
+
+class MemoryStore:
+    """Records by key, tombstones and expired ones included.
+
+    `now` is Unix seconds. `durable` is what the answers say about being on disk; tests of upper tiers set it, so that
+    their counts come out as over real nodes. `node` names it, as a data directory names a node.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        *,
+        stamps: StampClock | None = None,
+        node: str = "memory",
+        durable: bool = False,
+    ) -> None:
+        self._now = now
+        self._stamps = stamps or StampClock(now)
+        self._durable = int(durable)
+        self._identity = Identity(node=node)
+        self._total_items = 0
+        self.records: dict[bytes, Record] = {}
+
+    # Store
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        record = self.records.get(key)
+        if record is not None and record.live(self._now()):
+            return record
+        return None
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        record = self.get(key)
+        return record and record._replace(value=b"")
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Written:
+        return self._write(key, value, flags, expires, tombstone=False)
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Written | None:
+        if self.get(key) is None:
+            return None
+        return self._write(key, b"", 0, 0, tombstone=True)
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> dict[str, str]:
+        if topic:
+            raise BadRequest(f"no stats on {topic!r} here")
+        now = self._now()
+        live = sum(record.live(now) for record in self.records.values())
+        return {"curr_items": str(live), "total_items": str(self._total_items)}
+
+    # Replica
+
+    def read(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        self._check_ring(call)
+        return self.records.get(key)
+
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        record = self.read(key, call)
+        return record and record._replace(value=b"")
+
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Applied:
+        self._check_ring(call)
+        checksum = checksum_of(key, record.value, record.flags, record.expires, record.version, record.tombstone)
+        if checksum != record.checksum:
+            raise BadRequest(f"checksum {record.checksum:016x} sent, {checksum:016x} computed")
+        if too_far_ahead(record.version, self._now()):
+            raise BadRequest(f"version {record.version} is too far ahead of the node's clock")
+        self._stamps.observe(record.version)
+        held = self.records.get(key)
+        if held is not None and held.order() > record.order():
+            return Applied(False, held.version, held.checksum, bool(self._durable))
+        if held is None or held.order() < record.order():
+            self.records[key] = record
+            self._total_items += not record.tombstone
+        return Applied(True, record.version, record.checksum, bool(self._durable))
+
+    def identify(self) -> Identity:
+        return self._identity
+
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> Identity:
+        if not self._identity.cluster:
+            if self.records:
+                raise WrongCluster("the node holds files and belongs to no cluster")
+            if cluster == "new":
+                cluster = uuid.uuid4().hex
+            self._identity = replace(self._identity, cluster=cluster, ring=ring, fingerprint=fingerprint)
+        return self._identity
+
+    def _check_ring(self, call: Call) -> None:
+        if call.ring and call.ring != self._identity.ring:
+            raise WrongCluster(f"stale ring {self._identity.ring}")
+
+    # Updater
+
+    def update(
+        self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
+    ) -> tuple[Change, Record | None, Written]:
+        seen = self.get(key)
+        decision = change(seen)
+        if decision.keep or (decision.delete and seen is None):
+            written = Written(seen.version, seen.checksum, self._durable, 1) if seen else Written()
+        elif decision.delete:
+            written = self._write(key, b"", 0, 0, tombstone=True)
+        else:
+            written = self._write(key, decision.value, decision.flags, decision.expires, tombstone=False)
+        return decision, seen, written
+
+    # Flushable
+
+    def flush(self) -> None:
+        for key in list(self.records):
+            self.delete(key)
+
+    def _write(self, key: bytes, value: bytes, flags: int, expires: int, tombstone: bool) -> Written:
+        held = self.records.get(key)
+        version = self._stamps.next(held.version if held else 0)
+        checksum = checksum_of(key, value, flags, expires, version, tombstone)
+        self.records[key] = Record(value, len(value), flags, expires, version, checksum, tombstone)
+        self._total_items += not tombstone
+        return Written(version, checksum, self._durable, 1)
