@@ -30,6 +30,9 @@ hypothesis.settings.load_profile("ci" if IN_CI else "developer")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="repeat a run: the seed that it printed in its header")
+    parser.addoption(
+        "--fault-seconds", type=float, default=None, help="how long each fault test of tests/cluster injects faults"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,7 +25,7 @@ from enum import Enum
 from typing import TypeAlias
 
 Operation: TypeAlias = tuple[float, float, str, Hashable]
-"""(start, end, `r` or `w`, value) of one operation of one key. Times are seconds of one monotonic clock; a write of unknown
+"""(start, end, `r` or `w`, value) of one operation of one key. Times are seconds of one clock; a write of unknown
 outcome ends at infinity. A delete writes None, a read that found nothing read None. Failed operations are left out."""
 
 SECONDS_MAX = 20.0

@@ -1,0 +1,213 @@
+"""A whole cluster of real processes: nodes, proxies and web processes on free ports, with data in a scratch
+directory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tests.cluster.http_client import HttpClient, NoAnswer, NotSent
+from tests.cluster.parts import HOST, Part, clean_environment, free_ports, python_command
+from tests.cluster.workload import Address
+
+LIVE: list[Cluster] = []
+"""Clusters that run now; their logs are printed when a test fails."""
+
+PROXY_SECTION = "listen = 127.0.0.1\nN = 3\nW = 2\nR = 2\naccesslog =\n"
+WEB_SETTINGS: Mapping[str, str] = {"SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.5"}
+
+
+class Cluster:
+    """5 nodes, 2 proxies and 2 web processes, or as told. Use as an async context; all is ended at its end.
+
+    `data` says where a node's directory lies (default: in the scratch directory); `node_ports` are what the proxies
+    are told, where a relay stands between. With `direct` the web processes coordinate themselves and there are no
+    proxies. `plants` names a fault of `plants.py` by tier: `node`, `proxy` or `web`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 5,
+        proxies: int = 2,
+        webs: int = 2,
+        direct: bool = False,
+        data: Mapping[str, Path] | None = None,
+        node_options: Sequence[str] = (),
+        proxy_settings: str = "",
+        web_settings: Mapping[str, str] | None = None,
+        plants: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        proxies = 0 if direct else proxies
+        ports = free_ports(nodes + proxies + webs)
+        plants = plants or {}
+        env = clean_environment()
+        self._data = dict(data or {})
+        self._proxy_settings = proxy_settings
+        self.nodes = [
+            Part(
+                f"node-{number}",
+                port,
+                [
+                    *python_command("nodes.command", plants.get("node", "")),
+                    *("-p", str(port), "-H", str(self.data_of(f"node-{number}")), "-l", HOST, *node_options),
+                ],
+                directory,
+                env,
+            )
+            for number, port in enumerate(ports[:nodes])
+        ]
+        self.node_ports = [node.port for node in self.nodes]
+        self.proxies = [
+            Part(
+                f"proxy-{number}",
+                port,
+                [
+                    *python_command("proxy.command", plants.get("proxy", "")),
+                    "--conf",
+                    str(directory / f"proxy-{number}.ini"),
+                ],
+                directory,
+                env,
+            )
+            for number, port in enumerate(ports[nodes : nodes + proxies])
+        ]
+        self._web_env = env | WEB_SETTINGS | dict(web_settings or {})
+        if direct:
+            self._web_env["SFSS_STORAGES"] = ",".join(f"{HOST}:{port}" for port in self.node_ports)
+            above = ["--direct"]
+        else:
+            above = ["--proxies", ",".join(f"{HOST}:{proxy.port}" for proxy in self.proxies)]
+        self.webs = [
+            Part(
+                f"web-{number}",
+                port,
+                [
+                    *python_command("sfss.commands.main", plants.get("web", "")),
+                    "--host",
+                    HOST,
+                    "--port",
+                    str(port),
+                    *above,
+                ],
+                directory,
+                self._web_env,
+            )
+            for number, port in enumerate(ports[nodes + proxies :])
+        ]
+
+    @property
+    def parts(self) -> list[Part]:
+        return [*self.nodes, *self.proxies, *self.webs]
+
+    @property
+    def web_addresses(self) -> list[Address]:
+        return [web.address for web in self.webs]
+
+    def data_of(self, node: str) -> Path:
+        """The data directory of a node, by its name."""
+        return self._data.get(node, self.directory) / f"data-{node}"
+
+    async def start(self) -> None:
+        """Start all tiers, lowest first, and wait until every web process says that it can serve."""
+        LIVE.append(self)
+        for number, proxy in enumerate(self.proxies):
+            self._configure(number, proxy)
+        for tier in (self.nodes, self.proxies, self.webs):
+            for part in tier:
+                part.launch()
+            await asyncio.gather(*(part.serving() for part in tier))
+        await self.ready()
+
+    def _configure(self, number: int, proxy: Part) -> None:
+        servers = ",".join(f"{HOST}:{port}" for port in self.node_ports)
+        monitor = free_ports(1)[0]
+        (self.directory / f"proxy-{number}.ini").write_text(
+            f"[default]\nserver_port = 7900\nservers = {servers}\n"
+            f"[proxy]\nport = {proxy.port}\nstate = {self.directory / f'state-{number}'}\n"
+            f"{PROXY_SECTION}{self._proxy_settings}"
+            f"[monitor]\nport = {monitor}\nproxy = {HOST}:{proxy.port}\n"
+        )
+
+    async def ready(self, webs: Iterable[Part] | None = None, seconds: float = 60.0) -> float:
+        """Wait until the web processes say that they can serve and store a file; returns the seconds it took."""
+        began = time.monotonic()
+        for web in webs if webs is not None else self.webs:
+            client = HttpClient(*web.address)
+            while True:
+                try:
+                    ready = await client.request("GET", "/readyz", seconds=5)
+                    if ready.status == 200:
+                        written = await client.request("PUT", f"/file?path=ready-{web.name}", b"x", seconds=12)
+                        if written.status == 200:
+                            break
+                    reason = f"{ready.status} {ready.body[:200]!r}"
+                except (NoAnswer, NotSent) as error:
+                    reason = str(error)
+                if time.monotonic() - began > seconds:
+                    raise AssertionError(f"{web.name} is not ready after {seconds} s: {reason}\n{self.tails()}")
+                await asyncio.sleep(0.1)
+            client.close()
+        return time.monotonic() - began
+
+    async def heal(self) -> None:
+        """Wake what is paused, start what is down, and wait until everything serves."""
+        for tier in (self.nodes, self.proxies, self.webs):
+            for part in tier:
+                if part.running:
+                    part.resume()
+                else:
+                    await part.start()
+        await self.ready()
+
+    async def close(self) -> None:
+        """End everything: politely from the top down, then by force."""
+        for part in self.parts:
+            if part.running:
+                part.resume()
+        for tier in (self.webs, self.proxies, self.nodes):
+            for part in tier:
+                if part.running:
+                    part.process.terminate()
+            for part in tier:
+                try:
+                    if part.running:
+                        await part.ended()
+                except AssertionError:
+                    part.kill()
+        if self in LIVE:
+            LIVE.remove(self)
+
+    def kill(self) -> None:
+        """End everything at once, by force."""
+        for part in self.parts:
+            part.kill()
+        if self in LIVE:
+            LIVE.remove(self)
+
+    def tails(self, count: int = 15) -> str:
+        """The last lines of every part's log."""
+        return "\n".join(
+            f"=== {part.name} ({'running' if part.running else 'not running'})\n{part.tail(count)}"
+            for part in self.parts
+        )
+
+    async def __aenter__(self) -> Cluster:
+        try:
+            await self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        # After a failure nothing has to be polite.
+        if kind is None:
+            await self.close()
+        else:
+            print(self.tails())
+            self.kill()
