@@ -1,0 +1,230 @@
+"""The coordinator: one `Store` over N replicas of each key.
+
+It owns placement, stamps, admission and the one timer of all requests in flight; what happens to a request is in
+`proxy.reading` and `proxy.writing`. It holds no files, and of keys only which ones somebody else was seen to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from proxy.counters import Counters
+from proxy.gathering import Gathering
+from proxy.health import Health
+from proxy.options import Options
+from proxy.peer import Peer
+from proxy.quorum import Quorum
+from proxy.reading import Read
+from proxy.writing import Write
+from sfss.errors import BadRequest, Busy, CorruptRecord
+from sfss.keys import hash_key
+from sfss.ring import NodeRing
+from sfss.stamps import StampClock
+from sfss.store import NO_CALL, Call, Record, Reply, Written
+
+_HEDGES_SAVED_MAX = 10.0
+
+_log = logging.getLogger("sfss.proxy")
+
+
+class Reserve(Protocol):
+    """How far the stamps may rise that no later life of this coordinator will issue again."""
+
+    def covers(self, stamp: int) -> bool:
+        """Whether this stamp may be issued unasked. Sees to it that later ones may be, too."""
+
+
+class Coordinator:
+    """Implements `sfss.store.Store`. `peers` are in the order of `ring.members`.
+
+    `reserve` is None where stamps leave no trace: then every write asks before it stamps. `now` is Unix seconds, and
+    decides for all replicas whether a record has expired; `monotonic` is what deadlines are in.
+    """
+
+    def __init__(
+        self,
+        ring: NodeRing,
+        peers: Sequence[Peer],
+        quorum: Quorum,
+        *,
+        options: Options | None = None,
+        health: Health | None = None,
+        clock: StampClock | None = None,
+        reserve: Reserve | None = None,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ring = ring
+        self.peers = tuple(peers)
+        self.quorum = quorum
+        self.quorum_for_writes = quorum.strict()
+        self.options = options or Options()
+        self.health = health or Health(
+            self.peers, probe_s_min=self.options.probe_s_min, probe_s_max=self.options.probe_s_max
+        )
+        self.clock = clock or StampClock(now)
+        self.now = now
+        self.monotonic = monotonic
+        self.counters = Counters()
+        self.started = now()
+        self._reserve = reserve
+        self._shift = ring.shift
+        of_owners: dict[tuple[int, ...], tuple[Peer, ...]] = {}
+        for owners in ring.table:
+            if owners not in of_owners:
+                of_owners[owners] = tuple(self.peers[index] for index in owners)
+        self._table = [of_owners[owners] for owners in ring.table]
+        self._in_flight: set[Gathering | Write] = set()
+        self._requests = 0
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._newest_writes: dict[bytes, Write] = {}
+        self._shared_keys: dict[bytes, float] = {}
+        self._hedges_saved = _HEDGES_SAVED_MAX
+        self._drained: asyncio.Future[None] | None = None
+
+    # Store
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        return self._read(key, call, True)
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        return self._read(key, call, False)
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
+        return Write(self, key, value, flags, expires, False, call).start()  # type: ignore[return-value]  # never None
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
+        return Write(self, key, b"", 0, 0, True, call).start()
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
+        raise BadRequest(f"no stats on {topic!r} here")
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """Let writes under way reach their replicas, at most for `grace_s`; idempotent. The replicas stay open: they
+        belong to whoever made them."""
+        if self._in_flight:
+            self._drained = self.loop.create_future()
+            await asyncio.wait([self._drained], timeout=grace_s)
+        self.health.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _read(self, key: bytes, call: Call, whole: bool) -> Reply[Record | None]:
+        if len(self._in_flight) >= self.options.in_flight_max:
+            self.counters.busy += 1
+            raise Busy(f"{len(self._in_flight)} requests in flight")
+        if self._hedges_saved < _HEDGES_SAVED_MAX:
+            self._hedges_saved += self.options.hedge_budget
+        return Read(self, key, call, self.quorum, whole).start()
+
+    # what requests ask of their coordinator
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def owners(self, key: bytes) -> tuple[Peer, ...]:
+        """The peers that keep a key, in the order in which to ask them: troubled ones last."""
+        owners = self._table[hash_key(key) >> self._shift]
+        if self.health.well:
+            return owners
+        return tuple(sorted(owners, key=lambda peer: peer.down + peer.suspect))
+
+    def call_to_node(self, now: float, deadline: float, request_id: bytes) -> Call:
+        """What goes with a question to a node that is asked now."""
+        return Call(min(deadline, now + self.options.node_deadline_s), self.ring.number, request_id)
+
+    def may_hedge(self) -> bool:
+        """Whether the budget allows one read more; takes it."""
+        if self._hedges_saved < 1.0:
+            return False
+        self._hedges_saved -= 1.0
+        self.counters.hedges += 1
+        return True
+
+    def corrupt(self, peer: Peer) -> CorruptRecord:
+        return CorruptRecord(f"{peer.name} sent bytes that fail their checksum")
+
+    # admission, and the timer of all requests
+
+    def admit(self, size: int) -> None:
+        """Take on a write of so many bytes, or refuse it (`Busy`)."""
+        if len(self._in_flight) >= self.options.in_flight_max or self._bytes + size > self.options.in_flight_bytes_max:
+            self.counters.busy += 1
+            raise Busy(f"{len(self._in_flight)} requests with {self._bytes} bytes to write are in flight")
+        self._bytes += size
+
+    def dismiss(self, size: int) -> None:
+        self._bytes -= size
+
+    def watch(self, request: Gathering | Write) -> None:
+        """Call the request's `overdue` when it is due, until `unwatch`."""
+        self._in_flight.add(request)
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.options.sweep_s, self._sweep)
+
+    def unwatch(self, request: Gathering | Write) -> None:
+        self._in_flight.discard(request)
+        if self._drained is not None and not self._in_flight and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _sweep(self) -> None:
+        now = self.monotonic()
+        for request in [request for request in self._in_flight if request.due <= now]:
+            try:
+                request.overdue(now)
+            except Exception:
+                # The timer is everybody's: one request's fault must not stop it.
+                _log.exception("a request could not be ended in time")
+                self.unwatch(request)
+        self._timer = self.loop.call_later(self.options.sweep_s, self._sweep) if self._in_flight else None
+
+    # the writes of one key
+
+    def must_ask(self, key: bytes, owners: Sequence[Peer]) -> bool:
+        """Whether a write has to ask before it stamps: others write the key, its stamps aren't reserved, or so few
+        nodes are up that the asking may well fail, after which surely nothing was written."""
+        if self.options.shared or self._reserve is None or not self._reserve.covers(self.clock.last):
+            return True
+        if not self.health.well and sum(not (peer.down or peer.suspect) for peer in owners) < self.quorum.w:
+            return True
+        if self._shared_keys:
+            until = self._shared_keys.get(key)
+            if until is not None:
+                if until > self.monotonic():
+                    return True
+                del self._shared_keys[key]
+        return False
+
+    def share(self, key: bytes) -> None:
+        """Somebody else was seen to write the key."""
+        self._shared_keys.pop(key, None)
+        self._shared_keys[key] = self.monotonic() + self.options.shared_key_s
+        if len(self._shared_keys) > self.options.shared_keys_max:
+            del self._shared_keys[next(iter(self._shared_keys))]
+
+    def joined(self, write: Write) -> None:
+        """The write has its stamp: it comes after all others of its key."""
+        key = write.key
+        before = self._newest_writes.get(key)
+        if before is not None and before is not write:
+            before.later = write
+        self._newest_writes[key] = write
+
+    def left(self, write: Write) -> None:
+        """The write is settled."""
+        if self._newest_writes.get(write.key) is write:
+            del self._newest_writes[write.key]
+
+    def write_under_way(self, key: bytes) -> Write | None:
+        """The write of the key that was stamped last, while it isn't settled."""
+        return self._newest_writes.get(key)

@@ -1,0 +1,266 @@
+"""Asking the replicas of one key until enough have answered; what reads and stampings have in common.
+
+A gathering is a state machine moved by replies, without a task: `_take` and `_fail` note what a replica said,
+`_advance` then starts whatever that calls for. An error, a silence or a suspect node is no answer: another replica is
+asked in its place, and when none is left the gathering fails. A slow one is overtaken: after the latency that 95 % of
+its reads stay under, another is asked too, while the budget for that lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.peer import Peer
+from sfss.errors import Busy, Expired, QuorumUnavailable, SfssError, Unreachable
+from sfss.store import Call, Record, Reply, checksum_of
+
+if TYPE_CHECKING:
+    from proxy.coordinator import Coordinator
+
+
+class Gathering:
+    """Collects what at least `needed` of a key's owners hold. A child says in `_gathered` what then happens."""
+
+    __slots__ = (
+        "_answers",
+        "_best",
+        "_call",
+        "_coordinator",
+        "_deadline",
+        "_error",
+        "_errors",
+        "_finished",
+        "_future",
+        "_key",
+        "_needed",
+        "_owners",
+        "_pending",
+        "_result",
+        "_started",
+        "_unasked",
+        "_whole",
+        "due",
+    )
+
+    def __init__(self, coordinator: Coordinator, key: bytes, call: Call, needed: int) -> None:
+        self._coordinator = coordinator
+        self._key = key
+        self._needed = needed
+        self._owners: Sequence[Peer] = coordinator.owners(key)
+        self._unasked = 0
+        """The place in `_owners` of the next replica to ask."""
+        self._pending: dict[Peer, bool] = {}
+        """Asked and not yet heard, and whether for the whole record. One given up stays out; its answer counts when
+        it comes."""
+        self._answers: dict[Peer, Record | None] = {}
+        """The newest that each replica is known to hold."""
+        self._errors: dict[Peer, Exception] = {}
+        self._best: Record | None = None
+        """The newest of the answers; with its value where one came with it."""
+        self._whole: Record | None = None
+        """The newest complete record in hand (a tombstone is complete without a value)."""
+        self._started = coordinator.monotonic()
+        self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
+        self._call = coordinator.call_to_node(self._started, self._deadline, call.request_id)
+        self.due = 0.0
+        """When `overdue` wants to be called (monotonic seconds)."""
+        self._finished = False
+        self._result: Record | None = None
+        self._error: Exception | None = None
+        self._future: asyncio.Future[Record | None] | None = None
+
+    def start(self) -> Reply[Record | None]:
+        """Ask as many as are needed, the first one for the value where one is wanted."""
+        owners = self._owners
+        coordinator = self._coordinator
+        self.due = self._started + owners[0].hedge_s
+        self._ask(owners[0], self._wants_value())
+        for peer in owners[1 : self._needed]:
+            self._ask(peer, False)
+        self._unasked = self._needed
+        self._advance()
+        if not self._finished:
+            self._future = coordinator.loop.create_future()
+            coordinator.watch(self)
+            return self._future
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def overdue(self, now: float) -> None:
+        """Called once `due` has passed: overtake the slow, then give up the silent, then everything."""
+        if self._finished:
+            return
+        if now >= self._deadline:
+            for peer in list(self._pending):
+                self._give_up(peer)
+            self._finish(None, self._shortfall(now))
+            return
+        options = self._coordinator.options
+        silent_at = self._started + options.node_deadline_s
+        if now < silent_at:
+            self.due = min(silent_at, self._deadline)
+            self._hedge(now)
+        else:
+            self.due = min(now + options.node_deadline_s, self._deadline)
+            self._started_over(now)
+        self._advance()
+
+    def _started_over(self, now: float) -> None:
+        """No answer within a node's deadline is none; what is asked from here on has a deadline of its own."""
+        for peer in list(self._pending):
+            self._give_up(peer)
+        self._renew_call(now)
+
+    def _give_up(self, peer: Peer) -> None:
+        del self._pending[peer]
+        self._errors[peer] = Expired("no answer in time")
+        self._coordinator.health.silent(peer)
+
+    def _hedge(self, now: float) -> None:
+        """Ask one more replica for whatever is slow to come."""
+        coordinator = self._coordinator
+        if self._unasked < len(self._owners) and self._pending and coordinator.may_hedge():
+            peer = self._owners[self._unasked]
+            self._unasked += 1
+            self._renew_call(now)
+            self._ask(peer, any(self._pending.values()))
+
+    # asking and being answered
+
+    def _renew_call(self, now: float) -> None:
+        """What is asked from now on has a node's whole deadline before it."""
+        self._call = self._coordinator.call_to_node(now, self._deadline, self._call.request_id)
+
+    def _ask(self, peer: Peer, whole: bool) -> bool:
+        """Ask one replica. True if it answered (or failed) at once."""
+        replica = peer.replica
+        try:
+            reply = replica.read(self._key, self._call) if whole else replica.inspect(self._key, self._call)
+        except Exception as error:
+            self._fail(peer, error)
+            return True
+        if isinstance(reply, asyncio.Future):
+            self._pending[peer] = whole
+            reply.add_done_callback(partial(self._replied, peer, whole))
+            return False
+        self._take(peer, reply, whole)
+        return True
+
+    def _ask_next(self, whole: bool) -> bool:
+        peer = self._owners[self._unasked]
+        self._unasked += 1
+        return self._ask(peer, whole)
+
+    def _replied(self, peer: Peer, whole: bool, reply: asyncio.Future[Record | None]) -> None:
+        self._pending.pop(peer, None)
+        if reply.cancelled():
+            self._fail(peer, Expired("cancelled"))
+        elif error := reply.exception():
+            self._fail(peer, error if isinstance(error, Exception) else Expired(str(error)))
+        else:
+            seconds = self._coordinator.monotonic() - self._started
+            if whole:
+                peer.read_took(seconds)
+            else:
+                peer.inspect_latency.record(seconds)
+            if peer.silences or peer.down:
+                self._coordinator.health.answered(peer)
+            if self._finished:
+                return
+            self._take(peer, reply.result(), whole)
+        if not self._finished:
+            self._advance()
+
+    def _take(self, peer: Peer, record: Record | None, whole: bool) -> None:
+        if record is not None:
+            if whole and not record.tombstone and not self._sound(record):
+                self._coordinator.counters.corrupt += 1
+                self._fail(peer, self._coordinator.corrupt(peer))
+                return
+            best = self._best
+            order = (record.version, record.checksum)
+            if best is None or order > (best.version, best.checksum):
+                self._best = record
+                if record.version > self._coordinator.clock.last:
+                    self._coordinator.clock.observe(record.version)
+            if (whole or record.tombstone) and (self._whole is None or order > self._whole.order()):
+                self._whole = record
+        self._answers[peer] = record
+
+    def _sound(self, record: Record) -> bool:
+        """Whether the bytes are those that were written: they are passed on, and may be written back."""
+        return record.checksum == checksum_of(
+            self._key, record.value, record.flags, record.expires, record.version, False
+        )
+
+    def _fail(self, peer: Peer, error: Exception) -> None:
+        self._errors[peer] = error
+        self._answers.pop(peer, None)  # what it said before it failed (a record that turns out corrupt) is void
+        self._coordinator.health.failed(peer, error)
+
+    # moving on
+
+    def _advance(self) -> None:
+        """Do what the present state calls for, until it calls for waiting."""
+        while not self._finished and self._step():
+            pass
+
+    def _step(self) -> bool:
+        """One such step; true if it changed the state at once."""
+        answered = len(self._answers)
+        if answered >= self._needed:
+            return self._gathered()
+        moved = False
+        while answered + len(self._pending) < self._needed and not moved:
+            if self._unasked >= len(self._owners):
+                if not self._pending:
+                    self._finish(None, self._shortfall(self._coordinator.monotonic()))
+                return False
+            moved = self._ask_next(self._whole is None and self._wants_value() and not any(self._pending.values()))
+        return moved
+
+    def _wants_value(self) -> bool:
+        raise NotImplementedError
+
+    def _gathered(self) -> bool:
+        """Enough have answered: move on; true if that changed the state at once."""
+        raise NotImplementedError
+
+    def _finish(self, result: Record | None, error: Exception | None = None) -> None:
+        self._finished = True
+        self._result, self._error = result, error
+        if error is not None:
+            self._coordinator.counters.count_failure(error)
+        future = self._future
+        if future is None:
+            return
+        self._coordinator.unwatch(self)
+        if not future.done():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+                future.exception()  # a caller that has left isn't reported as one that forgot
+
+    def _shortfall(self, now: float) -> SfssError:
+        """The error for too few answers, in numbers."""
+        kinds = {type(error) for error in self._errors.values()}
+        if not self._answers and len(self._errors) == len(self._owners):
+            if kinds == {Unreachable}:
+                return Unreachable(f"none of {len(self._owners)} nodes can be reached: {self._reasons()}")
+            if kinds == {Busy}:
+                return Busy(f"all {len(self._owners)} nodes are busy")
+        return QuorumUnavailable(
+            f"{self._needed} of {len(self._owners)} replicas needed, {len(self._answers)} answered "
+            f"in {now - self._started:.1f} s: {self._reasons()}"
+        )
+
+    def _reasons(self) -> str:
+        return (
+            "; ".join(f"{peer.name}: {error or type(error).__name__}" for peer, error in self._errors.items())
+            or "no errors"
+        )

@@ -1,0 +1,177 @@
+"""Which nodes to leave alone for a while, and when to look again.
+
+A node that can't be reached or drops its connection is down at once; one that falls silent, after `SILENCES_MAX`
+requests in a row. A node that is down, or says that it is suspect, is asked who it is, first soon, then ever less often
+up to `probe_s_max`, each time jittered so that coordinators don't knock together; the first good answer ends it.
+Whether a down node is skipped is decided where the quorum is known: never if that would make one impossible.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from proxy.peer import Peer
+from sfss.errors import ConnectionLost, Expired, Outcome, Recovering, RemoteError, Unreachable, WrongCluster
+from sfss.store import Identity
+
+SILENCES_MAX = 3
+_SUSPECT = "recovering: it may have forgotten acknowledged writes"
+
+_log = logging.getLogger("sfss.proxy.health")
+
+
+def _accept_anyone(peer: Peer, identity: Identity) -> None:
+    """What is examined where nobody minds who a node is."""
+
+
+class Health:
+    """Watches the peers of one coordinator. `examine` is called with what a node says it is, and raises
+    `WrongCluster` for one that must not be used."""
+
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        *,
+        probe_s_min: float = 0.05,
+        probe_s_max: float = 2.0,
+        rng: random.Random | None = None,
+        examine: Callable[[Peer, Identity], None] = _accept_anyone,
+    ) -> None:
+        self._peers = peers
+        self._probe_s_min = probe_s_min
+        self._probe_s_max = probe_s_max
+        self._rng = rng or random.Random()
+        self._examine = examine
+        self._probes: dict[Peer, asyncio.TimerHandle | asyncio.Future[Identity]] = {}
+        self._closed = False
+        self.well = True
+        """Whether no node is down or suspect: then there is nothing to decide on any request."""
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._closed = True
+        for probe in self._probes.values():
+            probe.cancel()
+        self._probes.clear()
+
+    # what the requests observe
+
+    def answered(self, peer: Peer) -> None:
+        """A peer that had failed or been silent gave an answer."""
+        peer.silences = 0
+        if peer.down:
+            self._up(peer)
+
+    def failed(self, peer: Peer, error: Exception) -> None:
+        """A request to a peer ended in an error."""
+        if isinstance(error, Unreachable | ConnectionLost):
+            peer.failures += 1
+            self._down(peer, f"{error}" or "connection lost")
+        elif isinstance(error, WrongCluster):
+            peer.failures += 1
+            self._down(peer, str(error))
+        elif isinstance(error, Recovering):
+            self._suspect(peer)
+        elif isinstance(error, RemoteError) or (isinstance(error, Expired) and error.outcome is Outcome.UNKNOWN):
+            self.silent(peer)
+
+    def silent(self, peer: Peer) -> None:
+        """A request to a peer got no answer in time."""
+        peer.failures += 1
+        peer.silences += 1
+        if peer.silences >= SILENCES_MAX:
+            self._down(peer, f"no answer to {peer.silences} requests in a row")
+
+    def identified(self, peer: Peer, identity: Identity) -> None:
+        """A peer said who it is: on a new connection, or asked by a probe. Raises `WrongCluster` if it must not be
+        used."""
+        self._examine(peer, identity)
+        if identity.state == "ok":
+            if peer.suspect:
+                peer.suspect = False
+                peer.error = ""
+                self._reckon()
+                _log.info("node %s is trusted again", peer.name)
+        else:
+            self._suspect(peer)
+
+    # transitions
+
+    def _down(self, peer: Peer, error: str) -> None:
+        peer.error = error
+        if not peer.down:
+            peer.down = True
+            self.well = False
+            _log.warning("node %s is down: %s", peer.name, error)
+            self._probe_after(peer, self._probe_s_min)
+
+    def _up(self, peer: Peer) -> None:
+        peer.down = False
+        peer.silences = 0
+        peer.error = _SUSPECT if peer.suspect else ""
+        self._reckon()
+        _log.info("node %s is up", peer.name)
+
+    def _suspect(self, peer: Peer) -> None:
+        if not peer.suspect:
+            peer.suspect = True
+            peer.error = _SUSPECT
+            self.well = False
+            _log.warning("node %s is %s", peer.name, _SUSPECT)
+            self._probe_after(peer, self._probe_s_min)
+
+    def _reckon(self) -> None:
+        self.well = not any(peer.down or peer.suspect for peer in self._peers)
+
+    # probes
+
+    def _probe_after(self, peer: Peer, delay_s: float) -> None:
+        if peer not in self._probes and not self._closed:
+            jittered = delay_s * (0.5 + self._rng.random())
+            loop = asyncio.get_running_loop()
+            self._probes[peer] = loop.call_later(jittered, self._probe, peer, delay_s)
+
+    def _probe(self, peer: Peer, delay_s: float) -> None:
+        del self._probes[peer]
+        if not (peer.down or peer.suspect):
+            return
+        next_s = min(delay_s * 2, self._probe_s_max)
+        try:
+            reply = peer.replica.identify()
+        except Exception as error:
+            self._not_identified(peer, error, next_s)
+            return
+        if isinstance(reply, asyncio.Future):
+            self._probes[peer] = reply
+            reply.add_done_callback(partial(self._probed, peer, next_s))
+        else:
+            self._met(peer, reply, next_s)
+
+    def _probed(self, peer: Peer, next_s: float, reply: asyncio.Future[Identity]) -> None:
+        if self._probes.get(peer) is reply:
+            del self._probes[peer]
+        if reply.cancelled():
+            self._probe_after(peer, next_s)
+        elif error := reply.exception():
+            self._not_identified(peer, error, next_s)
+        else:
+            self._met(peer, reply.result(), next_s)
+
+    def _met(self, peer: Peer, identity: Identity, next_s: float) -> None:
+        try:
+            self.identified(peer, identity)
+        except WrongCluster as error:
+            self._not_identified(peer, error, next_s)
+            return
+        if peer.down:
+            self._up(peer)
+        if peer.suspect:
+            self._probe_after(peer, next_s)
+
+    def _not_identified(self, peer: Peer, error: BaseException, next_s: float) -> None:
+        peer.error = str(error) or type(error).__name__
+        self._probe_after(peer, next_s)

@@ -1,0 +1,42 @@
+"""The coordinator's settings. Times in seconds; every limit has an immediate refusal behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    deadline_s: float = 3.0
+    """For a whole request; an earlier deadline that comes with the request wins."""
+
+    node_deadline_s: float = 1.0
+    """For one question to one node, after which another is asked. A write has its request's whole deadline at each
+    node: there is no other to ask, and giving up earlier would only turn slow into unknown."""
+
+    stats_deadline_s: float = 0.5
+    """For one node's figures."""
+
+    in_flight_max: int = 4096
+    """Requests not yet answered; one more is refused (`Busy`)."""
+
+    in_flight_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of the values of writes not yet answered."""
+
+    hedge_budget: float = 0.05
+    """Reads that may be asked of one more replica because the first is slow, as a part of all reads."""
+
+    sweep_s: float = 0.005
+    """How often requests in flight are looked at for slowness and deadlines: one timer for all of them, since one
+    for each costs 2 µs a request."""
+
+    shared: bool = False
+    """Other coordinators write the same keys all the time (`--direct`): every write asks before it stamps."""
+
+    shared_keys_max: int = 10_000
+    shared_key_s: float = 60.0
+    """A key that somebody else was seen to write is asked about first for so long."""
+
+    probe_s_min: float = 0.05
+    probe_s_max: float = 2.0
+    """How soon, and how seldom at last, a node that is down is looked at again."""

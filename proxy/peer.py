@@ -1,0 +1,63 @@
+"""One node as its coordinator sees it: the replica behind the wire, its health as observed, its figures."""
+
+from __future__ import annotations
+
+from proxy.latency import Latency
+from sfss.store import Replica
+
+_HEDGE_EVERY = 128
+"""After so many reads, when to hedge is worked out anew."""
+
+_HEDGE_S_MIN = 0.005
+_HEDGE_S_FIRST = 0.05
+"""Until so many reads are known."""
+
+
+class Peer:
+    """A node of the ring. `name` is its name there, `index` its place among the ring's members.
+
+    `down`: it failed, and is asked only where a quorum is impossible without it. `suspect`: it may have forgotten
+    acknowledged writes, so it counts toward no quorum. `error` says in words what is wrong, empty when nothing is.
+    Changed by `proxy.health` alone.
+    """
+
+    __slots__ = (
+        "apply_latency",
+        "down",
+        "error",
+        "failures",
+        "hedge_s",
+        "index",
+        "inspect_latency",
+        "name",
+        "read_latency",
+        "reads_until_hedge",
+        "replica",
+        "silences",
+        "suspect",
+        "zone",
+    )
+
+    def __init__(self, name: str, replica: Replica, *, index: int = 0, zone: str = "") -> None:
+        self.name = name
+        self.zone = zone
+        self.index = index
+        self.replica = replica
+        self.down = False
+        self.suspect = False
+        self.error = ""
+        self.silences = 0
+        self.failures = 0
+        self.read_latency = Latency()
+        self.inspect_latency = Latency()
+        self.apply_latency = Latency()
+        self.hedge_s = _HEDGE_S_FIRST
+        """What 95 % of its reads stay under: one that takes longer is overtaken by asking another replica."""
+        self.reads_until_hedge = _HEDGE_EVERY
+
+    def read_took(self, seconds: float) -> None:
+        self.read_latency.record(seconds)
+        self.reads_until_hedge -= 1
+        if not self.reads_until_hedge:
+            self.reads_until_hedge = _HEDGE_EVERY
+            self.hedge_s = max(self.read_latency.quantile(0.95) or 0.0, _HEDGE_S_MIN)

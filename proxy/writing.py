@@ -1,0 +1,371 @@
+"""The write quorum: one stamped record sent to all owners of a key, acknowledged when W of them have taken it.
+
+Why each rule is as it is: docs/replication.rst. In short:
+
+1. A replica that holds something newer refuses (*held*). Whether the write then counts depends on what was known when
+   it was stamped. Stamped blindly, only *accepted* counts. Stamped above what a read quorum had answered (*asked*),
+   *held* counts too: whatever is newer was written meanwhile, so this write came just before it.
+2. A blind stamp that surely is at no replica may be given up for one above all that was held, which then is an asked
+   one. After one acceptance or one silence never: a reader may have seen it.
+3. A blind write that a later one of this coordinator overtook came just before that one, and is stored if that one
+   was taken as the newest by W replicas.
+4. Whatever else falls short is unknown; not applied only if every replica surely left it alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.peer import Peer
+from proxy.reading import Read, Survey
+from sfss.errors import (
+    BadRequest,
+    Busy,
+    Expired,
+    Outcome,
+    OutOfDisk,
+    QuorumUnavailable,
+    Recovering,
+    SfssError,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+    Unsupported,
+    WrongCluster,
+)
+from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
+
+if TYPE_CHECKING:
+    from proxy.coordinator import Coordinator
+
+_SURELY_NOT_APPLIED = (
+    BadRequest,
+    Busy,
+    Expired,
+    OutOfDisk,
+    Recovering,
+    TooLarge,
+    Unreachable,
+    Unsupported,
+    WrongCluster,
+)
+"""Errors that a replica gives before it stores anything, unless they say otherwise themselves (`outcome`)."""
+
+
+class Write:
+    """One set or delete, from the stamp to the last replica's answer. It goes on when its caller leaves."""
+
+    __slots__ = (
+        "_accepted",
+        "_asked",
+        "_call",
+        "_coordinator",
+        "_deadline",
+        "_doubtful",
+        "_durable",
+        "_error",
+        "_errors",
+        "_expires",
+        "_flags",
+        "_future",
+        "_held",
+        "_highest",
+        "_owners",
+        "_record",
+        "_sent",
+        "_settled",
+        "_size",
+        "_started",
+        "_strictly",
+        "_tombstone",
+        "_value",
+        "_waiting",
+        "_watchers",
+        "_written",
+        "due",
+        "key",
+        "later",
+    )
+
+    def __init__(
+        self, coordinator: Coordinator, key: bytes, value: bytes, flags: int, expires: int, tombstone: bool, call: Call
+    ) -> None:
+        self._coordinator = coordinator
+        self.key = key
+        self._value = value
+        self._size = len(value)
+        self._flags = flags
+        self._expires = expires
+        self._tombstone = tombstone
+        self._owners = coordinator.owners(key)
+        self._started = coordinator.monotonic()
+        self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
+        self._call = Call(self._deadline, coordinator.ring.number, call.request_id)
+        self.due = self._deadline
+        """When `overdue` wants to be called (monotonic seconds)."""
+        self._record: Record | None = None
+        self._asked = False
+        """Whether the stamp is above what a read quorum answered after the write began."""
+        self._sent = False
+        self._waiting = 0
+        self._accepted = 0
+        self._held = 0
+        self._doubtful = 0
+        """Replicas that may have stored it without that counting: silent, failed half-way, or suspect."""
+        self._durable = 0
+        self._highest = 0
+        self._errors: dict[Peer, Exception] | None = None
+        self.later: Write | None = None
+        """The next write of the key that this coordinator stamped while this one wasn't settled."""
+        self._watchers: list[Callable[[bool], None]] | None = None
+        self._settled = False
+        self._strictly = False
+        """Whether W replicas took it, or a later one in its stead, as the newest: proof that its stamp is above all
+        that was acknowledged before."""
+        self._written: Written | None = None
+        self._error: Exception | None = None
+        self._future: asyncio.Future[Written | None] | None = None
+
+    def start(self) -> Reply[Written | None]:
+        """Begin. None is the answer of a delete that found nothing."""
+        coordinator = self._coordinator
+        coordinator.admit(self._size)
+        if self._tombstone:
+            # Strict even where R = 1: what it finds decides whether anything is written.
+            inquiry: Read | Survey | None = Read(
+                coordinator, self.key, self._call, coordinator.quorum_for_writes, whole=False
+            )
+        elif coordinator.must_ask(self.key, self._owners):
+            inquiry = Survey(coordinator, self.key, self._call)
+        else:
+            inquiry = None
+        if inquiry is None:
+            self._stamp(above=0)
+        else:
+            self._inquire(inquiry)
+        if not self._settled:
+            self._future = coordinator.loop.create_future()
+            coordinator.watch(self)
+            return self._future
+        if self._error is not None:
+            raise self._error
+        return self._written
+
+    def overdue(self, now: float) -> None:
+        """Called once the deadline has passed: who hasn't answered by now won't."""
+        if not self._settled:
+            if not self._sent:
+                self._settle(None, QuorumUnavailable(f"nothing was written in {now - self._started:.1f} s"))
+            else:
+                self._settle(None, self._shortfall(now, silent=self._waiting))
+
+    def order(self) -> tuple[int, int]:
+        """What compares it with records; below all of them as long as it isn't stamped."""
+        return self._record.order() if self._record else (0, 0)
+
+    def when_settled(self, watcher: Callable[[bool], None]) -> None:
+        """Call `watcher` with whether W replicas hold this write, or a newer one."""
+        if self._watchers is None:
+            self._watchers = []
+        self._watchers.append(watcher)
+
+    # 1. asking, where that must come first
+
+    def _inquire(self, inquiry: Read | Survey) -> None:
+        try:
+            reply = inquiry.start()
+        except Exception as error:
+            self._settle(None, error)
+            return
+        if isinstance(reply, asyncio.Future):
+            reply.add_done_callback(self._inquired)
+        else:
+            self._answered(reply)
+
+    def _inquired(self, reply: asyncio.Future[Record | None]) -> None:
+        if self._settled:
+            return
+        error = reply.exception()
+        if error is None:
+            self._answered(reply.result())
+        else:
+            self._settle(None, error if isinstance(error, Exception) else Expired(str(error)))
+
+    def _answered(self, found: Record | None) -> None:
+        if self._tombstone and found is None:
+            self._settle(None, None)
+        else:
+            self._asked = True
+            self._stamp(above=found.version if found else 0)
+
+    # 2. stamping and sending
+
+    def _stamp(self, above: int) -> None:
+        coordinator = self._coordinator
+        version = coordinator.clock.next(above)
+        key, value, flags, expires, tombstone = self.key, self._value, self._flags, self._expires, self._tombstone
+        checksum = checksum_of(key, value, flags, expires, version, tombstone)
+        record = Record(value, self._size, flags, expires, version, checksum, tombstone)
+        self._record = record
+        coordinator.joined(self)
+        self._sent = True
+        owners = self._owners
+        skip = not coordinator.health.well and sum(not peer.down for peer in owners) >= coordinator.quorum.w
+        self._waiting = len(owners)
+        for peer in owners:
+            if skip and peer.down:
+                self._refused(peer, Unreachable(f"skipped: {peer.error}"))
+                continue
+            try:
+                reply = peer.replica.apply(key, record, self._call)
+            except Exception as error:
+                coordinator.health.failed(peer, error)
+                self._refused(peer, error)
+                continue
+            if isinstance(reply, asyncio.Future):
+                reply.add_done_callback(partial(self._replied, peer))
+            else:
+                self._count(peer, reply)
+        self._decide()
+
+    # 3. counting answers
+
+    def _replied(self, peer: Peer, reply: asyncio.Future[Applied]) -> None:
+        if reply.cancelled():
+            self._refused(peer, Expired("cancelled", Outcome.UNKNOWN))
+        elif error := reply.exception():
+            failure = error if isinstance(error, Exception) else Expired(str(error), Outcome.UNKNOWN)
+            self._coordinator.health.failed(peer, failure)
+            self._refused(peer, failure)
+        else:
+            peer.apply_latency.record(self._coordinator.monotonic() - self._started)
+            if peer.silences or peer.down:
+                self._coordinator.health.answered(peer)
+            self._count(peer, reply.result())
+        if not self._settled:
+            self._decide()
+
+    def _count(self, peer: Peer, applied: Applied) -> None:
+        self._waiting -= 1
+        if applied.accepted:
+            if peer.suspect:
+                self._doubtful += 1
+                return
+            self._accepted += 1
+        else:
+            self._coordinator.clock.observe(applied.version)
+            self._highest = max(self._highest, applied.version)
+            newest = self
+            while newest.later is not None:
+                newest = newest.later
+            if applied.version > newest.order()[0]:
+                self._coordinator.share(self.key)  # somebody else writes it too
+            if peer.suspect:
+                return
+            self._held += 1
+        self._durable += applied.durable
+
+    def _refused(self, peer: Peer, error: Exception) -> None:
+        self._waiting -= 1
+        if self._errors is None:
+            self._errors = {}
+        self._errors[peer] = error
+        if not (
+            isinstance(error, _SURELY_NOT_APPLIED)
+            and (not isinstance(error, Unavailable) or error.outcome is Outcome.NOT_APPLIED)
+        ):
+            self._doubtful += 1
+
+    # 4. deciding
+
+    def _decide(self) -> None:
+        needed = self._coordinator.quorum.w
+        if self._accepted >= needed:
+            self._strictly = True
+            self._settle(self._achieved(self._durable), None)
+        elif self._asked and self._accepted + self._held >= needed:
+            self._settle(self._achieved(self._durable), None)
+        elif not self._waiting:
+            self._fall_short()
+
+    def _fall_short(self) -> None:
+        coordinator = self._coordinator
+        if not (self._asked or self._accepted or self._doubtful) and self._held >= coordinator.quorum.w:
+            # It is nowhere, and more than a read quorum has said what it holds.
+            coordinator.counters.restamped += 1
+            self._asked = True
+            self._held = self._durable = 0
+            self._errors = None
+            self.later = None
+            self._stamp(above=self._highest)
+        elif self.later is not None:
+            self._follow(self.later)
+        else:
+            self._settle(None, self._shortfall(coordinator.monotonic(), silent=0))
+
+    def _follow(self, later: Write) -> None:
+        """Take the outcome of a later write of this coordinator."""
+        if not later._settled:
+            later.when_settled(partial(self._followed, later))
+        elif later._strictly and later._written is not None:
+            self._strictly = True
+            self._settle(self._achieved(later._written.durable), None)
+        elif later.later is not None:
+            self._follow(later.later)
+        else:
+            self._settle(None, self._shortfall(self._coordinator.monotonic(), silent=0))
+
+    def _followed(self, later: Write, stored: bool) -> None:
+        if not self._settled:
+            self._follow(later)
+
+    def _achieved(self, durable: int) -> Written:
+        record = self._record
+        if record is None:
+            return Written()
+        return Written(record.version, record.checksum, durable, self._coordinator.quorum.n)
+
+    def _settle(self, written: Written | None, error: Exception | None) -> None:
+        coordinator = self._coordinator
+        self._settled = True
+        self._written, self._error = written, error
+        if self._record is not None:
+            coordinator.left(self)
+        coordinator.dismiss(self._size)
+        if error is not None and self._sent:
+            coordinator.counters.count_failure(error)
+        future = self._future
+        if future is not None:
+            coordinator.unwatch(self)
+            if not future.done():
+                if error is None:
+                    future.set_result(written)
+                else:
+                    future.set_exception(error)
+                    future.exception()  # a caller that has left isn't reported as one that forgot
+        watchers, self._watchers = self._watchers, None
+        for watcher in watchers or ():
+            watcher(written is not None)
+
+    def _shortfall(self, now: float, silent: int) -> SfssError:
+        """The error for too few acceptances, in numbers, and what may have become of the write."""
+        quorum = self._coordinator.quorum
+        errors = self._errors or {}
+        if not (self._accepted or self._doubtful or silent):
+            kinds = {type(error) for error in errors.values()}
+            if len(errors) == len(self._owners) and len(kinds) == 1:
+                kind = kinds.pop()
+                if kind in (Unreachable, Busy, OutOfDisk, TooLarge):
+                    return kind("; ".join(f"{peer.name}: {error}" for peer, error in errors.items()))
+            outcome = Outcome.NOT_APPLIED
+        else:
+            outcome = Outcome.UNKNOWN
+        reasons = "; ".join(f"{peer.name}: {error or type(error).__name__}" for peer, error in errors.items())
+        return QuorumUnavailable(
+            f"{quorum.w} of {quorum.n} replicas needed, {self._accepted} took it, {self._held} held a newer one, "
+            f"{silent} didn't answer in {now - self._started:.1f} s{': ' if reasons else ''}{reasons}",
+            outcome,
+        )
