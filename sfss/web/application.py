@@ -1,0 +1,82 @@
+"""The web tier put together: routes, and what is the same for each of them."""
+
+from __future__ import annotations
+
+from sfss.settings import Settings
+from sfss.store import Store
+from sfss.web.answers import body_answer
+from sfss.web.counters import SharedCounters
+from sfss.web.errors import Refused
+from sfss.web.files import FileHandlers
+from sfss.web.memory import BodyMemory
+from sfss.web.requests import Answered, Handler, Request
+from sfss.web.status import StatusHandler, StatusSource
+
+_NEVER = ("TRACE", "CONNECT")
+
+
+class Application:
+    """Handles requests by what `store` keeps and `status` tells. Knows nothing of sockets."""
+
+    def __init__(
+        self, store: Store, status: StatusSource, settings: Settings, counters: SharedCounters, memory: BodyMemory
+    ) -> None:
+        files = FileHandlers(
+            store,
+            memory,
+            key_encoding=settings.key_encoding,
+            key_bytes_max=settings.max_encoded_path_length,
+            file_bytes_max=settings.max_content_size,
+            request_timeout_s=settings.request_timeout_seconds,
+        )
+        page = StatusHandler(store, status, counters)
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/file": {"GET": files.get, "HEAD": files.head, "PUT": files.put, "DELETE": files.delete},
+            "/files": {"POST": files.post},
+            "/status": {"GET": page.status, "HEAD": page.status},
+            "/healthz": {"GET": _alive, "HEAD": _alive},
+            "/readyz": {"GET": page.ready, "HEAD": page.ready},
+        }
+
+    def handle(self, request: Request) -> Answered:
+        """Answer a request, or raise what `sfss.web.errors` has a status for."""
+        if request.version[0] != 1:
+            raise Refused(505, "unsupported_version", "HTTP/1.1 is spoken here", close=True)
+        if request.path[:1] != "/":
+            request.path = _origin_form(request.path)
+        methods = self._routes.get(request.path)
+        if methods is None:
+            raise self._no_such_page(request)
+        handler = methods.get(request.method)
+        if handler is None:
+            raise _not_allowed(request, tuple(methods))
+        if "#" in request.query:
+            # Whoever sends a fragment has forgotten to encode a name; cut off, two names would become one.
+            raise Refused(400, "bad_request", "the request has a #; in a path it is written %23")
+        return handler(request)
+
+    def _no_such_page(self, request: Request) -> Refused:
+        if request.method in _NEVER:
+            return _not_allowed(request, ("GET", "HEAD", "PUT", "POST", "DELETE"))
+        return Refused(404, "no_such_page", f"there are {', '.join(self._routes)}")
+
+
+def _origin_form(target: str) -> str:
+    """The path of an absolute request target, as clients send it to a proxy (RFC 9112, 3.2.2)."""
+    _, scheme, rest = target.partition("://")
+    return "/" + rest.partition("/")[2] if scheme else target
+
+
+def _not_allowed(request: Request, methods: tuple[str, ...]) -> Refused:
+    allowed = ", ".join(methods)
+    return Refused(
+        405,
+        "method_not_allowed",
+        f"{request.method} is not for {request.path[:100]}; {allowed} is",
+        headers=(("Allow", allowed),),
+        close=request.method in _NEVER,
+    )
+
+
+def _alive(request: Request) -> Answered:
+    return body_answer(200, "text/plain; charset=utf-8", b"alive\n")

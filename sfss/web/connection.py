@@ -1,0 +1,497 @@
+"""One HTTP connection: bytes to requests, one at a time and in order, and answers to bytes.
+
+The head is parsed by aiohttp's parser; what aiohttp's own connection leaves open or
+unbounded is closed and bounded here.
+A request whose answer needs no more than one reply of the store is served by callbacks alone, without a task.
+
+A connection is always in one `Phase`. The server's sweep asks every connection, about once a second, whether it has
+stayed too long (`check`): no timer is made per request.
+
+Rules that keep requests apart: the next request is parsed only when the one before is answered; after anything that
+can't be parsed, or a body that wasn't taken whole, nothing more is parsed and the connection ends. It ends
+by half-closing and reading on for a moment, since closing at once would make the kernel reset the connection
+and take the answer away from the client that is still sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, LineTooLong
+from aiohttp.streams import StreamReader
+
+from sfss.errors import SfssError
+from sfss.log import of_call
+from sfss.store import Call
+from sfss.web.answers import STATUS_LINES, Answer, failure_answer
+from sfss.web.conditions import http_date
+from sfss.web.errors import Refused, failure_of
+from sfss.web.requests import WRITE_METHODS, Answered, Later, Request
+
+if TYPE_CHECKING:
+    from sfss.web.server import WebServer
+
+REQUEST_LINE_BYTES_MAX = 8190
+HEADER_BYTES_MAX = 8190
+HEADERS_MAX = 100
+READ_BYTES = 64 * 1024
+"""A body that nobody has asked for yet is read up to twice this, then the client waits."""
+
+BACKLOG_BYTES_MAX = 64 * 1024
+"""What a client may send ahead while its request is being answered."""
+
+JOINED_BYTES_MAX = 64 * 1024
+"""Head and body are sent as one piece up to here; above, a copy costs more than a second buffer."""
+
+LINGER_S = 2.0
+
+_log = logging.getLogger("sfss.web")
+_access = logging.getLogger("sfss.access")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Phase(Enum):
+    """What a connection waits for."""
+
+    HEAD = "the head of a request"
+    BODY = "the rest of a body"
+    WORK = "a handler"
+    FLUSH = "the client to take its answer"
+    LINGER = "the client to have read the last answer"
+    CLOSED = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How long a client may take. Seconds, but for the rate (bytes a second)."""
+
+    idle_s: float = 14.0
+    body_grace_s: float = 10.0
+    body_rate_min: int = 16 * 1024
+    reader_stall_s: float = 30.0
+
+
+class Connection(asyncio.Protocol):
+    """Serves one client. Owned by a `WebServer`, whose handlers it calls."""
+
+    def __init__(self, server: WebServer) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        # At most one message in flight: the parser stops behind each, so what follows a bad request is never read.
+        self._parser = HttpRequestParser(
+            cast(Any, self),
+            self._loop,
+            READ_BYTES,
+            max_line_size=REQUEST_LINE_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            auto_decompress=False,
+            max_msg_queue_size=1,
+        )
+        self.phase = Phase.HEAD
+        self._since = time.monotonic()
+        self._request: Request | None = None
+        self._reply: asyncio.Future[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._backlog = bytearray()
+        self._in_request_line = True
+        self._pumping = False
+        self._reading_paused = False
+        self._client_done = False
+        self._unsent_bytes = 0
+        self._held_bytes = 0
+        self.peer = ""
+        self.tls = False
+
+    # --- start ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # Writing is "paused" as long as anything is unsent: an answer is done when the kernel has all of it, so what a
+        # slow reader pins is known to the byte and always watched.
+        self._transport.set_write_buffer_limits(high=0)
+        self.tls = self._transport.get_extra_info("sslcontext") is not None
+        if self._server.access_log:
+            self.peer = str(self._transport.get_extra_info("peername", ("-",))[0])
+        if not self._server.admit(self):
+            self._refuse(Refused(503, "busy", "too many connections", close=True))
+            self._close()
+
+    # --- bytes in ---
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase is Phase.HEAD:
+            self._pump(data)
+        elif self._request is not None and not self._request.body.is_eof():
+            self._feed(data)
+        elif phase is not Phase.LINGER:
+            self._backlog += data
+            if len(self._backlog) > BACKLOG_BYTES_MAX:
+                self.pause_reading()
+
+    def _pump(self, data: bytes) -> None:
+        """Parse and serve requests until one has to wait for something."""
+        self._pumping = True
+        while True:
+            started = self._feed(data)
+            if not started or self.phase is not Phase.HEAD:
+                break
+            self._parser.message_consumed()
+            data = self._take_backlog()
+        self._pumping = False
+        if self._client_done and self.phase is Phase.HEAD:
+            self._close()
+
+    def _feed(self, data: bytes) -> bool:
+        """Give bytes to the parser. True when a request was begun."""
+        if self._in_request_line and self.phase is Phase.HEAD:
+            data = self._escape_request_line(data)
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            self._unparsable(error)
+            return False
+        for message, body in messages:  # one at most
+            self._in_request_line = True
+            self._begin(message, body)
+            return True
+        return False
+
+    def _escape_request_line(self, data: bytes) -> bytes:
+        """Percent-encode what isn't ASCII in a request line. Clients such as curl send a URL's UTF-8 as it was typed;
+        the parser takes ASCII only."""
+        end = data.find(b"\n")
+        if end >= 0:
+            self._in_request_line = False
+        if data.isascii():
+            return data
+        end = len(data) if end < 0 else end
+        return _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte.group()[0], data[:end]) + data[end:]
+
+    def _take_backlog(self) -> bytes:
+        data = bytes(self._backlog)
+        self._backlog.clear()
+        self.resume_reading()
+        return data
+
+    def eof_received(self) -> bool:
+        """The client has sent all it will. True keeps our direction open for the answer."""
+        self._client_done = True
+        if self.phase in (Phase.HEAD, Phase.LINGER, Phase.CLOSED) or self.tls:
+            return False
+        if self._request is not None and not self._request.body.is_eof():
+            self._request.body.set_exception(
+                Refused(400, "short_body", "the body ended before its announced length; nothing was stored", close=True)
+            )
+        return True
+
+    # --- requests ---
+
+    def _begin(self, message: Any, body: StreamReader) -> None:
+        started = time.monotonic()
+        headers = message.headers
+        request = Request(
+            self,
+            message.method,
+            message.path,
+            message.version,
+            headers,
+            body,
+            self._server.request_id(headers.get("X-Request-Id")),
+            started,
+            keep_alive=not (message.should_close or message.upgrade),
+        )
+        self._request = request
+        self.phase = Phase.WORK
+        try:
+            answered = self._server.handle(request)
+        except Exception as error:
+            self._fail(request, error)
+        else:
+            self._proceed(request, answered)
+
+    def _proceed(self, request: Request, answered: Answered) -> None:
+        if isinstance(answered, Answer):
+            self._send(request, answered)
+        elif isinstance(answered, Later):
+            self._reply = answered.reply
+            answered.reply.add_done_callback(partial(self._replied, request, answered))
+        else:
+            self._task = self._loop.create_task(answered)
+            self._server.tasks.add(self._task)
+            self._task.add_done_callback(partial(self._finished, request))
+
+    def _replied(self, request: Request, later: Later, reply: asyncio.Future[Any]) -> None:
+        self._reply = None
+        if reply.cancelled():
+            return
+        try:
+            answered = later.then(request, reply.result())
+        except Exception as error:
+            self._fail(request, error)
+        else:
+            self._proceed(request, answered)
+
+    def _finished(self, request: Request, task: asyncio.Task[Answer]) -> None:
+        self._task = None
+        self._server.task_done(task)
+        if task.cancelled():
+            self._abort()
+            return
+        error = task.exception()
+        if error is None:
+            self._send(request, task.result())
+        else:
+            self._fail(request, error)
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        if not isinstance(error, SfssError):
+            _log.error("%s %s failed", request.method, request.path, exc_info=error, extra=_of(request))
+        self._send(request, failure_answer(failure_of(error), of_write=request.method in WRITE_METHODS))
+
+    def _unparsable(self, error: HttpProcessingError) -> None:
+        """Answer bytes that are no HTTP, and end the connection."""
+        refused = Refused(400, "bad_request", f"not HTTP as it should be: {_short(error)}", close=True)
+        if isinstance(error, BadHttpMethod):
+            refused = Refused(501, "unknown_method", "there is no such method", close=True)
+        elif isinstance(error, LineTooLong):
+            refused = Refused(400, "line_too_long", "the request line or a header is over 8190 bytes", close=True)
+        elif isinstance(error, BadStatusLine) and "Invalid HTTP version" in error.message:
+            refused = Refused(505, "unsupported_version", "HTTP/1.1 is spoken here", close=True)
+        request = self._request
+        if request is not None and not request.body.is_eof():
+            # A chunk that can't be parsed belongs to the request in hand, whose handler tells the client.
+            request.keep_alive = False
+            request.body.set_exception(refused)
+        else:
+            self._refuse(refused)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer where no request could be made out."""
+        answer = failure_answer(failure_of(refused), of_write=False)
+        self._write(self._head(answer, self._server.request_id(None), b"Connection: close\r\n"), answer.body)
+        self._server.counters.answered("other", answer.status, 0.0, 0, len(answer.body))
+        self._linger(unread=True)
+
+    # --- bodies; used by sfss.web.uploads ---
+
+    def await_body(self) -> None:
+        """Say that the handler waits for its body, and from now on the client is held to a rate."""
+        request = self._request
+        if request is None or self._transport is None:
+            return
+        if "Expect" in request.headers and request.version >= (1, 1) and request.body.total_bytes == 0:
+            self._transport.write(_CONTINUE)
+        self.phase = Phase.BODY
+        self._since = time.monotonic()
+
+    def body_taken(self) -> None:
+        """Say that the handler has its whole body and goes on to work."""
+        if self.phase is Phase.BODY:
+            self.phase = Phase.WORK
+            self._since = time.monotonic()
+
+    # --- bytes out ---
+
+    def _send(self, request: Request, answer: Answer) -> None:
+        now = time.monotonic()
+        self._server.memory.release(request.held_bytes)
+        if self._transport is not None and self.phase is not Phase.CLOSED:
+            body_complete = request.body.is_eof() and request.body.exception() is None
+            keep = request.keep_alive and body_complete and not (answer.close or self._server.stopping)
+            if not keep:
+                connection = b"Connection: close\r\n"
+            elif request.version < (1, 1):
+                connection = b"Connection: keep-alive\r\n"
+            else:
+                connection = b""
+            body = b"" if request.method == "HEAD" else answer.body
+            self._write(self._head(answer, request.id, connection), body)
+            self._request = None
+            if not keep:
+                self._linger(unread=not body_complete)
+            elif self._unsent_bytes:
+                self.phase = Phase.FLUSH
+                self._since = now
+            else:
+                self._next(now)
+        elapsed = now - request.started
+        self._server.counters.answered(request.operation, answer.status, elapsed, request.received, len(answer.body))
+        if self._server.access_log:
+            _access.info(
+                '%s "%s %s" %d %d in %d out %.1f ms',
+                self.peer or "-",
+                request.method,
+                request.target,
+                answer.status,
+                request.received,
+                len(answer.body),
+                elapsed * 1000,
+                extra=_of(request),
+            )
+
+    def _head(self, answer: Answer, request_id: bytes, connection: bytes) -> bytes:
+        return b"%b%b%bX-Request-Id: %b\r\n%b\r\n" % (
+            STATUS_LINES[answer.status],
+            answer.head,
+            self._server.common_headers(),
+            request_id,
+            connection,
+        )
+
+    def _write(self, head: bytes, body: bytes | memoryview) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not body:
+            transport.write(head)
+        elif len(body) <= JOINED_BYTES_MAX:
+            transport.write(b"".join((head, body)))
+        else:
+            transport.writelines((head, body))
+
+    def _next(self, now: float) -> None:
+        """Turn to the next request; what came of it meanwhile is at hand."""
+        self.phase = Phase.HEAD
+        self._since = now
+        if not self._pumping:
+            self._parser.message_consumed()
+            self._pump(self._take_backlog())
+
+    def pause_writing(self) -> None:
+        """Some of an answer is unsent (the high-water mark is 0)."""
+        if self._transport is not None:
+            self._unsent_bytes = self._transport.get_write_buffer_size()
+            self._held_bytes = self._unsent_bytes
+            self._server.memory.hold_anyway(self._held_bytes)
+
+    def resume_writing(self) -> None:
+        self._server.memory.release(self._held_bytes)
+        self._unsent_bytes = self._held_bytes = 0
+        if self.phase is Phase.FLUSH:
+            self._next(time.monotonic())
+
+    # --- flow control of bodies; called by aiohttp's StreamReader ---
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # --- time and the end ---
+
+    def check(self, now: float) -> None:
+        """End what has taken too long. `now` is `time.monotonic()`."""
+        waited = now - self._since
+        if self._unsent_bytes:
+            self._check_reader(now)
+        elif self.phase is Phase.HEAD:
+            if waited >= self._limits.idle_s:
+                self._close()
+        elif self.phase is Phase.BODY:
+            self._check_body(waited)
+        elif self.phase is Phase.LINGER and waited >= LINGER_S:
+            self._close()
+
+    def _check_reader(self, now: float) -> None:
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if unsent != self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self._since = now
+        elif now - self._since >= self._limits.reader_stall_s:
+            self._server.counters.add("aborted")
+            self._abort()
+
+    def _check_body(self, waited: float) -> None:
+        request = self._request
+        if request is None or waited < self._limits.body_grace_s:
+            return
+        rate = request.body.total_bytes / waited
+        if rate < self._limits.body_rate_min:
+            request.body.set_exception(
+                Refused(
+                    408,
+                    "too_slow",
+                    f"the body came at {rate:.0f} bytes/s; at least {self._limits.body_rate_min} are needed",
+                    close=True,
+                )
+            )
+
+    def close_if_idle(self) -> None:
+        """Part of a stop: end a connection that serves nothing. Others end after their answer."""
+        if self.phase is Phase.HEAD:
+            self._close()
+
+    def abort(self) -> None:
+        """End the connection now, whatever it does."""
+        self._abort()
+
+    def _linger(self, *, unread: bool) -> None:
+        """End the connection once the client has the answer. `unread`: it may still be sending."""
+        self.phase = Phase.LINGER
+        self._since = time.monotonic()
+        self._backlog.clear()
+        self.resume_reading()
+        transport = self._transport
+        if transport is None or self._client_done or (self.tls and not unread):
+            self._close()
+        elif not (self.tls or transport.is_closing()):
+            transport.write_eof()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.phase = Phase.CLOSED
+        self._server.memory.release(self._held_bytes)
+        self._unsent_bytes = self._held_bytes = 0
+        self._server.forget(self)
+        request = self._request
+        if request is None:
+            return
+        if not request.body.is_eof():
+            request.body.set_exception(Refused(400, "short_body", "the client left; nothing was stored", close=True))
+        if self._reply is not None and request.method not in WRITE_METHODS:
+            self._reply.cancel()  # nobody wants it any more; a write goes on
+
+
+def _of(request: Request) -> dict[str, str]:
+    return of_call(Call(request_id=request.id))
+
+
+def _short(error: HttpProcessingError) -> str:
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    return lines[0].rstrip(":") if lines else "it can't be parsed"
+
+
+def date_header(now: float) -> bytes:
+    """The Date header line for Unix seconds."""
+    return b"Date: %b\r\n" % http_date(int(now)).encode()

@@ -1,0 +1,181 @@
+"""Figures of all worker processes together, in memory that they share.
+
+The pages are made before the workers are forked. Each worker writes only its own slot, so no lock is needed: a
+reader may see a figure that is one request old, never one that is torn (64-bit aligned words). A worker that was
+restarted takes over its predecessor's slot and counts on, so sums never fall; its gauges are reset.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import threading
+import time
+from collections.abc import Sequence
+
+GAUGES = (
+    "pid",
+    "started",
+    "curr_connections",
+    "threads",
+    "rusage_user_us",
+    "rusage_system_us",
+    "rusage_maxrss",
+    "body_bytes",
+)
+COUNTS = (
+    "total_connections",
+    "rejected_connections",
+    "restarts",
+    "requests_get",
+    "requests_head",
+    "requests_put",
+    "requests_post",
+    "requests_delete",
+    "requests_other",
+    "get_hits",
+    "get_misses",
+    "bytes_in",
+    "bytes_out",
+    "status_1xx",
+    "status_2xx",
+    "status_3xx",
+    "status_4xx",
+    "status_5xx",
+    "aborted",
+)
+TIMED = ("get", "head", "put", "post", "delete")
+"""Operations whose latency is kept as a histogram."""
+
+_BUCKETS = 104
+"""Four to each doubling of the microseconds, so a percentile is at most 25 % too high; the last starts at 50 s."""
+
+_NAMES = GAUGES + COUNTS
+_SLOT = {name: index for index, name in enumerate(_NAMES)}
+_HISTOGRAM = {name: len(_NAMES) + index * _BUCKETS for index, name in enumerate(TIMED)}
+_WORDS = len(_NAMES) + len(TIMED) * _BUCKETS
+
+
+def bucket_of(microseconds: int) -> int:
+    """The histogram bucket that a latency falls into."""
+    if microseconds < 4:
+        return microseconds
+    bits = microseconds.bit_length()
+    return min(((bits - 2) << 2) | ((microseconds >> (bits - 3)) & 3), _BUCKETS - 1)
+
+
+def bucket_ceiling(bucket: int) -> int:
+    """The least latency, in microseconds, that lies above a bucket."""
+    if bucket < 4:
+        return bucket + 1
+    octave, quarter = bucket >> 2, bucket & 3
+    return (4 + quarter + 1) << (octave - 1)
+
+
+class WorkerCounters:
+    """One worker's own slot. Plain word arithmetic: `words[SLOT] += 1` costs 60 ns."""
+
+    def __init__(self, words: memoryview, index: int) -> None:
+        self._words = words[index * _WORDS : (index + 1) * _WORDS]
+
+    def start(self) -> None:
+        """Take the slot over for this process."""
+        if self._words[_SLOT["pid"]]:
+            self._words[_SLOT["restarts"]] += 1
+        for name in GAUGES:
+            self._words[_SLOT[name]] = 0
+        self._words[_SLOT["pid"]] = os.getpid()
+        self._words[_SLOT["started"]] = int(time.time())
+
+    def add(self, name: str, count: int = 1) -> None:
+        self._words[_SLOT[name]] += count
+
+    def set(self, name: str, value: int) -> None:
+        self._words[_SLOT[name]] = value
+
+    def answered(self, operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """Count one request. `operation` is one of `TIMED` or `other`."""
+        words = self._words
+        words[_REQUESTS[operation]] += 1
+        words[_STATUS + status // 100] += 1
+        words[_BYTES_IN] += bytes_in
+        words[_BYTES_OUT] += bytes_out
+        if operation == "get":
+            if status < 300:
+                words[_HITS] += 1
+            elif status == 404:
+                words[_MISSES] += 1
+        histogram = _HISTOGRAM.get(operation)
+        if histogram is not None:
+            words[histogram + bucket_of(int(seconds * 1e6))] += 1
+
+    def measure_process(self) -> None:
+        """Refresh what the system knows of this process."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self.set("rusage_user_us", int(usage.ru_utime * 1e6))
+        self.set("rusage_system_us", int(usage.ru_stime * 1e6))
+        self.set("rusage_maxrss", usage.ru_maxrss)
+        self.set("threads", threading.active_count())
+
+
+_REQUESTS = {name: _SLOT[f"requests_{name}"] for name in (*TIMED, "other")}
+_STATUS = _SLOT["status_1xx"] - 1
+_BYTES_IN = _SLOT["bytes_in"]
+_BYTES_OUT = _SLOT["bytes_out"]
+_HITS = _SLOT["get_hits"]
+_MISSES = _SLOT["get_misses"]
+
+
+class SharedCounters:
+    """The slots of `workers` processes in one anonymous shared mapping."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._words = memoryview(mmap.mmap(-1, workers * _WORDS * 8)).cast("Q")
+
+    def worker(self, index: int) -> WorkerCounters:
+        return WorkerCounters(self._words, index)
+
+    def figures(self, now: float) -> dict[str, object]:
+        """All workers together, and `workers`: the same for each. `now` is
+        Unix seconds. Values are strings, as in the other parts of /status; `latency_*` are percentiles in
+        microseconds, `histogram_*` the counts they come from (bucket ceiling in microseconds → count)."""
+        slots = [self._words[index * _WORDS : (index + 1) * _WORDS].tolist() for index in range(self._workers)]
+        alive = [slot for slot in slots if slot[_SLOT["pid"]]]
+        together = [sum(words) for words in zip(*alive, strict=True)] if alive else [0] * _WORDS
+        together[_SLOT["started"]] = min((slot[_SLOT["started"]] for slot in alive), default=0)
+        together[_SLOT["pid"]] = alive[0][_SLOT["pid"]] if len(alive) == 1 else os.getppid()
+        return _named(together, now) | {"workers": [_named(slot, now) for slot in alive]}
+
+
+def _named(words: Sequence[int], now: float) -> dict[str, object]:
+    figures: dict[str, object] = {
+        name: str(words[index]) for name, index in _SLOT.items() if name not in ("started", "restarts")
+    }
+    for name in ("rusage_user", "rusage_system"):
+        microseconds = words[_SLOT[f"{name}_us"]]
+        figures[name] = f"{microseconds // 1_000_000}.{microseconds % 1_000_000:06d}"
+        del figures[f"{name}_us"]
+    figures["time"] = str(int(now))
+    figures["uptime"] = str(max(0, int(now) - words[_SLOT["started"]]))
+    figures["restarts"] = str(words[_SLOT["restarts"]])
+    for name, first in _HISTOGRAM.items():
+        counts = words[first : first + _BUCKETS]
+        for percent in (50, 90, 99):
+            figures[f"latency_{name}_p{percent}_us"] = str(percentile(counts, percent))
+        figures[f"histogram_{name}_us"] = {
+            str(bucket_ceiling(bucket)): count for bucket, count in enumerate(counts) if count
+        }
+    return figures
+
+
+def percentile(counts: Sequence[int], percent: int) -> int:
+    """The ceiling, in microseconds, of the bucket in which the given percentile lies; 0 when nothing was counted."""
+    rank = sum(counts) * percent / 100
+    passed = 0
+    for bucket, count in enumerate(counts):
+        passed += count
+        if count and passed >= rank:
+            return bucket_ceiling(bucket)
+    return 0

@@ -1,0 +1,239 @@
+"""The handlers of files: parse, call the store, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import mimetypes
+import time
+from functools import lru_cache, partial
+
+from multidict import istr
+
+from sfss.errors import BadRequest, Busy
+from sfss.keys import encode_path
+from sfss.stamps import stamp_time
+from sfss.store import Record, Store, Written, settled
+from sfss.web.answers import STORED_BYTES_HEADERS, Answer
+from sfss.web.conditions import (
+    READ_CONDITIONS,
+    UnsatisfiableRange,
+    Validator,
+    Verdict,
+    http_date,
+    judge_read,
+    range_applies,
+    span_of,
+)
+from sfss.web.errors import Refused
+from sfss.web.memory import BodyMemory
+from sfss.web.paths import path_of
+from sfss.web.requests import Answered, Later, Request
+from sfss.web.uploads import Uploads
+
+_IF_MATCH = istr("If-Match")
+_IF_UNMODIFIED_SINCE = istr("If-Unmodified-Since")
+_IF_NONE_MATCH = istr("If-None-Match")
+_IF_MODIFIED_SINCE = istr("If-Modified-Since")
+_IF_RANGE = istr("If-Range")
+_RANGE = istr("Range")
+
+_ENCODED_TYPES = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+"""What `mimetypes` tells as an encoding is, for a store that keeps bytes as they are, the type."""
+
+
+class FileHandlers:
+    """GET, HEAD, PUT, POST and DELETE of files in `store`. Keys are made by `key_encoding`, up to `key_bytes_max`."""
+
+    def __init__(
+        self,
+        store: Store,
+        memory: BodyMemory,
+        *,
+        key_encoding: str,
+        key_bytes_max: int,
+        file_bytes_max: int,
+        request_timeout_s: float,
+    ) -> None:
+        self._store = store
+        self._uploads = Uploads(file_bytes_max, memory)
+        self._memory = memory
+        self._key_encoding = key_encoding
+        self._key_bytes_max = key_bytes_max
+        self._timeout_s = request_timeout_s
+
+    # --- reads ---
+
+    def get(self, request: Request) -> Answered:
+        request.operation = "get"
+        reply = self._store.get(self._key(request), request.call(request.started, self._timeout_s))
+        if isinstance(reply, asyncio.Future):
+            return Later(reply, self._found)
+        return self._found(request, reply)
+
+    def head(self, request: Request) -> Answered:
+        request.operation = "head"
+        reply = self._store.head(self._key(request), request.call(request.started, self._timeout_s))
+        if isinstance(reply, asyncio.Future):
+            return Later(reply, self._found_head)
+        return self._found_head(request, reply)
+
+    def _found_head(self, request: Request, record: Record | None) -> Answered:
+        if record is not None and not record.version:
+            # A server without versions: the ETag is a digest, and only the bytes tell it.
+            reply = self._store.get(self._key(request), request.call(request.started, self._timeout_s))
+            if isinstance(reply, asyncio.Future):
+                return Later(reply, self._found)
+            return self._found(request, reply)
+        return self._found(request, record)
+
+    def _found(self, request: Request, record: Record | None) -> Answer:
+        if record is None:
+            raise Refused(404, "not_found", f"there is no file {request.file_path}")
+        file = _validator(record)
+        headers = request.headers
+        if (
+            _IF_NONE_MATCH in headers
+            or _IF_MODIFIED_SINCE in headers
+            or _IF_MATCH in headers
+            or _IF_UNMODIFIED_SINCE in headers
+        ):
+            verdict = judge_read(
+                file,
+                headers.get(_IF_MATCH),
+                headers.get(_IF_UNMODIFIED_SINCE),
+                headers.get(_IF_NONE_MATCH),
+                headers.get(_IF_MODIFIED_SINCE),
+            )
+            if verdict is Verdict.NOT_MODIFIED:
+                return Answer(304, _validator_lines(file))
+            if verdict is Verdict.FAILED:
+                raise Refused(412, "precondition_failed", f'the file is at ETag "{file.etag}"')
+        if _RANGE in headers and request.method == "GET":
+            part = self._part(request, record, file)
+            if part is not None:
+                return part
+        return self._whole(request, record, file)
+
+    def _whole(self, request: Request, record: Record, file: Validator) -> Answer:
+        if record.size > _LARGE_BYTES and self._memory.full:
+            raise Busy("answers that clients are slow to take fill the memory for bodies")
+        return Answer(200, _file_head(request.file_path, record.size, file), record.value)
+
+    def _part(self, request: Request, record: Record, file: Validator) -> Answer | None:
+        headers = request.headers
+        if not range_applies(headers.get(_IF_RANGE), file):
+            return None
+        try:
+            span = span_of(headers[_RANGE], record.size)
+        except UnsatisfiableRange:
+            raise Refused(
+                416,
+                "range_not_satisfiable",
+                f"the file has {record.size} bytes",
+                headers=(("Content-Range", f"bytes */{record.size}"),),
+            ) from None
+        if span is None:
+            return None
+        head = _file_head(request.file_path, span.size, file)
+        head += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.start + span.size - 1, record.size)
+        return Answer(206, head, memoryview(record.value)[span.start : span.start + span.size])
+
+    # --- writes ---
+
+    def post(self, request: Request) -> Answered:
+        request.operation = "post"
+        return self._upload(request, 201)
+
+    def put(self, request: Request) -> Answered:
+        request.operation = "put"
+        return self._upload(request, 200)
+
+    def _upload(self, request: Request, status: int) -> Answered:
+        key = self._key(request)
+        self._uploads.check_head(request)
+        if not request.body.is_eof():
+            return self._upload_in_steps(request, key, status)
+        value = self._uploads.file_of(request, request.body.read_nowait())
+        reply = self._store.set(key, value, call=request.call(request.started, self._timeout_s))
+        stored = partial(self._stored, status, value)
+        if isinstance(reply, asyncio.Future):
+            return Later(reply, stored)
+        return stored(request, reply)
+
+    async def _upload_in_steps(self, request: Request, key: bytes, status: int) -> Answer:
+        value = self._uploads.file_of(request, await self._uploads.receive(request))
+        reply = self._store.set(key, value, call=request.call(time.monotonic(), self._timeout_s))
+        return self._stored(status, value, request, await settled(reply))
+
+    def _stored(self, status: int, value: bytes, request: Request, written: Written) -> Answer:
+        etag = f"{written.version:016x}" if written.version else _digest(value)
+        return Answer(status, b'ETag: "%b"\r\nContent-Length: 0\r\n%b' % (etag.encode(), _durability(written)))
+
+    def delete(self, request: Request) -> Answered:
+        request.operation = "delete"
+        for name in READ_CONDITIONS:
+            if name in request.headers:
+                raise Refused(501, "unsupported", f"{name} on a delete can't be honoured without a race")
+        reply = self._store.delete(self._key(request), request.call(request.started, self._timeout_s))
+        if isinstance(reply, asyncio.Future):
+            return Later(reply, self._deleted)
+        return self._deleted(request, reply)
+
+    def _deleted(self, request: Request, written: Written | None) -> Answer:
+        if written is None:
+            raise Refused(404, "not_found", f"there is no file {request.file_path}")
+        return Answer(204, _durability(written))
+
+    def _key(self, request: Request) -> bytes:
+        if not request.query:
+            raise BadRequest("the query has no path; say ?path=folder/file")
+        request.file_path = path = path_of(request.query)
+        return encode_path(path, self._key_encoding, self._key_bytes_max)
+
+
+_LARGE_BYTES = 64 * 1024
+
+
+def _validator(record: Record) -> Validator:
+    if not record.version:
+        return Validator(_digest(record.value), None)
+    return Validator(f"{record.version:016x}", int(min(stamp_time(record.version), time.time())))
+
+
+def _digest(value: bytes) -> str:
+    """128 bits of SHA-256: an ETag that is right for ever, whoever chose the bytes."""
+    return hashlib.sha256(value).hexdigest()[:32]
+
+
+def _validator_lines(file: Validator) -> bytes:
+    if file.modified is None:
+        return b'ETag: "%b"\r\n' % file.etag.encode()
+    return b'ETag: "%b"\r\nLast-Modified: %b\r\n' % (file.etag.encode(), http_date(file.modified).encode())
+
+
+def _file_head(path: str, size: int, file: Validator) -> bytes:
+    return b"Content-Type: %b\r\nContent-Length: %d\r\n%b%b" % (
+        content_type_of(_extension(path)),
+        size,
+        _validator_lines(file),
+        STORED_BYTES_HEADERS,
+    )
+
+
+def _extension(path: str) -> str:
+    stem, _, extension = path.rpartition("/")[2].rpartition(".")
+    return extension.lower() if stem else ""
+
+
+@lru_cache(maxsize=1024)
+def content_type_of(extension: str) -> bytes:
+    """The Content-Type for a file name's extension (without the dot)."""
+    guessed, encoding = mimetypes.guess_type(f"file.{extension}")
+    if encoding is not None:
+        guessed = _ENCODED_TYPES.get(encoding)
+    return (guessed or "application/octet-stream").encode()
+
+
+def _durability(written: Written) -> bytes:
+    return b"Sfss-Durable: %d/%d\r\n" % (written.durable, written.copies) if written.copies else b""

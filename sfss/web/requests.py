@@ -1,0 +1,91 @@
+"""A request as handlers see it, and what they may hand back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDictProxy
+
+from sfss.store import Call
+from sfss.web.answers import Answer
+
+if TYPE_CHECKING:
+    from sfss.web.connection import Connection
+
+WRITE_METHODS = frozenset({"PUT", "POST", "DELETE", "PATCH"})
+
+
+class Request:
+    """One request whose head is complete. `path` and `query` are raw, as they stand in the request line."""
+
+    __slots__ = (
+        "body",
+        "connection",
+        "file_path",
+        "headers",
+        "held_bytes",
+        "id",
+        "keep_alive",
+        "method",
+        "operation",
+        "path",
+        "query",
+        "received",
+        "started",
+        "target",
+        "version",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        target: str,
+        version: tuple[int, int],
+        headers: CIMultiDictProxy[str],
+        body: StreamReader,
+        request_id: bytes,
+        started: float,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.target = target
+        self.path, _, self.query = target.partition("?")
+        self.version = version
+        self.headers = headers
+        self.body = body
+        self.id = request_id
+        self.started = started
+        """`time.monotonic()` when the head was complete."""
+        self.keep_alive = keep_alive
+        self.operation = "other"
+        """What it counts as; set by the handler of files."""
+        self.file_path = ""
+        """The path that it names; set by the handler of files."""
+        self.received = 0
+        """Bytes of body taken."""
+        self.held_bytes = 0
+        """What is held of the server's body memory; given back when the answer is sent."""
+
+    def call(self, now: float, timeout: float) -> Call:
+        """What goes down the tiers with it. `now` is `time.monotonic()`."""
+        return Call(now + timeout, 0, self.id)
+
+
+class Later(NamedTuple):
+    """An answer that waits for a reply of the store: when `reply` is there, `then(request, its value)` makes it."""
+
+    reply: asyncio.Future[Any]
+    then: Callable[[Request, Any], Answered]
+
+
+Answered: TypeAlias = "Answer | Later | Coroutine[Any, Any, Answer]"
+"""What a handler returns: an answer at hand (no task is made, no turn of the loop passes), one that waits for a single
+reply, or a coroutine for whatever takes more steps."""
+
+Handler: TypeAlias = Callable[[Request], Answered]

@@ -1,0 +1,165 @@
+"""The server of one process: its connections, their limits, and its start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from sfss import __version__
+from sfss.web.connection import Connection, ConnectionLimits, date_header
+from sfss.web.counters import WorkerCounters
+from sfss.web.memory import BodyMemory
+from sfss.web.requests import Handler
+
+BACKLOG = 1024
+TLS_HANDSHAKE_S_MAX = 14.0
+SWEEP_S_MAX = 1.0
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
+_SERVER_HEADER = f"Server: sfss/{__version__}\r\n".encode()
+
+_log = logging.getLogger("sfss.web")
+
+
+class WebServer:
+    """Accepts connections and calls `handle` for each request. Start, wait, close."""
+
+    def __init__(
+        self,
+        handle: Handler,
+        counters: WorkerCounters,
+        memory: BodyMemory,
+        *,
+        limits: ConnectionLimits,
+        connections_max: int,
+        access_log: bool = False,
+    ) -> None:
+        self.handle = handle
+        self.counters = counters
+        self.memory = memory
+        self.limits = limits
+        self.access_log = access_log
+        self.stopping = False
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """Requests in hand that take more than one step; kept here so that they aren't forgotten half-way."""
+        self._connections: set[Connection] = set()
+        self._connections_max = connections_max
+        self._quiet = asyncio.Event()
+        """Set in a stop, when nothing is in hand any more."""
+        self._servers: list[asyncio.Server] = []
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_s = min(SWEEP_S_MAX, limits.idle_s / 4, limits.body_grace_s / 4, limits.reader_stall_s / 4)
+        self._ids = map((os.urandom(4).hex() + "-%x").__mod__, count())
+        self._headers = b""
+        self._headers_second = 0
+
+    # --- start ---
+
+    async def start(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Serve on bound sockets."""
+        loop = asyncio.get_running_loop()
+        self.counters.start()
+        for one in sockets:
+            self._servers.append(
+                await loop.create_server(
+                    lambda: Connection(self),
+                    sock=one,
+                    backlog=BACKLOG,
+                    ssl=tls,
+                    ssl_handshake_timeout=TLS_HANDSHAKE_S_MAX if tls else None,
+                )
+            )
+        self._check_connections()
+
+    @property
+    def port(self) -> int:
+        """The port of the first socket."""
+        port: int = self._servers[0].sockets[0].getsockname()[1]
+        return port
+
+    # --- serve; called by connections ---
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a new connection in. False when there are too many."""
+        if len(self._connections) >= self._connections_max or self.stopping:
+            self.counters.add("rejected_connections")
+            return False
+        self._connections.add(connection)
+        self.counters.add("total_connections")
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._tell_quiet()
+
+    def task_done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        self._tell_quiet()
+
+    def _tell_quiet(self) -> None:
+        if self.stopping and not self._connections and not self.tasks:
+            self._quiet.set()
+
+    def request_id(self, given: str | None) -> bytes:
+        """The id that follows a request through the logs: the client's own, if it is a sane one."""
+        if given is not None and _SANE_REQUEST_ID.fullmatch(given):
+            return given.encode()
+        return next(self._ids).encode()
+
+    def common_headers(self) -> bytes:
+        """Header lines of every answer, made anew each second."""
+        now = int(time.time())
+        if now != self._headers_second:
+            self._headers_second = now
+            self._headers = date_header(now) + _SERVER_HEADER
+        return self._headers
+
+    def _check_connections(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.check(now)
+        self.counters.set("curr_connections", len(self._connections))
+        self.counters.set("body_bytes", max(0, self.memory.held))
+        self.counters.measure_process()
+        self._sweep = asyncio.get_running_loop().call_later(self._sweep_s, self._check_connections)
+
+    # --- close ---
+
+    async def close(self, grace_s: float) -> None:
+        """Stop accepting, let requests in hand finish for up to `grace_s` seconds, end the rest. Idempotent."""
+        if self.stopping:
+            return
+        self.stopping = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        if self._connections or self.tasks:
+            try:
+                await asyncio.wait_for(self._quiet.wait(), grace_s)
+            except TimeoutError:
+                _log.warning("requests were still in hand %.0f s after the stop", grace_s)
+        for connection in list(self._connections):
+            connection.abort()
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=1.0)
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+
+def tls_context(certificate: str, key: str) -> ssl.SSLContext:
+    """TLS 1.2 and up with the system's defaults. Raises `OSError` (of which `ssl.SSLError` is one)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    return context

@@ -1,0 +1,139 @@
+"""What /status tells of every part, and whether this process is ready to serve.
+
+Every peer is asked at the same time and on its own deadline, so a dead one delays nothing. The asking is done by
+aiomcache, with a client for each call: it is off the data path, and a client that is thrown away can't mix up replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import aiomcache
+
+from sfss.errors import SfssError, Unreachable
+from sfss.http.negotiation import prefers_html
+from sfss.settings import Address
+from sfss.store import Call, Store, settled
+from sfss.web.answers import Answer, body_answer, json_answer
+from sfss.web.counters import SharedCounters
+from sfss.web.requests import Answered, Request
+from sfss.web.status_page import status_page
+
+READY_S_MAX = 1.5
+_READY_KEY = b"sfss-readyz"
+
+Figures: TypeAlias = "dict[str, str]"
+
+
+class StatusSource(Protocol):
+    """Where the figures of the tiers below come from."""
+
+    async def collect(self) -> dict[str, object]:
+        """One entry for each proxy by its address, and `storages`. Raises `Unreachable` when nobody answers."""
+
+
+class ProxiesStatus:
+    """Asks proxies, or foreign memcache servers in their place, for their own figures and for those of their nodes."""
+
+    def __init__(self, proxies: Sequence[Address], timeout_s: float, notes: Mapping[Address, str]) -> None:
+        """`notes` has what is known of a server besides, as of a foreign one what it can't do; read at each call."""
+        self._proxies = proxies
+        self._timeout_s = timeout_s
+        self._notes = notes
+
+    async def collect(self) -> dict[str, object]:
+        asked = [_asked(proxy, self._timeout_s) for proxy in self._proxies]
+        told = dict(zip(self._proxies, await asyncio.gather(*asked), strict=True))
+        figures: dict[str, object] = {}
+        storages: dict[str, Figures] = {}
+        for proxy, (own, of_nodes) in told.items():
+            figures[str(proxy)] = own | ({"note": self._notes[proxy]} if proxy in self._notes else {})
+            storages = storages or of_nodes
+        if all(own["state"] == "dead" for own, _ in told.values()):
+            raise Unreachable(f"none of {len(told)} proxies answered in {self._timeout_s:g} s")
+        return figures | {"storages": storages}
+
+
+class DirectStatus:
+    """Asks the coordinator of this process for its nodes."""
+
+    def __init__(self, store: Store, timeout_s: float) -> None:
+        self._store = store
+        self._timeout_s = timeout_s
+
+    async def collect(self) -> dict[str, object]:
+        call = Call(time.monotonic() + self._timeout_s)
+        storages = by_node(await settled(self._store.stats("storages", call)))
+        if storages and all(figures["state"] == "dead" for figures in storages.values()):
+            raise Unreachable(f"none of {len(storages)} nodes answered")
+        return {"storages": storages}
+
+
+class StatusHandler:
+    """GET /status and /readyz."""
+
+    def __init__(self, store: Store, source: StatusSource, counters: SharedCounters) -> None:
+        self._store = store
+        self._source = source
+        self._counters = counters
+
+    def status(self, request: Request) -> Answered:
+        if prefers_html(request.headers.get("Accept", "")):
+            page = status_page()
+            headers = {name: value for name, value in page.headers.items() if name != "Content-Type"}
+            return body_answer(200, page.headers["Content-Type"], page.html.encode(), headers)
+        return self._figures()
+
+    async def _figures(self) -> Answer:
+        collected = await self._source.collect()
+        webserver = {"state": "ok"} | self._counters.figures(time.time())
+        return json_answer(200, collected | {"webserver": webserver}, {"Vary": "Accept"})
+
+    async def ready(self, request: Request) -> Answer:
+        """Ready when the store answers a read of a key that needn't exist: enough is there for a quorum."""
+        await settled(self._store.get(_READY_KEY, Call(time.monotonic() + READY_S_MAX, 0, request.id)))
+        return body_answer(200, "text/plain; charset=utf-8", b"ready\n")
+
+
+def by_node(figures: Figures) -> dict[str, Figures]:
+    """Take `<node>/<name>` → value apart. A node that says nothing of its state is well."""
+    nodes: dict[str, Figures] = {}
+    for name, value in figures.items():
+        node, slash, figure = name.rpartition("/")
+        if slash:
+            nodes.setdefault(node, {"state": "ok"})[figure] = value
+    return nodes
+
+
+async def _asked(server: Address, timeout_s: float) -> tuple[Figures, dict[str, Figures]]:
+    """A server's own figures, and its nodes' where it has any."""
+    client = aiomcache.Client(server.host, server.port, pool_size=1)
+    try:
+        async with asyncio.timeout(timeout_s):
+            own = {"state": "ok"} | _text(await client.stats())
+            try:
+                return own, by_node(_text(await client.stats(b"storages")))
+            except (aiomcache.ClientException, OSError):
+                return own, {}  # a foreign server, which knows nothing of nodes
+    except TimeoutError:
+        return {"state": "dead", "error": f"no answer in {timeout_s:g} s"}, {}
+    except (aiomcache.ClientException, OSError, EOFError) as error:
+        return {"state": "dead", "error": str(error) or type(error).__name__}, {}
+    finally:
+        await _dismiss(client)
+
+
+async def _dismiss(client: aiomcache.Client) -> None:
+    try:
+        await client.close()
+    except (OSError, SfssError):
+        return
+
+
+def _text(figures: Mapping[bytes, bytes | None]) -> Figures:
+    return {
+        name.decode("utf-8", "replace"): (value or b"").decode("utf-8", "replace") for name, value in figures.items()
+    }

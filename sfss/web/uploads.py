@@ -1,0 +1,83 @@
+"""Take the body of an upload: whole, within its limits, undamaged, without its envelope, or not at all."""
+
+from __future__ import annotations
+
+from sfss.errors import BadRequest, TooLarge
+from sfss.web.conditions import READ_CONDITIONS
+from sfss.web.digests import check_digests
+from sfss.web.errors import Refused
+from sfss.web.memory import BodyMemory
+from sfss.web.multipart import file_in_form, is_multipart_form
+from sfss.web.requests import Request
+
+ENVELOPE_BYTES_MAX = 64 * 1024
+"""What a form may add to its file: boundaries, headers, other fields."""
+
+
+class Uploads:
+    """Takes bodies of up to `file_bytes_max` bytes each, all together within `memory`."""
+
+    def __init__(self, file_bytes_max: int, memory: BodyMemory) -> None:
+        self._file_bytes_max = file_bytes_max
+        self._memory = memory
+
+    def check_head(self, request: Request) -> None:
+        """Refuse what the head tells already, before a byte of body is asked for, and hold memory for the body."""
+        headers = request.headers
+        for name in READ_CONDITIONS:
+            if name in headers:
+                raise Refused(
+                    501, "unsupported", f"{name} on a write can't be honoured without a race; send the write without it"
+                )
+        if "Content-Range" in headers:
+            raise BadRequest("part of a file can't be written; send all of it, without Content-Range")
+        if "Expect" in headers and headers["Expect"].strip().lower() != "100-continue":
+            raise Refused(417, "expectation_failed", "only Expect: 100-continue is understood")
+        limit = self._limit(request)
+        announced = headers.get("Content-Length")
+        length = int(announced) if announced is not None else limit if "Transfer-Encoding" in headers else 0
+        if length > limit:
+            raise TooLarge(f"a body of {length} bytes is announced; the limit for a file is {self._file_bytes_max}")
+        self._memory.hold(length)
+        request.held_bytes = length
+
+    async def receive(self, request: Request) -> bytes:
+        """Wait for the body. Slow, short and broken ones are refused by the connection."""
+        limit = self._limit(request)
+        body = request.body
+        announced = request.headers.get("Content-Length")
+        request.connection.await_body()
+        if announced is not None:
+            body.set_read_chunk_size(int(announced))  # so that reading isn't paused for what is going to be held anyway
+            await body.wait_eof()
+            received = body.read_nowait()
+        else:
+            chunks: list[bytes] = []
+            count = 0
+            while chunk := await body.readany():
+                count += len(chunk)
+                if count > limit:
+                    raise TooLarge(f"the body has over {limit} bytes; the limit for a file is {self._file_bytes_max}")
+                chunks.append(chunk)
+            received = b"".join(chunks)
+        request.connection.body_taken()
+        return received
+
+    def file_of(self, request: Request, body: bytes) -> bytes:
+        """The file that a complete body brings: the form's file part, or the body itself."""
+        request.received = len(body)
+        headers = request.headers
+        content_digest, content_md5 = headers.get("Content-Digest"), headers.get("Content-MD5")
+        if content_digest is not None or content_md5 is not None:
+            check_digests(body, content_digest, content_md5)
+        content_type = headers.get("Content-Type", "")
+        if is_multipart_form(content_type):
+            return file_in_form(body, content_type, self._file_bytes_max)
+        if len(body) > self._file_bytes_max:
+            raise TooLarge(f"the body has {len(body)} bytes; the limit for a file is {self._file_bytes_max}")
+        return body
+
+    def _limit(self, request: Request) -> int:
+        if is_multipart_form(request.headers.get("Content-Type", "")):
+            return self._file_bytes_max + ENVELOPE_BYTES_MAX
+        return self._file_bytes_max
