@@ -13,7 +13,7 @@ from tests.cluster.cluster import LIVE, Cluster
 from tests.cluster.history import History
 
 TEST_S_MAX = 150.0
-"""A test may take this long beside the time that it injects faults; then it is ended, and all that it started with it."""
+"""A test may take this long beside the time that it injects faults; then it and all that it started is ended."""
 
 
 @pytest.fixture

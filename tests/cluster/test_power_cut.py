@@ -37,7 +37,7 @@ def cluster_on_disks(directory, nodes=5, **options):
 
 
 async def missing_copies(cluster: Cluster, history: History, before: float) -> list[str]:
-    """Writes acknowledged before a moment of which fewer nodes hold the version, or a newer one, than the answer said."""
+    """Writes acknowledged before a moment that fewer nodes hold (or something newer) than the answer said."""
     acknowledged = [e for e in history.acknowledged(before) if e.durable and e.tag]
     held = await node_view.holders([node.address for node in cluster.nodes], {e.key for e in acknowledged})
     missing = []

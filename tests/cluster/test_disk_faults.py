@@ -1,0 +1,187 @@
+"""Disks that fill up, report errors, or come back with a torn end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.disks import SmallDisk, needs_root
+from tests.cluster.history import WRITES, History, Outcome
+from tests.cluster.parts import Part
+from tests.cluster.workload import Client, Mix, Workload, read_all
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, needs_root]
+
+KEYS = [f"k{number}" for number in range(12)]
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+# --- fsync errors --------------------------------------------------------------------------------------
+
+
+class FailingFsync:
+    """Makes every sync of a running process fail with EIO, from the n-th on, without the process knowing why."""
+
+    def __init__(self, part: Part, nth: int = 1, every: bool = True) -> None:
+        self._strace = subprocess.Popen(
+            [
+                *("strace", "-f", "-q", "-p", str(part.process.pid), "-e", "trace=fdatasync,fsync"),
+                *("-e", f"inject=fdatasync,fsync:error=EIO:when={nth}{'+' if every else ''}"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        self._strace.terminate()
+        self._strace.wait(10)
+
+    def __enter__(self) -> FailingFsync:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@needs_strace
+@pytest.mark.parametrize("every", [False, True], ids=["once", "for ever"])
+async def test_a_node_whose_fsync_fails_leaves_and_the_cluster_goes_on(tmp_path, history, every):
+    async with Cluster(tmp_path / "c", nodes=5) as cluster:
+        victim = random.Random(history.seed).choice(cluster.nodes)
+
+        async with Workload(cluster.web_addresses, history, keys=KEYS):
+            await asyncio.sleep(1)
+            with FailingFsync(victim, every=every):
+                status = await victim.ended(15)
+            await victim.start()
+            await asyncio.sleep(1)
+        await read_all(cluster.web_addresses, history)
+
+        history.check()
+        assert status > 0, "it did not end by itself with a failure"
+        assert len(history.errors()) <= max(2, len(history.events) // 1000), [str(e) for e in history.errors()[:10]]
+
+
+@needs_strace
+async def test_no_write_is_acknowledged_that_two_of_three_nodes_could_not_sync(tmp_path, history):
+    async with Cluster(tmp_path / "c", nodes=3) as cluster:
+        victims = random.Random(history.seed).sample(cluster.nodes, 2)
+
+        async with Workload(cluster.web_addresses, history, keys=KEYS, mix=Mix(rest_s=0.05)):
+            await asyncio.sleep(1)
+            with FailingFsync(victims[0]), FailingFsync(victims[1]):
+                for victim in victims:
+                    await victim.ended(15)
+            both_gone = time.monotonic()
+            await asyncio.sleep(1)
+            before_restart = time.monotonic()
+            for victim in victims:
+                await victim.start()
+        await cluster.ready()
+        await read_all(cluster.web_addresses, history)
+
+        history.check()
+        without_quorum = [e for e in history.events if e.start > both_gone and e.end < before_restart]
+        assert without_quorum
+        assert not [str(e) for e in without_quorum if e.kind in WRITES and e.outcome is Outcome.OK]
+
+
+# --- a torn end --------------------------------------------------------------------------------------------
+
+
+def tear(directory: Path, count: int) -> Path:
+    """Cut `count` bytes of data off the newest volume of a stopped node."""
+    newest = max(
+        (path for path in directory.rglob("*") if path.is_file() and is_volume(path)), key=lambda path: path.name
+    )
+    content = newest.read_bytes()
+    # The room taken ahead of the data is zeros.
+    with newest.open("r+b") as file:
+        file.truncate(max(0, len(content.rstrip(b"\0")) - count))
+    return newest
+
+
+def is_volume(path: Path) -> bool:
+    return path.suffix in (".vol", ".volume", ".sfss") or "volume" in path.name
+
+
+async def test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost(tmp_path, history, fault_seconds):
+    rng = random.Random(history.seed)
+    async with Cluster(tmp_path / "c", nodes=3) as cluster:
+        for _ in range(int((fault_seconds or 6) / 2)):
+            async with Workload(cluster.web_addresses, history, keys=KEYS):
+                await asyncio.sleep(1)
+            # All three replicas get to have everything, so one of them may lose some.
+            await asyncio.sleep(1)
+            node = rng.choice(cluster.nodes)
+            node.kill()
+            tear(cluster.data_of(node.name), rng.randint(1, 5000))
+            await node.start()
+            await cluster.ready()
+            await read_all(cluster.web_addresses, history)
+
+        history.check()
+
+
+# --- full disks -----------------------------------------------------------------------------------------------
+
+
+async def test_full_disks_refuse_writes_and_go_on_reading_and_deleting(tmp_path, history):
+    with ExitStack() as stack:
+        disks = [stack.enter_context(SmallDisk(tmp_path / f"disk{number}", 192 << 20)) for number in range(3)]
+        cluster = Cluster(
+            tmp_path / "c", nodes=3, data={f"node-{number}": disk.path for number, disk in enumerate(disks)}
+        )
+        stack.callback(cluster.kill)
+        async with cluster:
+            await fill_and_free(cluster, disks, history)
+        history.check()
+
+
+async def fill_and_free(cluster: Cluster, disks: list[SmallDisk], history: History) -> None:
+    rng = random.Random(history.seed)
+    client = Client("user", cluster.web_addresses, history, rng)
+    for number in range(60):
+        await client.put(f"kept/{number}", 8192)
+
+    # One full disk: the other two take every write.
+    rng.shuffle(disks)
+    disks[0].fill()
+    since = time.monotonic()
+    async with Workload(cluster.web_addresses, history, keys=KEYS):
+        await asyncio.sleep(2)
+    assert len(history.errors(since)) <= max(2, history.count(since) // 1000), [str(e) for e in history.errors(since)]
+
+    # Two: writes are refused, once what was kept in reserve or taken ahead is used up.
+    disks[1].fill()
+    refused = [e for e in [await client.put(f"extra/{n}", 400_000) for n in range(400)] if e.outcome is not Outcome.OK]
+    assert len(refused) > 50
+    assert {e.status for e in refused[20:]} <= {507, 503}
+    assert 507 in {e.status for e in refused}
+    for number in range(60):
+        assert (await client.get(f"kept/{number}")).outcome is Outcome.OK
+    for number in range(30):
+        assert (await client.delete(f"kept/{number}")).outcome is Outcome.OK
+        assert (await client.get(f"kept/{number}")).status == 404
+
+    # It heals by itself.
+    for disk in disks:
+        disk.free()
+    freed = time.monotonic()
+    while (await client.put("again", 10_000)).outcome is not Outcome.OK:
+        assert time.monotonic() - freed < 45, "no write 45 s after there was room again; 15 s is the promise"
+        await asyncio.sleep(0.5)
+    print(f"writes were back {time.monotonic() - freed:.1f} s after there was room")
+    async with Workload(cluster.web_addresses, history, keys=KEYS):
+        await asyncio.sleep(1)
+    await read_all(cluster.web_addresses, history)
+    client.close()

@@ -1,0 +1,106 @@
+"""What the network between proxies and nodes can do: lose replies, stall, delay, cut in the middle of a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.history import WRITES, History, Outcome
+from tests.cluster.parts import HOST
+from tests.cluster.relay import Relay
+from tests.cluster.workload import Mix, Workload, read_all
+
+pytestmark = pytest.mark.slow
+
+KEYS = [f"k{number}" for number in range(8)]
+MIX = Mix(rest_s=0.02)
+
+
+@asynccontextmanager
+async def relayed_cluster(directory: Path, **options: object) -> AsyncIterator[tuple[Cluster, list[Relay]]]:
+    """3 nodes, each behind a relay for both proxies."""
+    cluster = Cluster(directory, nodes=3, **options)
+    async with AsyncExitStack() as stack:
+        relays = [Relay((HOST, port)) for port in cluster.node_ports]
+        for relay in relays:
+            await relay.start()
+            stack.push_async_callback(relay.close)
+        cluster.node_ports = [relay.port for relay in relays]
+        yield await stack.enter_async_context(cluster), relays
+
+
+async def lose_replies(
+    cluster: Cluster, relays: list[Relay], history: History, seconds: float
+) -> list[tuple[float, float]]:
+    """Drop what nodes answer: of one node, then of two, in turns. Returns when two were unheard."""
+    rng = random.Random(f"{history.seed} replies")
+    unheard = []
+    async with Workload(cluster.web_addresses, history, keys=KEYS, mix=MIX):
+        for count in (1, 2, 1, 2):
+            lossy = rng.sample(relays, count)
+            for relay in lossy:
+                relay.down.drop = True
+            began = time.monotonic()
+            await asyncio.sleep(seconds / 4)
+            if count == 2:
+                unheard.append((began, time.monotonic()))
+            for relay in lossy:
+                relay.heal()
+            await asyncio.sleep(0.3)
+    await cluster.ready()
+    await read_all(cluster.web_addresses, history)
+    return unheard
+
+
+async def test_lost_replies_make_writes_unknown_and_never_acknowledged_or_wrong(tmp_path, history, fault_seconds):
+    async with relayed_cluster(tmp_path / "c") as (cluster, relays):
+        unheard = await lose_replies(cluster, relays, history, fault_seconds or 8.0)
+
+        history.check()
+        for began, ended in unheard:
+            inside = [e for e in history.events if began + 0.1 < e.start and e.end < ended]
+            assert not [str(e) for e in inside if e.kind in WRITES and e.outcome is Outcome.OK]
+        unknown = [e for e in history.events if e.kind in WRITES and e.outcome is Outcome.UNKNOWN]
+        assert unknown
+
+
+async def test_stalls_delays_and_cuts_leave_the_history_clean(tmp_path, history, fault_seconds):
+    rng = random.Random(f"{history.seed} network")
+
+    def stall_up(relay):
+        relay.up.stall()
+
+    def stall_down(relay):
+        relay.down.stall()
+
+    def delay(relay):
+        relay.up.delay_s, relay.down.delay_s = rng.uniform(0, 0.2), rng.uniform(0, 0.2)
+
+    def cut(relay):
+        relay.down.cut_after_bytes = rng.randint(1, 20_000)
+
+    def reset(relay):
+        relay.reset_all()
+
+    async with relayed_cluster(tmp_path / "c") as (cluster, relays):
+        until = time.monotonic() + (fault_seconds or 6.0)
+        async with Workload(cluster.web_addresses, history, keys=KEYS, mix=MIX):
+            while time.monotonic() < until:
+                for relay in rng.sample(relays, rng.choice([1, 1, 2])):
+                    rng.choice([stall_up, stall_down, delay, cut, cut, reset])(relay)
+                await asyncio.sleep(rng.uniform(0.2, 0.8))
+                for relay in relays:
+                    relay.heal()
+                await asyncio.sleep(0.2)
+        await cluster.ready()
+        await read_all(cluster.web_addresses, history)
+
+        history.check()
+        assert sum(e.outcome is Outcome.OK for e in history.events) > len(history.events) / 2
