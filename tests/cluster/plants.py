@@ -1,0 +1,75 @@
+"""Faults planted on purpose: what the fault tests have to catch, or they prove nothing.
+
+`python -m tests.cluster.plants PLANT MODULE ARGUMENT…` runs a tier's command line with one part of it replaced by a
+broken one. The product has no switch for any of this.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+PLANTS: dict[str, Callable[[], None]] = {}
+
+
+def _plant(function: Callable[[], None]) -> Callable[[], None]:
+    PLANTS[function.__name__.replace("_", "-")] = function
+    return function
+
+
+@_plant
+def no_fsync() -> None:
+    """A node that acknowledges what it never had put on the disk."""
+
+    def forget(_fd: int) -> None:
+        return
+
+    os.fsync = os.fdatasync = forget
+
+
+@_plant
+def one_ack() -> None:
+    """A proxy that acknowledges a write, and believes a read, as soon as one replica has it (W=1 in a cluster of 2/2)."""
+    from proxy.quorum import Quorum
+
+    Quorum.over = classmethod(lambda cls, members, n=3, w=2, r=2: cls(min(n, members), 1, 1))  # type: ignore[assignment]
+
+
+@_plant
+def no_version_check() -> None:
+    """A node that stores whatever comes last, not what is newest."""
+    from nodes.store import NodeStore
+    from sfss.store import Applied, Call, Record
+
+    def apply(self: Any, key: bytes, record: Record, call: Call) -> Any:
+        kind = 2 if record.tombstone else 1
+        write = self._add(kind, key, record.value, record.flags, record.expires, record.version, record.checksum)
+        return self._when_durable(write, Applied(True, record.version, record.checksum, True))
+
+    NodeStore.apply = apply  # type: ignore[method-assign,assignment]
+
+
+@_plant
+def no_write_back() -> None:
+    """A proxy that answers a read with the newest it heard of, however few replicas hold it."""
+    from proxy.reading import Read
+
+    def write_back(self: Any, target: Any) -> bool:
+        self._answer(target)
+        return True
+
+    Read._write_back = write_back  # type: ignore[method-assign]
+
+
+def main() -> None:
+    plant, module = sys.argv[1:3]
+    PLANTS[plant]()
+    sys.argv = [module, *sys.argv[3:]]
+    sys.exit(importlib.import_module(module).main())
+
+
+if __name__ == "__main__":
+    main()
