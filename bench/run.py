@@ -68,6 +68,7 @@ class Contest:
             "ratio_spread": [min(ratios), max(ratios)],
             "least": self.least,
             "met": ratio >= self.least,
+            "runs": {"ours": self.our_runs, "theirs": self.their_runs},
         }
 
 
