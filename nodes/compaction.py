@@ -1,0 +1,259 @@
+"""Compaction: giving back the room of volumes that are mostly garbage.
+
+One volume at a time, throttled, in three steps that a crash may interrupt anywhere:
+
+1. A thread walks the volume and picks the records that the committed index points to. They are appended again like
+any write,
+   but with the version they have; the overlay is repointed only where the entry has not changed meanwhile.
+2. The index is committed. A crash before leaves old and new copy, which are the same record.
+3. When a second walk finds nothing live and the count agrees, the volume is forgotten and unlinked. A read under way
+keeps its
+   descriptor.
+
+In append order a key's versions only rise, so what is older than a record lies before it. A tombstone is dropped when
+its volume is the oldest there is: then nothing older than it is left anywhere. Elsewhere it moves along, and in a
+cluster it always does, since replicas or hints may still hold what it deleted. An expired record counts as a
+tombstone. A live record that fails its checksum stays where it is, and its volume with it, so that reads go on
+telling."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from nodes.entry import ABSENT, index_key, unpack_fields
+from nodes.format import RECORD_HEADER_BYTES, VOLUME_HEADER_BYTES, Kind, RecordHeader
+from nodes.index import Index
+from nodes.indexer import Indexer
+from nodes.options import NodeOptions
+from nodes.overlay import Overlay
+from nodes.reserve import Reserve
+from nodes.scan import Event, Found, is_intact, reader_of, walk
+from nodes.volume import Volume, Volumes, sync_directory, volume_path
+from nodes.writer import Write, Writer
+from sfss.store import checksum_of
+
+_SLICE_BYTES = 1024 * 1024
+_SLICE_RECORDS = 2000
+_PASSES_MAX = 4
+_PAUSE_S = 1.0
+_SHORT_DEAD_RATIO = 0.1
+"""When the disk is nearly full, a volume with this little garbage is compacted too."""
+
+_log = logging.getLogger("sfss.node")
+
+
+class _Live(NamedTuple):
+    """A record to move: what the index says of it, and all of it."""
+
+    lookup: bytes
+    entry: bytes
+    header: RecordHeader
+    value: bytes
+
+
+class _Slice(NamedTuple):
+    """What a thread found in one go. `walked` counts bytes; `stuck` records that can't be moved."""
+
+    live: list[_Live]
+    walked: int
+    stuck: int
+    more: bool
+
+
+class Compactor:
+    """Runs compaction. Methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        overlay: Overlay,
+        index: Index,
+        indexer: Indexer,
+        writer: Writer,
+        reserve: Reserve,
+        options: NodeOptions,
+        *,
+        is_pending: Callable[[bytes], bool],
+        keep_tombstones: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
+        self._volumes = volumes
+        self._overlay = overlay
+        self._index = index
+        self._indexer = indexer
+        self._writer = writer
+        self._reserve = reserve
+        self._options = options
+        self._is_pending = is_pending
+        self._keep_tombstones = keep_tombstones
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, "sfss-compactor")
+        self._left_alone: set[int] = set()
+        self._task: asyncio.Task[None] | None = None
+        self.compacted = 0
+        self.moved_bytes = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop, in the middle of a volume if need be."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._thread.shutdown()
+
+    async def compact(self) -> bool:
+        """Compact the volume with the most garbage, if one has enough. Returns whether there was one."""
+        volume = self._victim()
+        if volume is None:
+            return False
+        if not await self._compact(volume):
+            self._left_alone.add(volume.number)
+            _log.warning("volume %d can't be compacted now and is left alone", volume.number)
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_PAUSE_S)
+            try:
+                while await self.compact():
+                    pass
+            except OSError as error:
+                _log.error("compaction failed and will be tried again: %s", error)
+
+    def _victim(self) -> Volume | None:
+        least = _SHORT_DEAD_RATIO if self._reserve.short else self._options.compact_dead_ratio
+        best: Volume | None = None
+        best_ratio = 0.0
+        for volume in self._volumes:
+            if volume.number == self._writer.volume.number or volume.number in self._left_alone:
+                continue
+            size = max(volume.end - VOLUME_HEADER_BYTES, 1)
+            ratio = 1 - self._overlay.figures.live.get(volume.number, 0) / size
+            if ratio >= least and (best is None or (ratio, -volume.number) > (best_ratio, -best.number)):
+                best, best_ratio = volume, ratio
+        return best
+
+    async def _compact(self, volume: Volume) -> bool:
+        for _ in range(_PASSES_MAX):
+            await self._indexer.commit()
+            found, stuck = await self._move_live(volume)
+            if stuck:
+                return False
+            if not found:
+                break
+        if found or self._overlay.figures.live.get(volume.number, 0):
+            return False
+        await self._retire(volume)
+        return True
+
+    async def _move_live(self, volume: Volume) -> tuple[int, int]:
+        """Move what is live in a volume; returns how much was, and how much of it can't be moved."""
+        loop = asyncio.get_running_loop()
+        found = stuck = 0
+        walker = _Walker(volume, self._volumes.directory, self._index)
+        try:
+            more = True
+            while more:
+                piece = await loop.run_in_executor(self._thread, walker.next_slice)
+                more = piece.more
+                stuck += piece.stuck
+                found += len(piece.live)
+                await self._append_again(volume, piece.live)
+                await asyncio.sleep(piece.walked / self._options.compact_bytes_per_s)
+        finally:
+            await loop.run_in_executor(self._thread, walker.close)
+        if walker.flushes and volume.number != self._volumes.oldest_number:
+            stuck += 1
+        return found, stuck
+
+    async def _append_again(self, volume: Volume, live: list[_Live]) -> None:
+        writes = []
+        for lookup, entry, header, value in live:
+            if self._is_pending(lookup) or self._overlay.newest(lookup) != entry:
+                continue
+            dead = header.kind == Kind.TOMBSTONE or (header.expires and header.expires <= self._now())
+            if dead and not self._keep_tombstones():
+                if volume.number == self._volumes.oldest_number:
+                    self._overlay.put(lookup, ABSENT)
+                    continue
+                if header.kind != Kind.TOMBSTONE:
+                    header, value = _as_tombstone(header), b""
+            write = Write(lookup, header, value, moves=entry)
+            self.moved_bytes += write.size
+            self._writer.add(write)
+            writes.append(write)
+        if writes:
+            last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            writes[-1].wait(last, None)  # they become durable in order
+            await last
+
+    async def _retire(self, volume: Volume) -> None:
+        path = self._volumes.retire(volume.number)
+        figures = self._overlay.figures
+        figures.live.pop(volume.number, None)
+        figures.changed.add(volume.number)
+        self._left_alone.clear()  # what is the oldest volume has changed
+        self.compacted += 1
+        _log.info("volume %d is compacted away", volume.number)
+        await asyncio.get_running_loop().run_in_executor(self._thread, _unlink, path)
+
+
+class _Walker:
+    """The thread's side: walks one volume in slices."""
+
+    def __init__(self, volume: Volume, directory: Path, index: Index) -> None:
+        self._volume = volume
+        self._index = index
+        self._fd = os.open(volume_path(directory, volume.number), os.O_RDONLY | os.O_CLOEXEC)
+        self._read_at = reader_of(self._fd)
+        self._events: Iterator[Event] = walk(self._read_at, volume.header, 0, volume.end, values=False)
+        self.flushes = 0
+
+    def next_slice(self) -> _Slice:
+        """Walk on until there is enough to move, or the volume ends."""
+        live: list[_Live] = []
+        stuck = walked = taken = seen = 0
+        with self._index.snapshot() as get:
+            for event in self._events:
+                if not isinstance(event, Found):
+                    continue
+                walked += event.header.size
+                seen += 1
+                if event.header.kind == Kind.FLUSH:
+                    self.flushes += 1
+                    continue
+                lookup = index_key(event.header.key)
+                entry = get(lookup)
+                if entry is None or unpack_fields(entry)[:2] != (self._volume.number, event.offset):
+                    continue
+                start = event.offset + RECORD_HEADER_BYTES + len(event.header.key)
+                value = self._read_at(start, event.header.value_bytes)
+                if not is_intact(event.header, value):
+                    stuck += 1
+                    continue
+                live.append(_Live(lookup, entry, event.header, value))
+                taken += event.header.size
+                if taken >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
+                    return _Slice(live, walked, stuck, True)
+        return _Slice(live, walked, stuck, False)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _as_tombstone(header: RecordHeader) -> RecordHeader:
+    checksum = checksum_of(header.key, b"", 0, 0, header.version, True)
+    return RecordHeader(Kind.TOMBSTONE, header.key, 0, 0, 0, header.version, checksum)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink()
+    sync_directory(path.parent)

@@ -1,0 +1,75 @@
+"""One entry of the index: where a key's newest record lies, and all that is known of it without its value.
+
+48 bytes, little-endian. Keys of the index are the key's hash (8 bytes, big-endian, so that LMDB's order is hash
+order and a partition is one range) and then the key itself, so that equal hashes never mix files. The last four bytes
+check the entry together with its index key: LMDB has no checksums, and a flipped bit must not turn a file into a miss.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import xxhash
+
+from sfss.errors import CorruptRecord
+
+# volume, offset of the record, value bytes, flags, expires, version, checksum, kind, zero, check
+_ENTRY = struct.Struct("<IIIIQQQHHI")
+_BODY_BYTES = _ENTRY.size - 4
+ENTRY_BYTES = _ENTRY.size
+
+ABSENT = b""
+"""Stands in the overlay for a key whose entry is to be taken out of the index."""
+
+HASH_BYTES = 8
+
+
+class Entry(NamedTuple):
+    """`offset` is where the record's header begins, in bytes from the volume's start."""
+
+    volume: int
+    offset: int
+    value_bytes: int
+    flags: int
+    expires: int
+    version: int
+    checksum: int
+    kind: int
+    zero: int
+    check: int
+
+
+def index_key(key: bytes) -> bytes:
+    """The index's key for a file's key. The hash is `sfss.keys.hash_key`."""
+    return xxhash.xxh3_64_digest(key) + key
+
+
+def pack_entry(
+    key: bytes,
+    volume: int,
+    offset: int,
+    value_bytes: int,
+    flags: int,
+    expires: int,
+    version: int,
+    checksum: int,
+    kind: int,
+) -> bytes:
+    """`key` is the index's key."""
+    body = _ENTRY.pack(volume, offset, value_bytes, flags, expires, version, checksum, kind, 0, 0)[:_BODY_BYTES]
+    return body + (xxhash.xxh3_64_intdigest(body + key) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+unpack_fields = _ENTRY.unpack
+"""The fields of `Entry` as a plain tuple; for the hot path, where the record's checksum covers them."""
+
+
+def unpack_entry(key: bytes, packed: bytes) -> Entry:
+    """Read and verify an entry. `key` is the index's key. Raises `CorruptRecord`."""
+    if len(packed) != ENTRY_BYTES:
+        raise CorruptRecord(f"index entry of {len(packed)} bytes; {ENTRY_BYTES} expected")
+    entry = Entry._make(_ENTRY.unpack(packed))
+    if entry.check != xxhash.xxh3_64_intdigest(packed[:_BODY_BYTES] + key) & 0xFFFFFFFF:
+        raise CorruptRecord("index entry failed its checksum")
+    return entry

@@ -1,0 +1,107 @@
+"""What a node does now and then: save who it is, move the stamps' floor ahead, sync by the clock, refill the
+reserve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from nodes.identity import DataDirectory, NodeState
+from nodes.options import NodeOptions, Sync
+from nodes.reserve import Reserve
+from nodes.writer import Writer
+from sfss.stamps import COUNT_BITS, StampClock
+
+FLOOR_AHEAD_S = 30
+"""How far ahead of the clock the floor is saved: a start after a crash issues its first stamps above it."""
+
+_FLOOR_MARGIN = (FLOOR_AHEAD_S * 500) << COUNT_BITS
+"""The floor is moved when stamps come as close to it as half of `FLOOR_AHEAD_S`."""
+
+_PERIOD_S = 1.0
+
+_log = logging.getLogger("sfss.node")
+
+
+def floor_ahead(now: float, last: int) -> int:
+    """A floor to save. `last` is the largest stamp issued or floored so far; where the clock is behind it, a second's
+    worth of stamps above it will do."""
+    return max(int((now + FLOOR_AHEAD_S) * 1000) << COUNT_BITS, last + (1000 << COUNT_BITS))
+
+
+class Housekeeper:
+    """The only one that writes the identity file while the node runs. For the loop's thread."""
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        state: NodeState,
+        clock: StampClock,
+        writer: Writer,
+        reserve: Reserve,
+        options: NodeOptions,
+        now: Callable[[], float],
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._writer = writer
+        self._reserve = reserve
+        self._options = options
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, "sfss-housekeeper")
+        self._saving = asyncio.Lock()
+        self._raising: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.state = state
+        """Who the node is. `stamp_floor` in it is on disk; a binding may still be on its way there."""
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._keep_house()))
+        if self._options.sync is Sync.INTERVAL:
+            self._tasks.append(loop.create_task(self._sync_by_the_clock()))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        waiting = [*self._tasks, *([self._raising] if self._raising else [])]
+        if waiting:
+            await asyncio.wait(waiting)
+        self._thread.shutdown()
+
+    async def save(self, floor: int = 0) -> None:
+        """Put who the node is on disk; with a new stamp floor, that counts from then on."""
+        loop = asyncio.get_running_loop()
+        async with self._saving:
+            floor = max(floor, self.state.stamp_floor)
+            wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position)
+            await loop.run_in_executor(self._thread, self._directory.save, wanted)
+            self.state = replace(self.state, stamp_floor=floor)
+
+    def raise_floor(self) -> None:
+        """Begin to move the floor ahead, unless that is under way."""
+        if self._raising is None or self._raising.done():
+            self._raising = asyncio.get_running_loop().create_task(self._raise_floor())
+
+    async def _raise_floor(self) -> None:
+        try:
+            await self.save(floor_ahead(self._now(), self._clock.last))
+        except OSError as error:
+            _log.error("the identity file can't be written: %s", error)
+
+    async def _keep_house(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_PERIOD_S)
+            if self._clock.last > self.state.stamp_floor - _FLOOR_MARGIN:
+                self.raise_floor()
+            if self._reserve.short:
+                await loop.run_in_executor(self._thread, self._reserve.fill)
+
+    async def _sync_by_the_clock(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.sync_interval_s)
+            await self._writer.sync()

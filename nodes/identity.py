@@ -1,0 +1,166 @@
+"""A data directory: whose it is, and who works in it.
+
+`identity` is a small text file: a first line with magic, format and byte order, one JSON object, and a last line with
+the checksum of what is above. It is replaced whole: written beside, fsynced, renamed, and the directory fsynced.
+`lock` is held by flock as long as the process lives, so that two processes never write one directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sys
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import xxhash
+
+from nodes.format import FORMAT
+from nodes.volume import sync_directory
+from sfss.errors import SetupError
+from sfss.store import Identity
+
+_MAGIC = "sfss-node-directory"
+_IDENTITY = "identity"
+_LOCK = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What a node must know about itself over a restart.
+
+    `node` names the directory for ever. `cluster`, `ring` and `fingerprint` defend against being used by a
+    coordinator that places keys otherwise. `epoch` counts starts. `position` is one that was durable, and
+    `stamp_floor` one that was never passed by a stamp issued: both defend against an older copy of the directory, or
+    a lost tail, going unnoticed. `suspect` is the reason why acknowledged writes may be missing, empty if they are
+    not. `closed` tells whether the last stop was clean."""
+
+    node: str
+    cluster: str = ""
+    ring: int = 0
+    fingerprint: str = ""
+    epoch: int = 0
+    position: int = 0
+    stamp_floor: int = 0
+    suspect: str = ""
+    closed: bool = True
+
+    @property
+    def node_bytes(self) -> bytes:
+        """The node id as volumes carry it; 16 bytes."""
+        return bytes.fromhex(self.node)
+
+    def identity(self, position: int) -> Identity:
+        """What is told to coordinators. `position` is the one that is durable now."""
+        return Identity(
+            node=self.node,
+            cluster=self.cluster,
+            ring=self.ring,
+            fingerprint=self.fingerprint,
+            epoch=self.epoch,
+            position=position,
+            state="suspect" if self.suspect else "ok",
+        )
+
+
+class DataDirectory:
+    """One node's directory, locked by this process until `close`."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self.volumes = path / "volumes"
+        self.index = path / "index"
+        self.reserve = path / "reserve"
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def open(cls, path: Path, create: bool = True) -> DataDirectory:
+        """Lock a data directory; make one where there is none and `create` says so. Raises `SetupError` with one line
+        for whatever stands in the way."""
+        try:
+            if not create and not (path / _IDENTITY).exists():
+                raise SetupError(f"{path} is not the data directory of a node: it has no file {_IDENTITY!r}")
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SetupError(f"data directory {path} can't be used: {error.strerror or error}") from None
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory = cls(path, lock_fd)
+            if not (path / _IDENTITY).exists():
+                directory._make_new()
+        except OSError as error:
+            os.close(lock_fd)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise SetupError(f"data directory {path} is in use by another process; stop that one first") from None
+            raise SetupError(f"data directory {path} can't be used: {error.strerror or error}") from None
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return directory
+
+    def _make_new(self) -> None:
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in (_LOCK, _IDENTITY + ".new"))
+        if self._holds_data() or (strangers and not set(strangers) <= {"volumes", "index", "reserve"}):
+            raise SetupError(
+                f"{self.path} has no file {_IDENTITY!r} but holds {', '.join(strangers)}; "
+                "name an empty directory, or put that file back"
+            )
+        self.volumes.mkdir(mode=0o700, exist_ok=True)
+        self.index.mkdir(mode=0o700, exist_ok=True)
+        self.save(NodeState(node=uuid.uuid4().hex))
+
+    def _holds_data(self) -> bool:
+        return self.volumes.is_dir() and any(self.volumes.iterdir())
+
+    def load(self) -> NodeState:
+        """Read who the node is. Raises `SetupError` for a damaged file or a newer format."""
+        path = self.path / _IDENTITY
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise SetupError(f"{path} can't be read: {error.strerror or error}") from None
+        head, _, rest = text.partition(b"\n")
+        body, _, check = rest.partition(b"\n")
+        words = head.decode("ascii", "replace").split()
+        if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit():
+            raise SetupError(f"{path} is damaged: it does not begin with {_MAGIC!r}; restore it or wipe the directory")
+        if int(words[1]) > FORMAT:
+            raise SetupError(
+                f"{path} has format {words[1]}, which is newer than this program; run the version that wrote it"
+            )
+        if words[2] != sys.byteorder:
+            raise SetupError(f"{path} was written on a machine of {words[2]} byte order; this one's is {sys.byteorder}")
+        if check.strip() != _check_of(head, body):
+            raise SetupError(f"{path} is damaged: its checksum is wrong; restore it or wipe the directory")
+        return NodeState(**json.loads(body))
+
+    def save(self, state: NodeState) -> None:
+        """Replace who the node is, durably."""
+        head = f"{_MAGIC} {FORMAT} {sys.byteorder}".encode()
+        body = json.dumps(asdict(state), sort_keys=True).encode()
+        path = self.path / _IDENTITY
+        unfinished = self.path / (_IDENTITY + ".new")
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, head + b"\n" + body + b"\n" + _check_of(head, body) + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(unfinished, path)
+        sync_directory(self.path)
+
+    def close(self) -> None:
+        """Let another process in."""
+        os.close(self._lock_fd)
+
+
+def _check_of(head: bytes, body: bytes) -> bytes:
+    return b"%016x" % xxhash.xxh3_64_intdigest(head + b"\n" + body)
+
+
+def next_epoch(state: NodeState) -> NodeState:
+    """The state of a node that starts."""
+    return replace(state, epoch=state.epoch + 1, closed=False)

@@ -1,0 +1,271 @@
+"""The index on disk: an LMDB of entries by key hash, and how far it covers the volumes. The only importer of lmdb.
+
+One thread at a time writes (`commit`, fully synced). The loop's thread reads through one long-lived read transaction,
+which `refresh` renews after each commit, so that it pins no old pages for longer; other threads read in `snapshot`.
+The map is a sparse file's; `grow` enlarges it, which LMDB allows only while nobody reads, hence the lock."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import lmdb
+import xxhash
+
+from nodes.entry import ABSENT
+from nodes.format import FORMAT
+from sfss.errors import CorruptRecord, SetupError
+
+MAP_BYTES_MIN = 1024 * 1024 * 1024
+"""Address space, not memory or disk."""
+
+SLICE_ENTRIES = 500
+"""Entries handed to LMDB in one call. It holds the interpreter for under 1 ms then."""
+
+_LIVE = struct.Struct("<QI")
+_COVERED_KEY = b"covered"
+_VOLUME_PREFIX = b"volume/"
+
+
+class IndexDamaged(Exception):
+    """The index can't be used and must be rebuilt from the volumes."""
+
+
+class IndexFull(Exception):
+    """The map is too small for a commit: `grow` and try again."""
+
+
+class IndexDiskFull(Exception):
+    """The disk had no room for a commit; nothing of it was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """How far the index goes: all records before `offset` of volume `volume` and of the volumes before are in it.
+
+    `position` is the same as the node counts; `version_max` the largest version among them, so that a stamp is never
+    issued twice even if the identity file is an old one; `files` counts entries that are no tombstones.
+    """
+
+    node: str
+    volume: int = 0
+    offset: int = 0
+    position: int = 0
+    version_max: int = 0
+    files: int = 0
+    format: int = FORMAT
+    byte_order: str = sys.byteorder
+
+
+class Index:
+    """The entries of one node. Every key is an index key (`nodes.entry.index_key`), every value a packed entry."""
+
+    def __init__(self, environment: lmdb.Environment, path: Path, node: str) -> None:
+        self._environment = environment
+        self._path = path
+        self._entries = environment.open_db(b"entries")
+        self._meta = environment.open_db(b"meta")
+        self._node = node
+        self._map_lock = threading.Lock()
+        self.get: Callable[[bytes], bytes | None] = self._refuse
+        """Look up one entry; for the loop's thread. A bound method of the transaction itself: a method around it
+        would cost a fifth of the look-up. Raises `lmdb_error` kinds, see `errors`."""
+
+    @classmethod
+    def open(cls, path: Path, node: str) -> Index:
+        """Open, or make an empty one. Raises `IndexDamaged` when it can't be trusted or isn't this node's, `SetupError`
+        for a newer format."""
+        data = path / "data.mdb"
+        used = data.stat().st_size if data.exists() else 0
+        environment = None
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            environment = lmdb.open(
+                str(path),
+                map_size=max(MAP_BYTES_MIN, _power_of_two(2 * used)),
+                mode=0o600,
+                readahead=False,  # look-ups are random
+                meminit=False,
+                max_dbs=2,
+            )
+            index = cls(environment, path, node)
+            index._check_length(data)
+            covered = index.covered()
+        except lmdb.Error as error:
+            if environment is not None:
+                environment.close()
+            raise IndexDamaged(str(error)) from None
+        except IndexDamaged:
+            if environment is not None:
+                environment.close()
+            raise
+        if covered.format > FORMAT:
+            environment.close()
+            raise SetupError(
+                f"{path} has format {covered.format}, which is newer than this program; run the version that wrote it"
+            )
+        if covered.node != node or covered.byte_order != sys.byteorder:
+            environment.close()
+            raise IndexDamaged(f"it belongs to node {covered.node}")
+        return index
+
+    def _check_length(self, data: Path) -> None:
+        # LMDB would map what is missing, and the process would die by SIGBUS when it looks there.
+        needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
+        if data.stat().st_size < needed:
+            raise IndexDamaged(f"{data} is shorter than the {needed} bytes that it says it has")
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Delete an index, to be rebuilt."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def covered(self) -> Covered:
+        """How far the committed index goes. Raises `IndexDamaged`."""
+        with self._reading() as transaction:
+            packed = transaction.get(_COVERED_KEY, db=self._meta)
+        if packed is None:
+            return Covered(self._node)
+        check, _, body = packed.partition(b" ")
+        if check != _check_of(body):
+            raise IndexDamaged("its coverage failed its checksum")
+        return Covered(**json.loads(body))
+
+    def live_bytes(self) -> dict[int, int]:
+        """Bytes of records in each volume that entries point to, as of the last commit. Raises `IndexDamaged`."""
+        live = {}
+        with self._reading() as transaction, transaction.cursor(db=self._meta) as cursor:
+            if cursor.set_range(_VOLUME_PREFIX):
+                for key, packed in cursor:
+                    if not key.startswith(_VOLUME_PREFIX):
+                        break
+                    number = int(key[len(_VOLUME_PREFIX) :])
+                    count, check = _LIVE.unpack(packed)
+                    if check != _live_check(number, count):
+                        raise IndexDamaged(f"its figures of volume {number} failed their checksum")
+                    live[number] = count
+        return live
+
+    def refresh(self) -> None:
+        """Let the loop's reads see the last commit, and its old pages go."""
+        self._transaction = self._environment.begin(db=self._entries)
+        self.get = self._transaction.get
+
+    def commit(
+        self, entries: Mapping[bytes, bytes], covered: Covered, live_bytes: Mapping[int, int], forget_all: bool
+    ) -> None:
+        """Put entries (`ABSENT` takes one out) and coverage together, durably. `live_bytes` holds the volumes whose
+        figure has changed; 0 forgets a volume. `forget_all` empties the index first.
+
+        Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For one thread at a time, and not the loop's.
+        """
+        try:
+            with self._environment.begin(write=True) as transaction:
+                if forget_all:
+                    transaction.drop(self._entries, delete=False)
+                self._put_all(transaction, entries)
+                for number, count in live_bytes.items():
+                    key = _VOLUME_PREFIX + b"%010d" % number
+                    if count:
+                        transaction.put(key, _LIVE.pack(count, _live_check(number, count)), db=self._meta)
+                    else:
+                        transaction.delete(key, db=self._meta)
+                body = json.dumps(asdict(covered)).encode()
+                transaction.put(_COVERED_KEY, _check_of(body) + b" " + body, db=self._meta)
+        except lmdb.MapFullError:
+            raise IndexFull from None
+        except lmdb.DiskError as error:
+            raise IndexDiskFull(str(error)) from None
+        except lmdb.Error as error:
+            if "No space left" in str(error):
+                raise IndexDiskFull(str(error)) from None
+            raise IndexDamaged(str(error)) from None
+
+    def _put_all(self, transaction: lmdb.Transaction[bytes], entries: Mapping[bytes, bytes]) -> None:
+        # In key order neighbours share pages, and the tree is walked once: a third of the time of random order. Buckets
+        # of the first byte keep each sort short, since sorting holds the interpreter.
+        buckets: list[list[bytes]] = [[] for _ in range(256)]
+        for key in entries:
+            buckets[key[0]].append(key)
+        with transaction.cursor(db=self._entries) as cursor:
+            for bucket in buckets:
+                bucket.sort()
+                for start in range(0, len(bucket), SLICE_ENTRIES):
+                    keys = bucket[start : start + SLICE_ENTRIES]
+                    cursor.putmulti([(key, entries[key]) for key in keys if entries[key] != ABSENT])
+                    for key in keys:
+                        if entries[key] == ABSENT:
+                            transaction.delete(key, db=self._entries)
+
+    def lacks_room_for(self, entry_count: int) -> bool:
+        """Whether a commit of so many entries might not fit the map. Each may touch a leaf of its own, and copies
+        it."""
+        info = self._environment.info()
+        needed = (info["last_pgno"] + 2 * entry_count + 1000) * self._environment.stat()["psize"]
+        return bool(needed > info["map_size"])
+
+    def grow(self) -> None:
+        """Double the map. For the loop's thread, while nobody commits."""
+        with self._map_lock:
+            reading = self.get != self._refuse
+            if reading:
+                self._transaction.abort()
+            self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            if reading:
+                self.refresh()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Callable[[bytes], bytes | None]]:
+        """Look-ups in the last commit, for any thread. Keep it short: it pins pages, and `grow` waits for it."""
+        with self._map_lock, self._environment.begin(db=self._entries) as transaction:
+            yield transaction.get
+
+    def entries(self) -> Iterable[tuple[bytes, bytes]]:
+        """All entries in key order; offline only."""
+        with self._reading() as transaction, transaction.cursor(db=self._entries) as cursor:
+            yield from cursor
+
+    def condemn(self) -> None:
+        """Have the next start rebuild the index. This process can't go on with it either."""
+        for name in ("data.mdb", "lock.mdb"):
+            (self._path / name).unlink(missing_ok=True)
+
+    def count(self) -> int:
+        """Entries, tombstones included."""
+        with self._reading() as transaction:
+            return int(transaction.stat(self._entries)["entries"])
+
+    def close(self) -> None:
+        """Close the files. Nobody may be reading or committing."""
+        self.get = self._refuse
+        self._environment.close()
+
+    def _reading(self) -> lmdb.Transaction[bytes]:
+        return self._environment.begin(db=self._entries)
+
+    @staticmethod
+    def _refuse(key: bytes) -> bytes | None:
+        raise CorruptRecord("the index is not open")
+
+
+errors = lmdb.Error
+"""What `Index.get` raises when a page of the index is damaged."""
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 1).bit_length()
+
+
+def _check_of(body: bytes) -> bytes:
+    return b"%016x" % xxhash.xxh3_64_intdigest(body)
+
+
+def _live_check(number: int, count: int) -> int:
+    return xxhash.xxh3_64_intdigest(b"%d %d" % (number, count)) & 0xFFFFFFFF

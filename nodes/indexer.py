@@ -1,0 +1,148 @@
+"""Moving durable records into the index on disk, about once a second, in a thread of its own.
+
+What is durable is frozen, committed with full sync together with the position it covers, and then dropped from
+memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room; whatever else
+fails is tried again, and meanwhile writes wait once the overlay is full, so memory stays bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from nodes.index import Covered, Index, IndexDamaged, IndexDiskFull, IndexFull
+from nodes.options import NodeOptions
+from nodes.overlay import Overlay
+from nodes.reserve import Reserve
+from nodes.writer import Writer
+
+T = TypeVar("T")
+
+_RELEASE_BYTES = 4 * 1024 * 1024
+
+_log = logging.getLogger("sfss.node")
+
+
+class Indexer:
+    """Runs the commits. Methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        index: Index,
+        overlay: Overlay,
+        writer: Writer,
+        reserve: Reserve,
+        options: NodeOptions,
+        node: str,
+        die: Callable[[str], None],
+    ) -> None:
+        self._index = index
+        self._overlay = overlay
+        self._writer = writer
+        self._reserve = reserve
+        self._options = options
+        self._node = node
+        self._die = die
+        self._thread = ThreadPoolExecutor(1, "sfss-indexer")
+        self._wake = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self.commits = 0
+        self.covered_position = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def added(self) -> None:
+        """Look whether the overlay has grown too large; called after records were put there."""
+        size = len(self._overlay.current)
+        if size >= self._options.overlay_entries_max:
+            self._wake.set()
+            if size >= 3 * self._options.overlay_entries_max:
+                self._writer.hold(True)
+
+    async def commit(self) -> None:
+        """Wait until all that is durable now is in the index."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        self._wake.set()
+        await future
+
+    async def close(self) -> None:
+        """Commit what is left and end the thread."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown()
+
+    async def _run(self) -> None:
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.index_interval_s):
+                    await self._wake.wait()
+            self._wake.clear()
+            await self._commit_all()
+        await self._commit_all()
+
+    async def _commit_all(self) -> None:
+        overlay = self._overlay
+        waiters, self._waiters = self._waiters, []
+        if overlay.current or overlay.forget_index or overlay.figures.changed:
+            frozen = asyncio.get_running_loop().create_future()
+            # Frozen at the moment of the sync, so that no entry is committed whose record might not be on disk.
+            self._writer.when_synced(lambda: frozen.set_result(self._freeze()))
+            await self._commit(await frozen)
+        self._writer.hold(False)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _freeze(self) -> _Generation:
+        overlay = self._overlay
+        figures = overlay.figures
+        volume = self._writer.volume
+        covered = Covered(
+            self._node, volume.number, volume.end, volume.end_position, figures.version_max, figures.files
+        )
+        return _Generation(overlay.freeze(), covered, figures.take_changed(), overlay.forget_index)
+
+    async def _commit(self, generation: _Generation) -> None:
+        while True:
+            if self._index.lacks_room_for(len(generation.entries)):
+                self._index.grow()
+            try:
+                await self._in_thread(self._index.commit, *generation)
+            except IndexFull:
+                self._index.grow()
+            except IndexDiskFull as error:
+                _log.error("the index can't be written: %s", error)
+                if self._closing:
+                    return  # the next start replays what is missing
+                if not await self._in_thread(self._reserve.release, _RELEASE_BYTES):
+                    await asyncio.sleep(self._options.index_interval_s)
+            except IndexDamaged as error:
+                self._index.condemn()
+                self._die(f"the index is damaged ({error}); the next start rebuilds it")
+                return
+            else:
+                break
+        self.commits += 1
+        self.covered_position = generation.covered.position
+        self._overlay.committed(generation.entries)
+
+    def _in_thread(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+class _Generation(NamedTuple):
+    """The arguments of one `Index.commit`."""
+
+    entries: Mapping[bytes, bytes]
+    covered: Covered
+    live_bytes: Mapping[int, int]
+    forget_all: bool

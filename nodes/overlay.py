@@ -1,0 +1,110 @@
+"""Durable records that the index on disk doesn't have yet, and the figures that go with them.
+
+Two generations: `current` takes what becomes durable; `frozen` is what the indexer is committing. A look-up asks
+current, frozen and the index in this order. For the loop's thread; the indexer's thread only reads a frozen generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nodes.entry import HASH_BYTES, unpack_fields
+from nodes.format import Kind, record_bytes
+from nodes.index import Index
+
+
+@dataclass(slots=True)
+class Figures:
+    """What is counted over all entries: files (no tombstones), their bytes in volumes, and each volume's share of it.
+
+    `live` counts the bytes of the records that entries point to, tombstones included; `changed` holds the volumes whose
+    count is not committed yet.
+    """
+
+    files: int = 0
+    live: dict[int, int] = field(default_factory=dict)
+    changed: set[int] = field(default_factory=set)
+    version_max: int = 0
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(self.live.values())
+
+    def replace(self, key: bytes, old: bytes | None, new: bytes) -> None:
+        """An entry takes another's place. `key` is the index's key; `new` may be `ABSENT`."""
+        overhead = record_bytes(len(key) - HASH_BYTES, 0)
+        live = self.live
+        if old:
+            volume, _, value_bytes, _, _, _, _, kind, _, _ = unpack_fields(old)
+            live[volume] = live.get(volume, 0) - overhead - value_bytes
+            self.changed.add(volume)
+            if kind == Kind.FILE:
+                self.files -= 1
+        if new:
+            volume, _, value_bytes, _, _, version, _, kind, _, _ = unpack_fields(new)
+            live[volume] = live.get(volume, 0) + overhead + value_bytes
+            self.changed.add(volume)
+            if kind == Kind.FILE:
+                self.files += 1
+            if version > self.version_max:
+                self.version_max = version
+
+    def forget_all(self) -> None:
+        self.changed.update(self.live)
+        self.live = dict.fromkeys(self.live, 0)
+        self.files = 0
+
+    def take_changed(self) -> dict[int, int]:
+        """The volumes whose count has changed since the last call, with the count."""
+        taken = {number: self.live.get(number, 0) for number in self.changed}
+        self.changed = set()
+        return taken
+
+
+class Overlay:
+    """The newest durable entry of every key."""
+
+    def __init__(self, index: Index, figures: Figures) -> None:
+        self.current: dict[bytes, bytes] = {}
+        self.frozen: dict[bytes, bytes] = {}
+        self.figures = figures
+        self._index = index
+        self.forget_index = False
+        """Whether a flush waits for its commit, and what the index has counts for nothing."""
+
+    def __len__(self) -> int:
+        return len(self.current) + len(self.frozen)
+
+    def newest(self, key: bytes) -> bytes | None:
+        """The newest durable entry under an index key; None where there is none."""
+        entry = self.current.get(key)
+        if entry is None:
+            entry = self.frozen.get(key)
+            if entry is None:
+                return None if self.forget_index else self._index.get(key)
+        return entry or None
+
+    def put(self, key: bytes, entry: bytes) -> None:
+        """A record has become durable, or (`ABSENT`) its entry is to go."""
+        self.figures.replace(key, self.newest(key), entry)
+        self.current[key] = entry
+
+    def forget_all(self) -> None:
+        """Every entry is to go."""
+        self.current = {}
+        self.frozen = {}
+        self.figures.forget_all()
+        self.forget_index = True
+
+    def freeze(self) -> Mapping[bytes, bytes]:
+        """Begin a new generation, and hand out the one to commit."""
+        self.frozen, self.current = self.current, {}
+        return self.frozen
+
+    def committed(self, frozen: Mapping[bytes, bytes]) -> None:
+        """A generation is in the index now; see it there."""
+        self._index.refresh()
+        if frozen is self.frozen:
+            self.frozen = {}
+            self.forget_index = False

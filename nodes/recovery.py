@@ -1,0 +1,249 @@
+"""From what lies in a data directory to a state that can serve: replay of the tail, or of everything.
+
+The index says up to where it covers the volumes; what lies after is replayed by version, so order and repetition
+don't matter. Damage is told apart by position. Everything below the floor was on disk for certain (the index, the
+identity, a batch header or a later volume says so), so damage there is rot: it is reported and what follows is
+replayed. Above the floor it is the torn tail of a crash, which nobody was promised, and it is cut. Where records of
+unknown keys may be missing, the node becomes *suspect*: it can no longer tell absent from lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+from nodes.entry import index_key, pack_entry, unpack_fields
+from nodes.format import VOLUME_HEADER_BYTES, Kind
+from nodes.identity import DataDirectory, NodeState
+from nodes.index import Covered, Index, IndexDamaged
+from nodes.options import NodeOptions
+from nodes.overlay import Figures, Overlay
+from nodes.scan import Batch, Damage, Found, reader_of, walk
+from nodes.volume import Volume, find_volumes, volume_path
+from nodes.writer import new_header
+
+_COMMIT_ENTRIES = 50_000
+
+_log = logging.getLogger("sfss.node")
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a start found. `begun` is False where the newest volume has still to be made."""
+
+    index: Index
+    overlay: Overlay
+    volumes: list[Volume]
+    newest: Volume
+    begun: bool
+    suspect: str = ""
+    replayed: int = 0
+    rotten: int = 0
+    cut_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The part of a volume that the index doesn't cover."""
+
+    volume: Volume
+    start: int
+    fd: int = field(default=-1)
+
+
+def recover(directory: DataDirectory, state: NodeState, options: NodeOptions) -> Recovered:
+    """Make volumes and index agree. Blocks; to be called before anything is served. Raises `SetupError`."""
+    volumes, damaged = find_volumes(directory.volumes, state.node_bytes)
+    index, covered = _open_index(directory, state, bool(volumes))
+    index.refresh()
+    figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
+    overlay = Overlay(index, figures)
+    reasons = [state.suspect] if state.suspect else []
+    found_numbers = {volume.number for volume in volumes}
+    reasons += [f"volume {number} has a damaged header" for number in damaged if number >= covered.volume]
+    for number in sorted(figures.live):
+        if figures.live[number] and number not in found_numbers and number not in damaged:
+            reasons.append(f"volume {number} is missing")
+    tails = [
+        _Tail(volume, covered.offset if volume.number == covered.volume else VOLUME_HEADER_BYTES)
+        for volume in volumes
+        if volume.number >= covered.volume
+    ]
+    newest_number = max([covered.volume, *found_numbers, *damaged], default=0)
+    replay = _Replay(directory, index, overlay, state)
+    try:
+        for tail in tails:
+            tail.fd = os.open(volume_path(directory.volumes, tail.volume.number), os.O_RDWR | os.O_CLOEXEC)
+            if not state.closed:
+                _read_from_disk_itself(tail.fd)
+        floor = max([covered.position, state.position, *(_highest_durable(tail) for tail in tails)])
+        for tail in tails:
+            if replay.torn:
+                # Nothing above a torn place was promised; a later volume there can't exist, unless it was put there.
+                reasons.append(f"volume {tail.volume.number} follows a torn one")
+                break
+            replay.run(tail, floor)
+        for tail in tails:
+            replay.cut(tail)
+    finally:
+        for tail in tails:
+            if tail.fd >= 0:
+                os.close(tail.fd)
+    reasons += replay.reasons
+    end = volumes[-1].end_position if volumes else 0
+    if end < floor:
+        reasons.append(f"data ends at position {end}, but {floor} was durable")
+    begun = bool(volumes) and volumes[-1].number == newest_number and end >= floor
+    newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
+    replay.commit(newest)
+    return Recovered(
+        index, overlay, volumes, newest, begun, "; ".join(reasons), replay.replayed, replay.rotten, replay.cut_bytes
+    )
+
+
+def _unbegun(number: int, position: int, state: NodeState) -> Volume:
+    return Volume(new_header(number, position, state.node_bytes), VOLUME_HEADER_BYTES)
+
+
+def _open_index(directory: DataDirectory, state: NodeState, has_volumes: bool) -> tuple[Index, Covered]:
+    try:
+        index = Index.open(directory.index, state.node)
+        try:
+            index.live_bytes()
+            covered = index.covered()
+        except IndexDamaged:
+            index.close()
+            raise
+    except IndexDamaged as error:
+        _log.error("the index is damaged (%s) and will be rebuilt from the volumes", error)
+        Index.remove(directory.index)
+        index = Index.open(directory.index, state.node)
+        covered = index.covered()
+    if has_volumes and not covered.volume:
+        _log.warning("building the index from the volumes")
+    return index, covered
+
+
+def _read_from_disk_itself(fd: int) -> None:
+    """Put on disk what a killed process left in the page cache, and then forget the cache: after a failed sync its
+    pages look clean and yet are not on disk."""
+    os.fdatasync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _highest_durable(tail: _Tail) -> int:
+    volume = tail.volume
+    durable = volume.header.position
+    for event in walk(reader_of(tail.fd), volume.header, tail.start, volume.end, values=False):
+        if isinstance(event, Batch) and event.header.durable > durable:
+            durable = event.header.durable
+    return durable
+
+
+class _Replay:
+    """Puts what tails hold into the overlay, and that into the index from time to time."""
+
+    def __init__(self, directory: DataDirectory, index: Index, overlay: Overlay, state: NodeState) -> None:
+        self._directory = directory
+        self._index = index
+        self._overlay = overlay
+        self._state = state
+        self.torn = False
+        self.reasons: list[str] = []
+        self.replayed = 0
+        self.rotten = 0
+        self.cut_bytes = 0
+
+    def run(self, tail: _Tail, floor: int) -> None:
+        """Replay one volume's tail; sets the volume's `end`."""
+        volume = tail.volume
+        base = volume.header.position
+        end = min(tail.start, volume.end)
+        for event in walk(reader_of(tail.fd), volume.header, tail.start, volume.end):
+            if isinstance(event, Batch):
+                end = event.offset
+                continue
+            if isinstance(event, Damage):
+                if base + event.offset >= floor:
+                    self.torn = not event.blank
+                    break
+                if event.last and event.blank:
+                    break
+                self._rot(f"volume {volume.number} is damaged from {event.offset} to {event.end}")
+                end = event.end
+                continue
+            if not event.intact and base + event.end > floor:
+                self.torn = True
+                break
+            if not event.intact:
+                self.rotten += 1
+                _log.error("volume %d: the record at %d failed its checksum", volume.number, event.offset)
+            self._apply(volume, event)
+            end = event.end
+            if len(self._overlay.current) >= _COMMIT_ENTRIES:
+                self._commit_at(volume, end)
+        volume.end = max(end, VOLUME_HEADER_BYTES)
+
+    def _rot(self, reason: str) -> None:
+        self.rotten += 1
+        self.reasons.append(reason)
+        _log.error("%s", reason)
+
+    def _apply(self, volume: Volume, found: Found) -> None:
+        self.replayed += 1
+        header = found.header
+        if header.kind == Kind.FLUSH:
+            self._overlay.forget_all()
+            return
+        key = index_key(header.key)
+        held = self._overlay.newest(key)
+        if held is not None:
+            version, checksum = unpack_fields(held)[5:7]
+            if (version, checksum) > (header.version, header.checksum):
+                return
+        self._overlay.put(
+            key,
+            pack_entry(
+                key,
+                volume.number,
+                found.offset,
+                header.value_bytes,
+                header.flags,
+                header.expires,
+                header.version,
+                header.checksum,
+                header.kind,
+            ),
+        )
+
+    def cut(self, tail: _Tail) -> None:
+        """Take off what lies behind a volume's data, durably: a torn tail, or room taken ahead."""
+        surplus = os.fstat(tail.fd).st_size - tail.volume.end
+        if surplus > 0:
+            if self.torn:
+                self.cut_bytes += surplus
+                _log.warning("volume %d: %d bytes cut off its torn end", tail.volume.number, surplus)
+            os.ftruncate(tail.fd, tail.volume.end)
+            os.fsync(tail.fd)
+
+    def commit(self, newest: Volume) -> None:
+        """Put what is left into the index."""
+        if self.replayed:
+            self._commit_at(newest, newest.end)
+
+    def _commit_at(self, volume: Volume, offset: int) -> None:
+        overlay = self._overlay
+        figures = overlay.figures
+        covered = Covered(
+            self._state.node,
+            volume.number,
+            offset,
+            volume.header.position + offset,
+            figures.version_max,
+            figures.files,
+        )
+        frozen = overlay.freeze()
+        while self._index.lacks_room_for(len(frozen)):
+            self._index.grow()
+        self._index.commit(frozen, covered, figures.take_changed(), overlay.forget_index)
+        overlay.committed(frozen)

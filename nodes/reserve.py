@@ -1,0 +1,77 @@
+"""Room kept aside on disk, so that deletes, compaction and the index go on when clients' writes find the disk full.
+
+A file whose blocks are really taken, since free space that is merely left alone goes to whoever else writes on the
+disk. It is shortened when room is needed and grows back when the disk has room to spare."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import struct
+import threading
+from pathlib import Path
+
+from nodes.format import FORMAT, ORDER_MARK
+
+_HEADER = struct.Struct("<8sHH")
+_MAGIC = b"SFSSRSV\n"
+_STEP_BYTES = 4 * 1024 * 1024
+
+_log = logging.getLogger("sfss.node")
+
+
+class Reserve:
+    """The reserve file. For any thread but the loop's."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._wanted = size
+        self._lock = threading.Lock()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._held = os.fstat(self._fd).st_size
+        if self._held > size:
+            os.ftruncate(self._fd, size)
+            self._held = size
+
+    @property
+    def held_bytes(self) -> int:
+        """Room that it holds now."""
+        return self._held
+
+    @property
+    def short(self) -> bool:
+        """Whether it has given room away that it has not got back."""
+        return self._held < self._wanted
+
+    def fill(self) -> None:
+        """Take what is missing, as long as the disk keeps as much again free for clients."""
+        with self._lock:
+            while self._held < self._wanted:
+                step = min(_STEP_BYTES, self._wanted - self._held)
+                free = os.fstatvfs(self._fd)
+                if free.f_bavail * free.f_frsize < 2 * step:
+                    return
+                try:
+                    os.posix_fallocate(self._fd, self._held, step)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        _log.warning("the reserve can't be filled: %s", error)
+                    return
+                if not self._held:
+                    os.pwrite(self._fd, _HEADER.pack(_MAGIC, FORMAT, ORDER_MARK), 0)
+                self._held += step
+
+    def release(self, size: int) -> bool:
+        """Give back at least `size` bytes; False when it holds nothing any more."""
+        with self._lock:
+            if not self._held:
+                return False
+            self._held = max(0, self._held - max(size, min(_STEP_BYTES, self._wanted // 8)))
+            os.ftruncate(self._fd, self._held)
+            _log.warning("the disk is full; the reserve is down to %d of %d bytes", self._held, self._wanted)
+            return True
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)

@@ -1,0 +1,191 @@
+"""Walking a volume record by record, past damage.
+
+Replay, rebuild, compaction, checker and export all read volumes this way. Where a header is damaged nothing says how
+long the record was; the walk then looks for the next place where a whole header lies. Header checks are 64 bits wide
+and seeded with the volume's salt and the position, so neither chance nor a crafted value is taken for one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+from nodes.format import (
+    BATCH_HEADER_BYTES,
+    BATCH_MAGIC,
+    RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
+    VOLUME_HEADER_BYTES,
+    BatchHeader,
+    Kind,
+    RecordHeader,
+    VolumeHeader,
+    record_key_bytes,
+    unpack_batch_header,
+    unpack_record_header,
+)
+from sfss.store import checksum_of
+
+WINDOW_BYTES = 1024 * 1024
+_UNREADABLE_STEP_BYTES = 4096
+
+ReadAt: TypeAlias = Callable[[int, int], bytes]
+"""`(offset, size)` to the bytes there; fewer at the end of the file."""
+
+
+class Batch(NamedTuple):
+    """A batch header at `offset`."""
+
+    offset: int
+    header: BatchHeader
+
+
+class Found(NamedTuple):
+    """A record whose header and key are whole. `intact` tells whether its value is, too; `value` is empty where values
+    were not asked for."""
+
+    offset: int
+    header: RecordHeader
+    value: bytes
+    intact: bool
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.header.size
+
+
+class Damage(NamedTuple):
+    """Bytes between `offset` and `end` that are neither record nor batch header. `blank` when all are zero, as in room
+    taken ahead; `last` when nothing whole follows."""
+
+    offset: int
+    end: int
+    blank: bool
+    last: bool
+
+
+Event: TypeAlias = Batch | Found | Damage
+
+
+def reader_of(fd: int) -> ReadAt:
+    """Read from a file through a window of `WINDOW_BYTES`, which the caller's thread alone uses. A sector that can't
+    be read (EIO) reads as zeros, so that a walk treats it like any other damage and goes on behind it."""
+    window = b""
+    window_offset = 0
+
+    def read_at(offset: int, size: int) -> bytes:
+        nonlocal window, window_offset
+        start = offset - window_offset
+        if start >= 0 and start + size <= len(window):
+            return window[start : start + size]
+        if size >= WINDOW_BYTES:
+            return _pread_past_errors(fd, size, offset)
+        window_offset = offset
+        window = _pread_past_errors(fd, WINDOW_BYTES, offset)
+        return window[:size]
+
+    return read_at
+
+
+def _pread_past_errors(fd: int, size: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    parts = []
+    for at in range(offset, offset + size, _UNREADABLE_STEP_BYTES):
+        wanted = min(_UNREADABLE_STEP_BYTES, offset + size - at)
+        try:
+            part = os.pread(fd, wanted, at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            part = bytes(wanted)
+        parts.append(part)
+        if len(part) < wanted:
+            break
+    return b"".join(parts)
+
+
+def walk(
+    read_at: ReadAt, volume: VolumeHeader, start: int, size: int, values: bool = True, verify: bool = True
+) -> Iterator[Event]:
+    """Yield what lies between `start` and `size` (bytes from the volume's start) in order.
+
+    `values=False` reads headers only, and then `intact` says no more than that the value lies within the file;
+    `verify=False` leaves out the checksums of values.
+    """
+    offset = max(start, VOLUME_HEADER_BYTES)
+    while offset < size:
+        event = _event_at(read_at, volume, offset, size, values, verify)
+        if event is None:
+            following = _next_whole(read_at, volume, offset + 1, size)
+            end = size if following is None else following
+            yield Damage(offset, end, _is_blank(read_at, offset, end), following is None)
+            offset = end
+        elif isinstance(event, Batch):
+            yield event
+            offset += BATCH_HEADER_BYTES
+        else:
+            yield event
+            offset = event.end
+
+
+def _event_at(
+    read_at: ReadAt, volume: VolumeHeader, offset: int, size: int, values: bool, verify: bool
+) -> Batch | Found | None:
+    position = volume.position + offset
+    head = read_at(offset, RECORD_HEADER_BYTES)
+    if head[:4] == BATCH_MAGIC:
+        batch = unpack_batch_header(head[:BATCH_HEADER_BYTES], volume.salt, position)
+        return None if batch is None else Batch(offset, batch)
+    key_bytes = record_key_bytes(head)
+    if not key_bytes:
+        return None
+    header = unpack_record_header(read_at(offset, RECORD_HEADER_BYTES + key_bytes), volume.salt, position)
+    if header is None:
+        return None
+    within = offset + header.size <= size
+    if not values or not within:
+        return Found(offset, header, b"", within)
+    value = read_at(offset + RECORD_HEADER_BYTES + key_bytes, header.value_bytes)
+    return Found(offset, header, value, len(value) == header.value_bytes and (not verify or is_intact(header, value)))
+
+
+def is_intact(header: RecordHeader, value: bytes) -> bool:
+    """Whether header and value make up the record that was written."""
+    checksum = checksum_of(
+        header.key, value, header.flags, header.expires, header.version, header.kind == Kind.TOMBSTONE
+    )
+    return checksum == header.checksum
+
+
+def _next_whole(read_at: ReadAt, volume: VolumeHeader, start: int, size: int) -> int | None:
+    """The first offset from `start` on where a batch or a record has a whole header."""
+    overlap = len(BATCH_MAGIC) - 1
+    offset = start
+    while offset < size:
+        chunk = read_at(offset, min(WINDOW_BYTES, size - offset))
+        at = -1
+        while (at := _first_magic(chunk, at + 1)) >= 0:
+            if _event_at(read_at, volume, offset + at, size, values=False, verify=False) is not None:
+                return offset + at
+        if len(chunk) <= overlap:
+            return None
+        offset += len(chunk) - overlap
+    return None
+
+
+def _first_magic(chunk: bytes, start: int) -> int:
+    found = [at for at in (chunk.find(BATCH_MAGIC, start), chunk.find(RECORD_MAGIC, start)) if at >= 0]
+    return min(found, default=-1)
+
+
+def _is_blank(read_at: ReadAt, start: int, end: int) -> bool:
+    for offset in range(start, end, WINDOW_BYTES):
+        chunk = read_at(offset, min(WINDOW_BYTES, end - offset))
+        if chunk.count(0) != len(chunk):
+            return False
+    return True

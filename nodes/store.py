@@ -1,0 +1,569 @@
+"""A node's store: files in volumes on disk, found through an index; durable when acknowledged.
+
+`NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
+newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
+`Replica`, `Updater` and `Flushable` of `sfss.store`.
+
+A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
+see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
+is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nodes import index as indexes
+from nodes.compaction import Compactor
+from nodes.entry import HASH_BYTES, Entry, index_key, unpack_entry, unpack_fields
+from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
+from nodes.housekeeping import Housekeeper, floor_ahead
+from nodes.identity import DataDirectory, NodeState, next_epoch
+from nodes.indexer import Indexer
+from nodes.options import NodeOptions, Sync
+from nodes.reading import ValueReader
+from nodes.recovery import Recovered, recover
+from nodes.reserve import Reserve
+from nodes.volume import Volumes
+from nodes.writer import Write, Writer
+from sfss.errors import (
+    BadRequest,
+    Busy,
+    CorruptRecord,
+    Expired,
+    Outcome,
+    Recovering,
+    TooLarge,
+    Unsupported,
+    WrongCluster,
+)
+from sfss.stamps import AHEAD_S_MAX, StampClock, too_far_ahead
+from sfss.store import (
+    NO_CALL,
+    WIRE_VALUE_BYTES_MAX,
+    Applied,
+    Call,
+    Change,
+    Identity,
+    Record,
+    Reply,
+    Written,
+    checksum_of,
+)
+
+T = TypeVar("T")
+
+_log = logging.getLogger("sfss.node")
+_FILE = int(Kind.FILE)
+_TOMBSTONE = int(Kind.TOMBSTONE)
+
+
+def die(reason: str) -> None:
+    """End the process at once, without another word to any client."""
+    _log.critical("%s", reason)
+    os._exit(1)
+
+
+class NodeStore:
+    """The store of one data directory. Made by `open`; all methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        state: NodeState,
+        options: NodeOptions,
+        recovered: Recovered,
+        reserve: Reserve,
+        last_stamp: int,
+        now: Callable[[], float],
+        die: Callable[[str], None],
+    ) -> None:
+        self._directory = directory
+        self._options = options
+        self._now = now
+        self._die = die
+        self._recovered = recovered
+        self._overlay = recovered.overlay
+        self._index = recovered.index
+        self._pending: dict[bytes, Write] = {}
+        self._flushing: Write | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed: asyncio.Future[None] | None = None
+        self._clock = StampClock(now, last_stamp)
+        self._durable = 1 if options.sync is Sync.ALWAYS else 0
+        self._corrupt_records = recovered.rotten
+        self._stored = 0
+        self._volumes = Volumes(directory.volumes, options.open_volumes_max)
+        for volume in recovered.volumes:
+            self._volumes.add(volume)
+        self._reader = ValueReader(self._volumes, options.read_threads, options.reads_waiting_max)
+        self._reserve = reserve
+        self._writer = Writer(
+            directory.volumes,
+            state.node_bytes,
+            recovered.newest,
+            recovered.begun,
+            options,
+            reserve,
+            on_durable=self._on_durable,
+            on_failed=self._on_failed,
+            on_volume=self._volumes.add,
+            die=die,
+        )
+        self._indexer = Indexer(self._index, self._overlay, self._writer, reserve, options, state.node, die)
+        self._compactor = Compactor(
+            self._volumes,
+            self._overlay,
+            self._index,
+            self._indexer,
+            self._writer,
+            reserve,
+            options,
+            is_pending=lambda lookup: lookup in self._pending,
+            keep_tombstones=lambda: bool(self._state.cluster),
+            now=now,
+        )
+        self._housekeeper = Housekeeper(directory, state, self._clock, self._writer, reserve, options, now)
+
+    @property
+    def _state(self) -> NodeState:
+        return self._housekeeper.state
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(
+        cls,
+        directory: str | Path,
+        options: NodeOptions | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        die: Callable[[str], None] = die,
+    ) -> NodeStore:
+        """Open a data directory, making it if there is none, and bring it into a state to serve. Raises `SetupError`.
+
+        `now` is Unix seconds; `die` is called from a thread when nothing may be acknowledged any more.
+        """
+        options = options or NodeOptions()
+        loop = asyncio.get_running_loop()
+        data = DataDirectory.open(Path(directory))
+        try:
+            state, recovered, reserve, last_stamp = await loop.run_in_executor(None, _start, data, options, now)
+        except BaseException:
+            data.close()
+            raise
+        if recovered.suspect:
+            _log.error("acknowledged writes may be missing here, so reads are refused: %s", recovered.suspect)
+        store = cls(data, state, options, recovered, reserve, last_stamp, now, die)
+        store._indexer.start()
+        store._housekeeper.start()
+        store._compactor.start()
+        return store
+
+    async def close(self) -> None:
+        """Finish what was taken, sync, index it and let the directory go. Idempotent."""
+        if self._closed is not None:
+            await asyncio.shield(self._closed)
+            return
+        self._closed = asyncio.get_running_loop().create_future()
+        await self._compactor.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._writer.hold(False)
+        await self._writer.close()
+        await self._indexer.close()
+        await self._housekeeper.close()
+        self._reader.close()
+        self._volumes.close()
+        self._index.close()
+        self._reserve.close()
+        self._directory.save(
+            replace(self._state, position=self._writer.synced_position, stamp_floor=self._clock.last, closed=True)
+        )
+        self._directory.close()
+        self._closed.set_result(None)
+
+    # --- Store ---------------------------------------------------------------------------------------
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        self._check_read(call)
+        lookup = index_key(key)
+        entry = self._newest_durable(lookup)
+        if entry is None:
+            return None
+        return self._read_value(lookup, entry, live_only=True)
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        record = self.inspect(key, call)
+        return record if record is not None and record.live(self._now()) else None
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
+        self._check_write(call, len(value))
+        version = self._stamp()
+        write = self._add(_FILE, key, value, flags, expires, version)
+        return self._when_durable(write, Written(version, write.record.checksum, self._durable, 1))
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
+        self._check_write(call, 0)
+        lookup = index_key(key)
+        pending = self._pending.get(lookup) or self._flushing
+        if pending is not None:
+            if not self._pending_is_live(pending):
+                return self._when_durable(pending, None)
+        else:
+            entry = self._newest_durable(lookup)
+            if entry is None or not self._is_live(unpack_entry(lookup, entry)):
+                return None
+        version = self._stamp()
+        write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
+        return self._when_durable(write, Written(version, write.record.checksum, self._durable, 1))
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
+        if topic:
+            raise BadRequest(f"no statistics named {topic}")
+        figures = self._overlay.figures
+        writer = self._writer
+        live = figures.live_bytes
+        oldest = writer.oldest_unsynced_at
+        return {
+            "total_items": str(self._stored),
+            "curr_items": str(figures.files),
+            "live_bytes": str(live),
+            "dead_bytes": str(max(0, sum(volume.end for volume in self._volumes) - live)),
+            "volumes": str(len(self._volumes.by_number)),
+            "sync": self._options.sync.value,
+            "fsyncs": str(writer.syncs),
+            "oldest_unsynced_write_s": f"{0.0 if oldest is None else time.monotonic() - oldest:.3f}",
+            "pending_writes": str(len(self._pending)),
+            "pending_bytes": str(writer.pending_bytes),
+            "unindexed_records": str(len(self._overlay)),
+            "index_commits": str(self._indexer.commits),
+            "corrupt_records": str(self._corrupt_records),
+            "cold_reads": str(self._reader.cold_reads),
+            "compacted_volumes": str(self._compactor.compacted),
+            "compacted_bytes": str(self._compactor.moved_bytes),
+            "reserve_bytes": str(self._reserve.held_bytes),
+            "appended_bytes": str(writer.appended_bytes),
+            "position": str(writer.synced_position),
+            "replayed_records": str(self._recovered.replayed),
+            "state": "suspect" if self._state.suspect else "ok",
+            "epoch": str(self._state.epoch),
+            "ring": str(self._state.ring),
+        }
+
+    # --- Replica -------------------------------------------------------------------------------------
+
+    def read(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        self._check_read(call)
+        self._check_ring(call)
+        lookup = index_key(key)
+        entry = self._newest_durable(lookup)
+        if entry is None:
+            return None
+        return self._read_value(lookup, entry, live_only=False)
+
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        self._check_read(call)
+        self._check_ring(call)
+        lookup = index_key(key)
+        packed = self._newest_durable(lookup)
+        if packed is None:
+            return None
+        return _record(self._verified(lookup, packed), b"")
+
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
+        self._check_write(call, len(record.value))
+        self._check_ring(call)
+        value, _, flags, expires, version, checksum, tombstone = record
+        if checksum != checksum_of(key, value, flags, expires, version, tombstone):
+            raise BadRequest("the record's checksum is wrong")
+        if too_far_ahead(version, self._now()):
+            _log.error("a write stamped over %d s ahead of this node's clock was refused", AHEAD_S_MAX)
+            raise BadRequest(f"the version is more than {AHEAD_S_MAX:.0f} s ahead of this node's clock")
+        lookup = index_key(key)
+        order = (version, checksum)
+        pending = self._pending.get(lookup)
+        if pending is not None:
+            held = (pending.record.version, pending.record.checksum)
+            if held >= order:
+                return self._when_durable(pending, Applied(held == order, *held, bool(self._durable)))
+        elif self._flushing is None:
+            entry = self._newest_durable(lookup)
+            if entry is not None:
+                held = unpack_fields(entry)[5:7]
+                if held >= order:
+                    self._verified(lookup, entry)
+                    return self._refuse_while_suspect(Applied(held == order, *held, bool(self._durable)))
+        self._clock.observe(version)
+        kind = _TOMBSTONE if tombstone else _FILE
+        write = self._add(kind, key, value, flags, expires, version, checksum)
+        return self._when_durable(write, Applied(True, version, checksum, bool(self._durable)))
+
+    def identify(self) -> Reply[Identity]:
+        return self._state.identity(self._writer.synced_position)
+
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
+        if self._state.cluster:
+            return self._spawn(self._saved_identity())
+        if self._pending or self._overlay.figures.files:
+            raise WrongCluster(f"wrong cluster: the node holds {self._overlay.figures.files} files of no cluster")
+        # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
+        self._housekeeper.state = replace(
+            self._state,
+            cluster=uuid.uuid4().hex if cluster == "new" else cluster,
+            ring=ring,
+            fingerprint=fingerprint,
+        )
+        return self._spawn(self._saved_identity())
+
+    async def _saved_identity(self) -> Identity:
+        await self._housekeeper.save()
+        return self._state.identity(self._writer.synced_position)
+
+    # --- Updater and Flushable -----------------------------------------------------------------------
+
+    def update(
+        self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
+    ) -> Reply[tuple[Change, Record | None, Written]]:
+        self._check_write(call, 0)
+        lookup = index_key(key)
+        pending = self._pending.get(lookup) or self._flushing
+        if pending is not None:
+            seen = _pending_record(pending) if self._pending_is_live(pending) else None
+            return self._change(key, change, seen, pending)
+        entry = self._newest_durable(lookup)
+        if entry is None:
+            return self._change(key, change, None, None)
+        reply = self._read_value(lookup, entry, live_only=True)
+        if isinstance(reply, asyncio.Future):
+            return self._spawn(self._update_later(key, lookup, change, call, entry, reply))
+        return self._change(key, change, reply, None)
+
+    async def _update_later(
+        self,
+        key: bytes,
+        lookup: bytes,
+        change: Callable[[Record | None], Change],
+        call: Call,
+        entry: bytes,
+        reading: asyncio.Future[Record | None],
+    ) -> tuple[Change, Record | None, Written]:
+        seen = await reading
+        if self._pending.get(lookup) is None and self._flushing is None and self._newest_durable(lookup) == entry:
+            reply = self._change(key, change, seen, None)
+        else:
+            # Somebody else wrote while the disk was read: look again.
+            reply = self.update(key, change, call)
+        return await reply if isinstance(reply, asyncio.Future) else reply
+
+    def _change(
+        self, key: bytes, change: Callable[[Record | None], Change], seen: Record | None, pending: Write | None
+    ) -> Reply[tuple[Change, Record | None, Written]]:
+        wanted = change(seen)
+        if wanted.keep or (wanted.delete and seen is None):
+            version, checksum = (seen.version, seen.checksum) if seen is not None else (0, 0)
+            answer = (wanted, seen, Written(version, checksum, self._durable, 1))
+            return answer if pending is None else self._when_durable(pending, answer)
+        if len(wanted.value) > WIRE_VALUE_BYTES_MAX:
+            raise TooLarge(f"value of {len(wanted.value)} bytes; the limit is {WIRE_VALUE_BYTES_MAX}")
+        version = self._stamp()
+        if wanted.delete:
+            write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
+        else:
+            write = self._add(_FILE, key, wanted.value, wanted.flags, wanted.expires, version)
+        # What it was decided on lies before it in the log, so it is durable when this is.
+        return self._when_durable(write, (wanted, seen, Written(version, write.record.checksum, self._durable, 1)))
+
+    def flush(self) -> Reply[None]:
+        if self._state.cluster:
+            raise Unsupported("a node of a cluster can't forget its files: the others would bring them back")
+        self._check_write(NO_CALL, 0)
+        write = self._add(Kind.FLUSH, b"*", b"", 0, 0, self._stamp())
+        # Files stored before are in batches before it; whoever decides anything from now on sees none of them.
+        self._pending = {}
+        self._flushing = write
+        return self._when_durable(write, None)
+
+    # --- how a record becomes durable ----------------------------------------------------------------
+
+    def _add(
+        self, kind: int, key: bytes, value: bytes, flags: int, expires: int, version: int, checksum: int = 0
+    ) -> Write:
+        if not checksum:
+            checksum = checksum_of(key, value, flags, expires, version, kind == _TOMBSTONE)
+        lookup = index_key(key)
+        write = Write(lookup, RecordHeader(kind, key, len(value), flags, expires, version, checksum), value)
+        self._writer.add(write)
+        self._pending[lookup] = write
+        self._stored += 1
+        return write
+
+    def _when_durable(self, write: Write, answer: T) -> asyncio.Future[T]:
+        future: asyncio.Future[Any] = self._loop_future()
+        if self._state.suspect:
+            # Stored all the same, but it must not count toward a quorum: what it was compared with may be missing.
+            write.wait(future, None)
+            return self._spawn(self._recovering(future))
+        write.wait(future, answer)
+        return future
+
+    async def _recovering(self, stored: asyncio.Future[None]) -> Any:
+        await stored
+        raise Recovering(self._state.suspect, Outcome.UNKNOWN)
+
+    def _refuse_while_suspect(self, answer: T) -> T:
+        if self._state.suspect:
+            raise Recovering(self._state.suspect)
+        return answer
+
+    def _loop_future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    def _on_durable(self, writes: list[Write]) -> None:
+        overlay = self._overlay
+        pending = self._pending
+        for write in writes:
+            lookup = write.index_key
+            if write.moves is not None:
+                if overlay.newest(lookup) == write.moves:
+                    overlay.put(lookup, write.entry)
+            elif write.record.kind == Kind.FLUSH:
+                overlay.forget_all()
+                if self._flushing is write:
+                    self._flushing = None
+            else:
+                overlay.put(lookup, write.entry)
+                if pending.get(lookup) is write:
+                    del pending[lookup]
+        self._indexer.added()
+
+    def _on_failed(self, writes: list[Write]) -> None:
+        for write in writes:
+            if self._pending.get(write.index_key) is write:
+                del self._pending[write.index_key]
+            if self._flushing is write:
+                self._flushing = None
+
+    # --- how one is read -----------------------------------------------------------------------------
+
+    def _newest_durable(self, lookup: bytes) -> bytes | None:
+        try:
+            return self._overlay.newest(lookup)
+        except indexes.errors as error:
+            self._index.condemn()
+            self._die(f"the index is damaged ({error}); the next start rebuilds it")
+            raise CorruptRecord("the index is damaged") from None
+
+    def _read_value(self, lookup: bytes, packed: bytes, live_only: bool) -> Reply[Record | None]:
+        volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)
+        if kind != _FILE or (live_only and expires and expires <= self._now()):
+            entry = self._verified(lookup, packed)
+            return None if live_only else _record(entry, b"")
+        key = lookup[HASH_BYTES:]
+        value = self._reader.read_now(volume, offset + RECORD_HEADER_BYTES + len(key), size)
+        if value is None:
+            return self._spawn(self._read_later(lookup, packed, live_only))
+        if checksum_of(key, value, flags, expires, version, False) != checksum:
+            raise self._corrupt(lookup, packed)
+        return Record(value, size, flags, expires, version, checksum, False)
+
+    async def _read_later(self, lookup: bytes, packed: bytes, live_only: bool) -> Record | None:
+        key = lookup[HASH_BYTES:]
+        volume, offset, size, flags, expires, version, checksum, _, _, _ = unpack_fields(packed)
+        if size > WIRE_VALUE_BYTES_MAX:
+            raise self._corrupt(lookup, packed)
+        try:
+            value = await self._reader.read_later(volume, offset + RECORD_HEADER_BYTES + len(key), size)
+        except OSError as error:
+            _log.error("volume %d can't be read at %d: %s", volume, offset, error)
+            raise self._corrupt(lookup, packed) from None
+        if len(value) != size or checksum_of(key, value, flags, expires, version, False) != checksum:
+            raise self._corrupt(lookup, packed)
+        return Record(value, size, flags, expires, version, checksum, False)
+
+    def _corrupt(self, lookup: bytes, packed: bytes) -> CorruptRecord:
+        self._corrupt_records += 1
+        volume, offset = unpack_fields(packed)[:2]
+        _log.error("volume %d: the record at %d failed its checksum", volume, offset)
+        return CorruptRecord(f"the record at {offset} in volume {volume} failed its checksum")
+
+    def _verified(self, lookup: bytes, packed: bytes) -> Entry:
+        try:
+            return unpack_entry(lookup, packed)
+        except CorruptRecord as error:
+            self._corrupt_records += 1
+            _log.error("%s", error)
+            raise
+
+    # --- rules ---------------------------------------------------------------------------------------
+
+    def _check_read(self, call: Call) -> None:
+        if call is not NO_CALL and call.deadline < time.monotonic():
+            raise Expired("the deadline passed before the read began")
+        if self._state.suspect:
+            raise Recovering(self._state.suspect)
+
+    def _check_write(self, call: Call, value_bytes: int) -> None:
+        if call is not NO_CALL and call.deadline < time.monotonic():
+            raise Expired("the deadline passed before the write began")
+        if value_bytes > WIRE_VALUE_BYTES_MAX:
+            raise TooLarge(f"value of {value_bytes} bytes; the limit is {WIRE_VALUE_BYTES_MAX}")
+        if self._writer.pending_bytes > self._options.pending_bytes_max:
+            raise Busy(f"{self._writer.pending_bytes} bytes wait for the disk")
+        if self._closed is not None:
+            raise Busy("the node is stopping")
+
+    def _check_ring(self, call: Call) -> None:
+        if call.ring and call.ring != self._state.ring:
+            raise WrongCluster(f"stale ring {self._state.ring}")
+
+    def _stamp(self) -> int:
+        version = self._clock.next()
+        if version > self._state.stamp_floor:
+            # Only after the clock has leapt ahead: the floor is moved long before it is reached.
+            self._housekeeper.raise_floor()
+            raise Busy("the clock has leapt ahead; its new mark is being saved")
+        return version
+
+    def _is_live(self, entry: Entry) -> bool:
+        return entry.kind == _FILE and (entry.expires == 0 or entry.expires > self._now())
+
+    def _pending_is_live(self, write: Write) -> bool:
+        record = write.record
+        return record.kind == _FILE and (record.expires == 0 or record.expires > self._now())
+
+    def _spawn(self, work: Any) -> asyncio.Future[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _start(
+    data: DataDirectory, options: NodeOptions, now: Callable[[], float]
+) -> tuple[NodeState, Recovered, Reserve, int]:
+    state = next_epoch(data.load())
+    recovered = recover(data, state, options)
+    last = max(state.stamp_floor, recovered.overlay.figures.version_max)
+    data.save(replace(state, suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last)))
+    reserve = Reserve(data.reserve, options.reserve_bytes)
+    reserve.fill()
+    return data.load(), recovered, reserve, last
+
+
+def _record(entry: Entry, value: bytes) -> Record:
+    return Record(
+        value, entry.value_bytes, entry.flags, entry.expires, entry.version, entry.checksum, entry.kind == _TOMBSTONE
+    )
+
+
+def _pending_record(write: Write) -> Record:
+    header = write.record
+    return Record(write.value, header.value_bytes, header.flags, header.expires, header.version, header.checksum, False)

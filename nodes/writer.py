@@ -1,0 +1,475 @@
+"""Group commit: writes that arrive together are appended together, synced once, and then acknowledged.
+
+The loop's side collects writes and lays out batches; one thread appends and syncs them, one batch at a time; writes
+that arrive meanwhile go in the next batch. Offsets, positions and headers are decided on the loop, so the thread does
+system calls only and hardly ever competes for the interpreter.
+
+A batch that doesn't fit the newest volume begins a new one. When the disk is full the plain writes of a batch fail
+and so do those that wait behind it (they may have been decided on a failed one); deletes, moves and the like go on
+from the reserve. A failed append is cut off again. A failed sync ends the process (`die`): the kernel has marked
+pages clean that are not on disk, so nothing may be acknowledged after it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from nodes.entry import pack_entry
+from nodes.format import (
+    BATCH_HEADER_BYTES,
+    VOLUME_HEADER_BYTES,
+    Kind,
+    RecordHeader,
+    VolumeHeader,
+    pack_batch_header,
+    pack_record_header,
+    record_bytes,
+)
+from nodes.options import NodeOptions, Sync
+from nodes.reserve import Reserve
+from nodes.volume import Volume, create_volume, volume_path
+from sfss.errors import Outcome, OutOfDisk, SfssError, Unavailable
+
+BATCH_RECORDS_MAX = 500
+"""With two buffers a record, just under the 1,024 that one pwritev takes (Linux, IOV_MAX)."""
+
+_JOIN_BYTES_MAX = 512
+"""Values up to here are copied behind their header: a copy is cheaper than another buffer for the kernel to walk."""
+
+_log = logging.getLogger("sfss.node")
+
+
+class Write:
+    """One record on its way to disk, and who waits for it.
+
+    `moves` is the entry that a compaction's copy replaces; None for a client's write. `entry` is set when the write
+    is laid out in a volume. `error` is set when it failed; both `entry` durable and `error` settle it."""
+
+    __slots__ = ("entry", "error", "index_key", "moves", "record", "settled", "value", "waiters")
+
+    def __init__(self, index_key: bytes, record: RecordHeader, value: bytes, moves: bytes | None = None) -> None:
+        self.index_key = index_key
+        self.record = record
+        self.value = value
+        self.moves = moves
+        self.entry = b""
+        self.settled = False
+        self.error: SfssError | None = None
+        self.waiters: list[tuple[asyncio.Future[Any], object]] = []
+
+    @property
+    def size(self) -> int:
+        return record_bytes(len(self.record.key), self.record.value_bytes)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it may use the reserve: it is what makes room, now or later."""
+        return self.record.kind != Kind.FILE or self.moves is not None
+
+    def wait(self, future: asyncio.Future[Any], answer: object) -> None:
+        """Have `future` get `answer` once the record is durable, or the error."""
+        self.waiters.append((future, answer))
+
+    def settle(self, error: SfssError | None) -> None:
+        self.settled = True
+        self.error = error
+        self.value = b""
+        for future, answer in self.waiters:
+            if not future.done():
+                if error is None:
+                    future.set_result(answer)
+                else:
+                    future.set_exception(error)
+        self.waiters = []
+
+
+class _Batch:
+    """What the thread does in one go. `begins` is the header of the volume to begin first, if any."""
+
+    __slots__ = ("begins", "buffers", "end", "offset", "privileged", "sync", "volume", "writes")
+
+    def __init__(self, volume: Volume, begins: VolumeHeader | None, writes: list[Write], durable: int) -> None:
+        self.volume = volume
+        self.begins = begins
+        self.writes = writes
+        self.offset = volume.end
+        self.privileged = True
+        self.sync = True
+        salt = volume.header.salt
+        base = volume.header.position
+        number = volume.header.number
+        offset = volume.end + BATCH_HEADER_BYTES
+        buffers: list[bytes] = [b""]
+        for write in writes:
+            record = write.record
+            kind, _, value_bytes, flags, expires, version, checksum = record
+            head = pack_record_header(salt, base + offset, record)
+            if value_bytes <= _JOIN_BYTES_MAX:
+                buffers.append(head + write.value)
+            else:
+                buffers.append(head)
+                buffers.append(write.value)
+            write.entry = pack_entry(
+                write.index_key, number, offset, value_bytes, flags, expires, version, checksum, kind
+            )
+            offset += len(head) + value_bytes
+            if kind == Kind.FILE and write.moves is None:
+                self.privileged = False
+        buffers[0] = pack_batch_header(salt, base + self.offset, offset - self.offset - BATCH_HEADER_BYTES, durable)
+        self.buffers = buffers
+        self.end = offset
+
+
+class Writer:
+    """The only one that appends to volumes. Methods are for the loop's thread.
+
+    `on_durable(writes)` is called for each batch once it may be acknowledged, before its writes are settled;
+    `on_failed(writes)` for writes that never will be; `on_volume(volume)` when one has been begun.
+    `pending_bytes` counts what is not acknowledged yet.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        node: bytes,
+        newest: Volume,
+        begun: bool,
+        options: NodeOptions,
+        reserve: Reserve,
+        *,
+        on_durable: Callable[[list[Write]], None],
+        on_failed: Callable[[list[Write]], None],
+        on_volume: Callable[[Volume], None],
+        die: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._node = node
+        self._options = options
+        self._volume = newest
+        self._begun = begun
+        self._on_durable = on_durable
+        self._on_failed = on_failed
+        self._on_volume = on_volume
+        self._appender = _Appender(directory, options, reserve, die)
+        self._jobs: SimpleQueue[_Batch | _SyncJob | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="sfss-writer", daemon=True)
+        self._queue: deque[Write] = deque()
+        self._urgent: list[_SyncJob] = []
+        self._scheduled = False
+        self._working = False
+        self._held = False
+        self._idle = asyncio.Event()
+        self.pending_bytes = 0
+        self.acknowledged_position = newest.end_position
+        self.synced_position = newest.end_position
+        self.oldest_unsynced_at: float | None = None
+        self.appended_bytes = 0
+        if begun:
+            self._appender.adopt(newest)
+        self._thread.start()
+
+    @property
+    def syncs(self) -> int:
+        """fdatasyncs done."""
+        return self._appender.syncs
+
+    @property
+    def volume(self) -> Volume:
+        """The volume that is appended to."""
+        return self._volume
+
+    @property
+    def waiting(self) -> int:
+        """Writes that are not with the thread yet."""
+        return len(self._queue)
+
+    def add(self, write: Write) -> None:
+        """Take a write. It goes to disk with all that come in the same turn of the loop."""
+        self.pending_bytes += write.size
+        if self.oldest_unsynced_at is None:
+            self.oldest_unsynced_at = time.monotonic()
+        self._queue.append(write)
+        if not (self._working or self._scheduled):
+            self._scheduled = True
+            self._loop.call_soon(self._next)
+
+    def hold(self, held: bool) -> None:
+        """Stop beginning batches (the index lags), or go on."""
+        self._held = held
+        if not held and not (self._working or self._scheduled):
+            self._next()
+
+    def when_synced(self, then: Callable[[], None]) -> None:
+        """Make all durable that is acknowledged, and call `then` in the very turn of the loop in which it is so:
+        nothing more has been acknowledged then."""
+        if self.synced_position == self.acknowledged_position:
+            then()
+            return
+        self._urgent.append(_SyncJob(then))
+        if not (self._working or self._scheduled):
+            self._next()
+
+    async def sync(self) -> None:
+        """Make all durable that is acknowledged now."""
+        done = asyncio.Event()
+        self.when_synced(done.set)
+        await done.wait()
+
+    async def close(self) -> None:
+        """Write all that was taken, sync it, give back room taken ahead and end the thread."""
+        while self._queue or self._working or self._scheduled:
+            self._idle.clear()
+            await self._idle.wait()
+        await self.sync()
+        self._jobs.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+        self._appender.close()
+
+    def _next(self) -> None:
+        self._scheduled = False
+        if self._urgent:
+            self._working = True
+            self._jobs.put(self._urgent.pop())
+        elif self._queue and not self._held:
+            self._working = True
+            self._jobs.put(self._lay_out())
+        else:
+            self._working = False
+            self._idle.set()
+
+    def _lay_out(self) -> _Batch:
+        queue = self._queue
+        room = self._options.batch_bytes_max
+        writes: list[Write] = []
+        while queue and len(writes) < BATCH_RECORDS_MAX:
+            room -= queue[0].size
+            if room < 0 and writes:
+                break
+            writes.append(queue.popleft())
+        return self._place(writes)
+
+    def _place(self, writes: list[Write]) -> _Batch:
+        size = BATCH_HEADER_BYTES + sum(write.size for write in writes)
+        volume = self._volume
+        begins = None
+        if not self._begun:
+            begins = volume.header
+        elif volume.end + size > self._options.volume_bytes and volume.end > VOLUME_HEADER_BYTES:
+            begins = new_header(volume.number + 1, volume.end_position, self._node)
+            volume = Volume(begins, VOLUME_HEADER_BYTES)
+        batch = _Batch(volume, begins, writes, self.synced_position)
+        batch.sync = self._options.sync is Sync.ALWAYS
+        return batch
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            error = self._appender.do(job)
+            if self._appender.dead:
+                return
+            self._loop.call_soon_threadsafe(self._done, job, error)
+
+    def _done(self, job: _Batch | _SyncJob, error: OSError | None) -> None:
+        if isinstance(job, _SyncJob):
+            self._synced(self.acknowledged_position)
+            job.then()
+            self._next()
+            return
+        if error is not None:
+            self._failed(job, error)
+            return
+        if job.begins is not None:
+            self._begun = True
+            # The volume before was synced whole when this one was begun.
+            self._on_volume(job.volume)
+            self._volume = job.volume
+        job.volume.end = job.end
+        self.appended_bytes += job.end - job.offset
+        self.acknowledged_position = job.volume.end_position
+        self.pending_bytes -= sum(write.size for write in job.writes)
+        if job.sync:
+            self._synced(self.acknowledged_position)
+        # The next batch first: the disk works while the answers of this one are written.
+        self._next()
+        self._on_durable(job.writes)
+        for write in job.writes:
+            write.settle(None)
+
+    def _synced(self, position: int) -> None:
+        self.synced_position = position
+        self.oldest_unsynced_at = time.monotonic() if self._queue else None
+
+    def _failed(self, batch: _Batch, error: OSError) -> None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason: SfssError
+        if full:
+            reason = OutOfDisk("out of disk")
+        else:
+            _log.error("append to volume %d failed: %s", batch.volume.number, error)
+            reason = Unavailable(f"append failed: {error.strerror}", Outcome.NOT_APPLIED)
+        survivors = [write for write in batch.writes if write.privileged] if full and not batch.privileged else []
+        failed = [write for write in batch.writes if not (survivors and write.privileged)]
+        failed += [write for write in self._queue if not write.privileged]
+        self._queue = deque(write for write in self._queue if write.privileged)
+        self.pending_bytes -= sum(write.size for write in failed)
+        if survivors:
+            self._jobs.put(self._place(survivors))
+        else:
+            self._next()
+        self._on_failed(failed)
+        for write in failed:
+            write.settle(reason)
+
+
+class _SyncJob:
+    """A wish to have everything appended so far on disk."""
+
+    __slots__ = ("then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+
+class _Appender:
+    """The thread's side: system calls on the newest volume's file."""
+
+    def __init__(self, directory: Path, options: NodeOptions, reserve: Reserve, die: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._options = options
+        self._reserve = reserve
+        self._die = die
+        self._fd = -1
+        self._number = -1
+        self._allocated = 0
+        self._end = 0
+        self.syncs = 0
+        self.dead = False
+
+    def adopt(self, volume: Volume) -> None:
+        """Go on in an existing volume, whose file ends where its data does."""
+        path = volume_path(self._directory, volume.number)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._number = volume.number
+        self._allocated = self._end = volume.end
+
+    def do(self, job: _Batch | _SyncJob) -> OSError | None:
+        """Carry out a job; returns why an append failed. `dead` is set when the process must end."""
+        try:
+            if isinstance(job, _SyncJob):
+                self._sync()
+            else:
+                self._append(job)
+        except _SyncFailed as failure:
+            self.dead = True
+            self._die(f"sync of volume {self._number} failed: {failure}; acknowledging nothing more")
+        except OSError as error:
+            return error
+        return None
+
+    def _append(self, batch: _Batch) -> None:
+        if batch.begins is not None:
+            self._begin(batch.begins, batch.privileged)
+        self._allocate(batch.end, batch.privileged)
+        try:
+            self._write(batch.buffers, batch.offset, batch.end)
+        except OSError:
+            self._cut()
+            raise
+        self._end = batch.end
+        if batch.sync:
+            self._sync()
+
+    def _begin(self, header: VolumeHeader, privileged: bool) -> None:
+        if self._fd >= 0:
+            self._finish()
+        try:
+            fd = create_volume(self._directory, header)
+        except OSError as error:
+            if not (privileged and error.errno == errno.ENOSPC and self._reserve.release(VOLUME_HEADER_BYTES * 4)):
+                raise
+            fd = create_volume(self._directory, header)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        self._number = header.number
+        self._allocated = self._end = VOLUME_HEADER_BYTES
+
+    def _finish(self) -> None:
+        """Give back the room taken ahead and put the volume on disk for good: a later volume says so by existing."""
+        try:
+            os.ftruncate(self._fd, self._end)
+        except OSError as error:
+            raise _SyncFailed(str(error)) from error
+        self._allocated = self._end
+        self._sync()
+
+    def _allocate(self, end: int, privileged: bool) -> None:
+        if end <= self._allocated:
+            return
+        ahead = max(end, min(end + self._options.preallocate_bytes, self._options.volume_bytes))
+        for wanted in (ahead, end):
+            try:
+                os.posix_fallocate(self._fd, self._allocated, wanted - self._allocated)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                self._allocated = wanted
+                return
+        if not (privileged and self._reserve.release(end - self._allocated)):
+            self._cut()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            os.posix_fallocate(self._fd, self._allocated, end - self._allocated)
+        except OSError:
+            self._cut()
+            raise
+        self._allocated = end
+
+    def _write(self, buffers: list[bytes], offset: int, end: int) -> None:
+        while True:
+            offset += os.pwritev(self._fd, buffers, offset)
+            if offset >= end:
+                return
+            rest = b"".join(buffers)[offset - end :]
+            buffers = [rest]
+
+    def _cut(self) -> None:
+        """Take a failed append off the file again, durably, so that it can't come to be after a restart."""
+        try:
+            os.ftruncate(self._fd, self._end)
+        except OSError as error:
+            raise _SyncFailed(str(error)) from error
+        self._allocated = self._end
+        self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise _SyncFailed(str(error)) from error
+        self.syncs += 1
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.ftruncate(self._fd, self._end)
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _SyncFailed(Exception):
+    """What is in the page cache may not be what is on disk."""
+
+
+def new_header(number: int, position: int, node: bytes) -> VolumeHeader:
+    """A volume to begin, with a salt of its own."""
+    return VolumeHeader(number, position, node, int.from_bytes(os.urandom(8), "little"))
