@@ -1,0 +1,149 @@
+"""The folder that a local cluster lives in: who may use it, what it was founded with, and where things lie.
+
+lock            held by the `sfss up` that runs; holds its process id, and is empty after a clean stop
+cluster.json    what the folder was founded with, which later starts must repeat
+node-0/ …       one node's data each (docs/format.rst)
+proxy-0/ …      one proxy's state each
+conf/           the configuration that the proxies were started with; written anew by each start
+log/            what each part said, rotated by size
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sfss.errors import SetupError
+
+FORMAT = 1
+NODES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """What all starts on one folder have in common: how many nodes there are, and their first port. The ring names
+    nodes by their addresses, so another port would be another ring."""
+
+    nodes: int
+    node_port: int
+
+
+class DataFolder:
+    """A locked data folder. `close` gives it back."""
+
+    def __init__(self, path: Path) -> None:
+        """Make and lock the folder. Raises `SetupError`: no permission, no room, or in use."""
+        self.path = path
+        with _refusals(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for name in ("conf", "log"):
+                (path / name).mkdir(exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip()
+            os.close(self._lock)
+            raise SetupError(
+                f"{path} is in use by `sfss up` with process id {owner or 'unknown'}; "
+                "stop that one, or choose another folder with --data"
+            ) from None
+        self.ended_uncleanly = os.fstat(self._lock).st_size > 0
+        """Whether the last `sfss up` was killed; its parts may still be stopping."""
+        # On a full disk the process id is left out rather than the start refused: files can still be read.
+        with _unless_full():
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def close(self) -> None:
+        """Give the folder back; idempotent."""
+        if self._lock >= 0:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = -1
+
+    def founding(self, nodes: int | None, node_port: int | None, otherwise: Founding) -> Founding:
+        """What to start with: what the folder was founded with, else what is asked for (None: `otherwise`).
+
+        Raises `SetupError` when both are there and differ. Writes nothing: see `found`."""
+        founded = self._founded()
+        if founded is None:
+            return Founding(nodes or otherwise.nodes, node_port or otherwise.node_port)
+        for asked, kept, option, what in (
+            (nodes, founded.nodes, "--nodes", "nodes"),
+            (node_port, founded.node_port, "--node-port", "as the first node's port"),
+        ):
+            if asked is not None and asked != kept:
+                raise SetupError(
+                    f"{self.path} was founded with {kept} {what}, not {asked}: its files are placed by that; "
+                    f"start with {option} {kept}, or choose another folder with --data"
+                )
+        return founded
+
+    def found(self, founding: Founding) -> None:
+        """Note durably what the folder was founded with, if that is new."""
+        if self._founded() is None:
+            self.write("cluster.json", json.dumps({"format": FORMAT, **asdict(founding)}) + "\n")
+
+    def write(self, name: str, text: str) -> Path:
+        """Replace a file of the folder at once and durably; leaves one alone that says the same."""
+        path = self.path / name
+        data = text.encode()
+        with _refusals(self.path):
+            if path.exists() and path.read_bytes() == data:
+                return path
+            new = path.with_name(path.name + ".new")
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            new.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return path
+
+    def _founded(self) -> Founding | None:
+        path = self.path / "cluster.json"
+        try:
+            fields = json.loads(path.read_bytes())
+            if fields["format"] > FORMAT:
+                raise SetupError(f"{path} was written by a newer sfss; use that one")
+            return Founding(nodes=int(fields["nodes"]), node_port=int(fields["node_port"]))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SetupError(f"can't read {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise SetupError(f"{path} is damaged; it held how many nodes there are and their first port") from None
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what the system says about a folder that can't be used into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SetupError(f"no permission to write in {path}; choose another folder with --data") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SetupError(f"no room left in {path}; free some, or choose another folder with --data") from None
+        raise SetupError(f"can't use {path}: {error.strerror}; choose another folder with --data") from None
+
+
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
