@@ -32,7 +32,7 @@ def no_fsync() -> None:
 
 @_plant
 def one_ack() -> None:
-    """A proxy that acknowledges a write, and believes a read, as soon as one replica has it (W=1 in a cluster of 2/2)."""
+    """A proxy that acknowledges a write, and believes a read, as soon as one replica has it."""
     from proxy.quorum import Quorum
 
     Quorum.over = classmethod(lambda cls, members, n=3, w=2, r=2: cls(min(n, members), 1, 1))  # type: ignore[assignment]
@@ -41,11 +41,12 @@ def one_ack() -> None:
 @_plant
 def no_version_check() -> None:
     """A node that stores whatever comes last, not what is newest."""
+    from nodes.format import Kind
     from nodes.store import NodeStore
     from sfss.store import Applied, Call, Record
 
     def apply(self: Any, key: bytes, record: Record, call: Call) -> Any:
-        kind = 2 if record.tombstone else 1
+        kind = int(Kind.TOMBSTONE if record.tombstone else Kind.FILE)
         write = self._add(kind, key, record.value, record.flags, record.expires, record.version, record.checksum)
         return self._when_durable(write, Applied(True, record.version, record.checksum, True))
 

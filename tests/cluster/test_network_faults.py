@@ -71,6 +71,31 @@ async def test_lost_replies_make_writes_unknown_and_never_acknowledged_or_wrong(
         assert unknown
 
 
+async def lose_requests(cluster: Cluster, relays: list[Relay], history: History, seconds: float) -> None:
+    """Drop what nodes are asked, so that writes reach one, two or three of them, and readers meet any mixture."""
+    rng = random.Random(f"{history.seed} requests")
+    until = time.monotonic() + seconds
+    async with Workload(cluster.web_addresses, history, keys=KEYS[:4], mix=MIX):
+        while time.monotonic() < until:
+            deaf = rng.sample(relays, rng.choice([1, 2]))
+            for relay in deaf:
+                relay.up.drop = True
+            await asyncio.sleep(rng.uniform(0.1, 0.5))
+            for relay in deaf:
+                relay.heal()
+            await asyncio.sleep(rng.uniform(0, 0.2))
+    await cluster.ready()
+    await read_all(cluster.web_addresses, history)
+
+
+async def test_lost_requests_leave_replicas_apart_and_readers_do_not_notice(tmp_path, history, fault_seconds):
+    async with relayed_cluster(tmp_path / "c") as (cluster, relays):
+        await lose_requests(cluster, relays, history, fault_seconds or 6.0)
+
+        history.check()
+        assert sum(e.outcome is Outcome.OK for e in history.events) > len(history.events) / 4
+
+
 async def test_stalls_delays_and_cuts_leave_the_history_clean(tmp_path, history, fault_seconds):
     rng = random.Random(f"{history.seed} network")
 

@@ -1,0 +1,81 @@
+"""Each fault test is shown a build that breaks the promise it guards, and has to go red.
+
+The same scenarios run unplanted, and green, in the other files.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.disks import needs_root, needs_xfs
+from tests.cluster.history import History
+from tests.cluster.test_cancel_storm import storm
+from tests.cluster.test_hot_key import hammer
+from tests.cluster.test_network_faults import lose_requests, relayed_cluster
+from tests.cluster.test_power_cut import cluster_on_disks, cut_all
+
+pytestmark = pytest.mark.slow
+
+TRIES = 3
+"""What chance hides once it doesn't hide three times."""
+
+
+async def caught(scenario, history: History) -> None:
+    """Run a scenario until its check fails; fail when it never does."""
+    for number in range(TRIES):
+        attempt = History(f"{history.seed} {number}", history.repeat)
+        try:
+            await scenario(attempt, number)
+            attempt.check()
+        except AssertionError as error:
+            print(f"caught by try {number + 1}: {str(error)[:600]}")
+            return
+    raise AssertionError("the planted fault was not caught")
+
+
+@pytest.mark.root
+@needs_root
+@needs_xfs
+async def test_a_node_that_does_not_sync_is_caught_by_the_power_cut(tmp_path, history):
+    async def scenario(attempt, number):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with cluster_on_disks(directory, nodes=3, plants={"node": "no-fsync"}) as (disks, cluster):
+            async with cluster:
+                await cut_all(disks, cluster, attempt, 1.0)
+
+    await caught(scenario, history)
+
+
+async def test_a_proxy_content_with_one_acknowledgement_is_caught_by_lost_requests(tmp_path, history):
+    async def scenario(attempt, number):
+        async with relayed_cluster(tmp_path / str(number), plants={"proxy": "one-ack"}) as (cluster, relays):
+            await lose_requests(cluster, relays, attempt, 6.0)
+
+    await caught(scenario, history)
+
+
+async def test_a_proxy_that_does_not_write_back_is_caught_by_lost_requests(tmp_path, history):
+    async def scenario(attempt, number):
+        async with relayed_cluster(tmp_path / str(number), plants={"proxy": "no-write-back"}) as (cluster, relays):
+            await lose_requests(cluster, relays, attempt, 8.0)
+
+    await caught(scenario, history)
+
+
+async def test_a_node_that_stores_older_over_newer_is_caught_by_a_hot_key(tmp_path, history):
+    async def scenario(attempt, number):
+        plants = {"node": "no-version-check"}
+        async with Cluster(tmp_path / str(number), nodes=3, webs=4, direct=True, plants=plants) as cluster:
+            await hammer(cluster, attempt, 4.0)
+
+    await caught(scenario, history)
+
+
+async def test_replies_that_reach_the_wrong_request_are_caught_by_the_cancel_storm(tmp_path, history):
+    async def scenario(attempt, number):
+        async with Cluster(tmp_path / str(number), nodes=3, plants={"web": "wrong-slot"}) as cluster:
+            await storm(cluster, attempt, 4.0)
+
+    await caught(scenario, history)
