@@ -1,0 +1,282 @@
+"""The client of one memcache server, as a Store and a Replica: pipelined, bounded, and sure whose reply is whose.
+
+Requests go out at once on a few connections (`lane`), many at a time on each; a reply can only reach its own request (`link`,
+`exchanges`). Every answer is a future; no task is made for a request. One sweep per client, running while anything is
+waited for, ends requests past their deadline and connections that are silent.
+
+When a connection is lost, reads and stamped writes in flight go once to another one; an unstamped write fails with
+`ConnectionLost`, outcome unknown. What was never handed to a connection is not-applied. More requests or bytes than the limits
+allow are refused at once with `Busy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
+from sfss.memcache.exchanges import (
+    Apply,
+    AskIdentity,
+    AskStats,
+    ClassicDelete,
+    ClassicGet,
+    ClassicSet,
+    Exchange,
+    Fetch,
+    Put,
+    Remove,
+)
+from sfss.memcache.lane import Lane
+from sfss.memcache.link import Link
+from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
+
+_KEY = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
+_SEQUENCES = 10_000_000
+"""Opaques count up to here: 7 digits, a dot and 24 bytes of request id are the 32 that an opaque may have."""
+
+
+class Dialect(Enum):
+    """What the server speaks: sfss's own flags, or only get, set and delete as any memcache server does."""
+
+    SFSS = "sfss"
+    CLASSIC = "classic"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What one client takes on. `_s` are seconds.
+
+    `links` connections for reads and as many for writes, `bulk_links` for writes of more than `bulk_bytes`. A request
+    without a deadline gets `answer_s`. A connection is silent when nothing came for `silence_s` past the deadline
+    of its oldest request. `sweep_s` is how exactly deadlines are kept.
+    """
+
+    links: int = 2
+    bulk_links: int = 2
+    bulk_bytes: int = 64 * 1024
+    in_flight_max: int = 1024
+    link_in_flight_max: int = 64
+    bytes_max: int = 64 * 1024 * 1024
+    connect_s: float = 1.0
+    answer_s: float = 10.0
+    silence_s: float = 1.0
+    sweep_s: float = 0.02
+
+
+Greet = Callable[["MemcacheClient", Identity], None]
+
+
+class MemcacheClient:
+    """A server at `host:port`. Connects when first asked for something, and again after a loss.
+
+    `greet` is called with what `sfss identity` says on every new connection, and may raise to refuse it.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        dialect: Dialect = Dialect.SFSS,
+        limits: ClientLimits | None = None,
+        greet: Greet | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.limits = limits or ClientLimits()
+        self._classic = dialect is Dialect.CLASSIC
+        self._greet = greet
+        self._monotonic = monotonic
+        self._sequence = 0
+        self._held = 0
+        self._bytes = 0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._reads = self._lane(self.limits.links)
+        self._writes = self._lane(self.limits.links)
+        self._bulk = self._lane(self.limits.bulk_links)
+        self._lanes = (self._reads, self._writes, self._bulk)
+
+    def _lane(self, links: int) -> Lane:
+        return Lane(self._open_link, self._over, self._monotonic, links)
+
+    def __repr__(self) -> str:
+        return f"<MemcacheClient {self.host}:{self.port}>"
+
+    # Health
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return sum(len(lane.links) for lane in self._lanes)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not answered, those of callers who have left included."""
+        return sum(lane.in_flight for lane in self._lanes)
+
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes of values that are queued, or sent and not acknowledged."""
+        return self._bytes
+
+    # Life
+
+    async def connect(self) -> Identity | None:
+        """Try the server now. Who it says it is; None in the classic dialect, which can't say. Raises `Unavailable`
+        or what `greet` raises."""
+        if self._classic:
+            await self.stats()
+            return None
+        return await self.identify()
+
+    async def close(self) -> None:
+        """Close the connections. What is in flight fails with ConnectionLost."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for lane in self._lanes:
+            await lane.close()
+
+    # Store
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+        if self._classic:
+            return self._ask(self._reads, ClassicGet(_checked(key), True), call)
+        return self._ask(self._reads, Fetch(_checked(key), True, False, call), call)
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+        if self._classic:
+            return self._ask(self._reads, ClassicGet(_checked(key), False), call)
+        return self._ask(self._reads, Fetch(_checked(key), False, False, call), call)
+
+    def set(
+        self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL
+    ) -> asyncio.Future[Written]:
+        lane = self._bulk if len(value) > self.limits.bulk_bytes else self._writes
+        if self._classic:
+            return self._ask(lane, ClassicSet(_checked(key), value, flags, expires), call)
+        return self._ask(lane, Put(_checked(key), value, flags, expires, call), call)
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Written | None]:
+        if self._classic:
+            return self._ask(self._writes, ClassicDelete(_checked(key)), call)
+        return self._ask(self._writes, Remove(_checked(key), call), call)
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> asyncio.Future[dict[str, str]]:
+        return self._ask(self._reads, AskStats(topic), call)
+
+    # Replica
+
+    def read(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+        self._needs_sfss("read")
+        return self._ask(self._reads, Fetch(_checked(key), True, True, call), call)
+
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+        self._needs_sfss("inspect")
+        return self._ask(self._reads, Fetch(_checked(key), False, True, call), call)
+
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> asyncio.Future[Applied]:
+        self._needs_sfss("apply")
+        lane = self._bulk if record.size > self.limits.bulk_bytes else self._writes
+        return self._ask(lane, Apply(_checked(key), record, call), call)
+
+    def identify(self) -> asyncio.Future[Identity]:
+        self._needs_sfss("identify")
+        return self._ask(self._reads, AskIdentity(b"sfss identity\r\n"), NO_CALL)
+
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> asyncio.Future[Identity]:
+        self._needs_sfss("bind")
+        line = f"sfss bind {cluster} {ring} {fingerprint}\r\n".encode()
+        return self._ask(self._reads, AskIdentity(line), NO_CALL)
+
+    def _needs_sfss(self, name: str) -> None:
+        if self._classic:
+            raise Unsupported(f"{name} on a server that isn't sfss's")
+
+    # The way of every request
+
+    def _ask(self, lane: Lane, exchange: Exchange, call: Call) -> asyncio.Future[Any]:
+        limits = self.limits
+        if self._held >= limits.in_flight_max or self._bytes + exchange.size > limits.bytes_max:
+            raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {self.host}:{self.port}")
+        if self._closed:
+            raise ConnectionLost("the client was closed")
+        now = self._monotonic()
+        if call.deadline <= now:
+            raise Expired("the deadline passed before the request was sent")
+        exchange.deadline = min(call.deadline, now + limits.answer_s)
+        self._sequence = (self._sequence + 1) % _SEQUENCES
+        if call.request_id:
+            exchange.opaque = b"%d.%b" % (self._sequence, call.request_id)
+        else:
+            exchange.opaque = b"%d" % self._sequence
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        exchange.future = future
+        self._held += 1
+        self._bytes += exchange.size
+        lane.submit(exchange, now)
+        if self._sweep is None:
+            self._sweep = loop.call_later(limits.sweep_s, self._sweep_lanes)
+        return future
+
+    def _over(self, exchange: Exchange) -> None:
+        self._held -= 1
+        self._bytes -= exchange.size
+
+    def _sweep_lanes(self) -> None:
+        now = self._monotonic()
+        waiting = [lane.sweep(now, self.limits.silence_s) for lane in self._lanes]
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(self.limits.sweep_s, self._sweep_lanes) if any(waiting) else None
+
+    # New connections
+
+    async def _open_link(self, lane: Lane) -> Link:
+        loop = asyncio.get_running_loop()
+        where = f"{self.host}:{self.port}"
+        link = Link(lane, self._monotonic, self.limits.link_in_flight_max)
+        try:
+            async with asyncio.timeout(self.limits.connect_s):
+                await loop.create_connection(lambda: link, self.host, self.port)
+        except TimeoutError:
+            raise Unreachable(f"{where}: no connection within {self.limits.connect_s} s") from None
+        except OSError as error:
+            raise Unreachable(f"{where}: {error.strerror or error}") from None
+        if self._greet is not None:
+            try:
+                self._greet(self, await self._first_identity(link, loop))
+            except SfssError as error:
+                link.close(error)
+                raise
+        return link
+
+    async def _first_identity(self, link: Link, loop: asyncio.AbstractEventLoop) -> Identity:
+        exchange = AskIdentity(b"sfss identity\r\n")
+        exchange.repeatable = False
+        exchange.future = loop.create_future()
+        self._held += 1
+        now = self._monotonic()
+        exchange.deadline = now + self.limits.connect_s
+        link.send(exchange, now)
+        try:
+            async with asyncio.timeout(self.limits.connect_s):
+                identity: Identity = await exchange.future
+        except TimeoutError:
+            raise Unreachable(f"{self.host}:{self.port}: no identity within {self.limits.connect_s} s") from None
+        return identity
+
+
+def _checked(key: bytes) -> bytes:
+    # A key with a line end in it would be a request of its own, and its reply would be another caller's.
+    if _KEY(key) is None:
+        raise BadKey(f"{key[:80]!r} is no key")
+    return key

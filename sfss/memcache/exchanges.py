@@ -1,0 +1,417 @@
+"""One request and the reply that belongs to it: what to send, and how to read what comes back.
+
+An exchange is asked for its request when it is sent (the deadline is told in milliseconds left), and then, once it is the oldest
+of its connection, for its reply. `take` gives the result, or `MORE`; raises what an error line stands for (the connection
+goes on); or raises `OutOfStep` when the reply can't be its own: another opaque, another key, a size that isn't the one asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from sfss.errors import BadRequest, CorruptRecord, Outcome, SfssError
+from sfss.memcache import own
+from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
+from sfss.memcache.errors import error_of, is_error
+from sfss.memcache.replies import OutOfStep, ReplyParser
+from sfss.store import Applied, Call, Identity, Record, Written, checksum_of
+
+
+class _More:
+    """The type of `MORE`."""
+
+
+MORE = _More()
+"""The reply isn't whole yet."""
+
+
+class Exchange:
+    """A request on its way to its reply.
+
+    `future` is the caller's; once it is done (cancelled, expired) the reply is read and dropped. `writes`: the server may have
+    changed something once any of it was sent. `repeatable`: sending it twice does what sending it once does. `size` is what it
+    holds in memory.
+    """
+
+    __slots__ = ("begun", "deadline", "future", "opaque", "repeated", "sent", "size")
+
+    writes = False
+    repeatable = True
+
+    future: asyncio.Future[Any]
+
+    def __init__(self, size: int = 0) -> None:
+        self.size = size
+        self.deadline = float("inf")
+        self.opaque = b""
+        self.sent = False
+        self.repeated = False
+
+    def request(self, milliseconds: int) -> Buffers:
+        """The bytes to send, with the time that is left."""
+        raise NotImplementedError
+
+    def take(self, replies: ReplyParser) -> Any:
+        """Read the reply."""
+        raise NotImplementedError
+
+    @property
+    def outcome(self) -> Outcome:
+        """What may have become of it if no reply comes."""
+        return Outcome.UNKNOWN if self.writes and self.sent else Outcome.NOT_APPLIED
+
+    def fail(self, error: SfssError) -> None:
+        """Tell the caller, if one is still there."""
+        future = self.future
+        if not future.done():
+            future.set_exception(error)
+            # Looked at once here, so that a caller that has dropped the future causes no complaint when it is collected.
+            future.exception()
+
+
+def unexpected(line: bytes) -> SfssError:
+    """What a line stands for that isn't the answer hoped for: a server's error, or a stream out of step."""
+    if is_error(line):
+        return error_of(line)
+    return OutOfStep(f"{line[:80]!r} answers another request")
+
+
+def tail(call: Call, milliseconds: int, opaque: bytes) -> bytes:
+    """The flags G, U and O, and the end of the line."""
+    if call.ring:
+        return b" G%d U%d O%b\r\n" % (call.ring, milliseconds, opaque)
+    return b" U%d O%b\r\n" % (milliseconds, opaque)
+
+
+def with_value(line: bytes, value: bytes) -> Buffers:
+    """A line and its block."""
+    if len(value) > COPIED_BYTES_MAX:
+        return (line, value, b"\r\n")
+    return line + value + b"\r\n"
+
+
+class Fetch(Exchange):
+    """get, head, read or inspect: a record or None. What comes with a checksum is verified against it, key included."""
+
+    __slots__ = ("_call", "_found", "_key", "_raw", "_value")
+
+    def __init__(self, key: bytes, value: bool, raw: bool, call: Call) -> None:
+        super().__init__()
+        self._key = key
+        self._value = value
+        self._raw = raw
+        self._call = call
+        self._found: re.Match[bytes] | None = None
+
+    def request(self, milliseconds: int) -> bytes:
+        self._found = None
+        value, raw = b" v" if self._value else b"", b" Y" if self._raw else b""
+        return b"mg %b%b s f A V H%b%b" % (self._key, value, raw, tail(self._call, milliseconds, self.opaque))
+
+    def take(self, replies: ReplyParser) -> Any:
+        found = self._found
+        if found is None:
+            found = replies.match(own.FOUND)
+            if found is None:
+                line = replies.line()
+                if line is None:
+                    return MORE
+                if line == b"EN":
+                    return None
+                raise unexpected(line)
+        block, size_, flags, expires, version_, checksum_, kind, opaque = found.groups()
+        if opaque != self.opaque:
+            raise OutOfStep(f"opaque {opaque!r} came for {self.opaque!r}")
+        size, version, checksum, tombstone = int(size_), int(version_), int(checksum_, 16), kind == b" Yt"
+        value: bytes | None = b""
+        if block is not None:
+            keep = not self.future.done()
+            value = replies.block(size, keep)
+            if value is None:
+                self._found = found
+                return MORE
+            if not keep:
+                return None
+        if self._raw is not (kind is not None) or (block is not None) is not (self._value and not tombstone):
+            raise OutOfStep("a reply of another form than asked for")
+        record = Record(value, size, int(flags), int(expires), version, checksum, tombstone)
+        if block is not None and checksum:
+            computed = checksum_of(self._key, value, record.flags, record.expires, version, tombstone)
+            if computed != checksum:
+                raise CorruptRecord(f"checksum {checksum:016x} came with a record of checksum {computed:016x}")
+        return record
+
+
+class _Write(Exchange):
+    """A write that is answered with version, checksum and durability."""
+
+    __slots__ = ()
+
+    writes = True
+
+    def _written(self, replies: ReplyParser) -> re.Match[bytes] | bytes | None:
+        """The match of a written line, else any other line, else None."""
+        match = replies.match(own.WRITTEN)
+        if match is None:
+            return replies.line()
+        if match[6] != self.opaque:
+            raise OutOfStep(f"opaque {match[6]!r} came for {self.opaque!r}")
+        return match
+
+
+class Apply(_Write):
+    """A stamped write of a record: newest wins, so it may be repeated."""
+
+    __slots__ = ("_call", "_key", "_record")
+
+    def __init__(self, key: bytes, record: Record, call: Call) -> None:
+        super().__init__(len(record.value))
+        self._key = key
+        self._record = record
+        self._call = call
+
+    def request(self, milliseconds: int) -> Buffers:
+        value, _, flags, expires, version, checksum, tombstone = self._record
+        end = tail(self._call, milliseconds, self.opaque)
+        if tombstone:
+            return b"md %b A%d V%d H%016x B%b" % (self._key, expires, version, checksum, end)
+        line = b"ms %b %d F%d A%d V%d H%016x B%b" % (self._key, len(value), flags, expires, version, checksum, end)
+        return with_value(line, value)
+
+    def take(self, replies: ReplyParser) -> Any:
+        match = self._written(replies)
+        if match is None:
+            return MORE
+        if isinstance(match, bytes):
+            raise unexpected(match)
+        code, version, checksum, durable = match.group(1, 2, 3, 4)
+        return Applied(code == b"HD", int(version), int(checksum, 16), durable != b"0")
+
+
+class Put(_Write):
+    """An unstamped set: repeated, it would be another write."""
+
+    __slots__ = ("_call", "_expires", "_flags", "_key", "_value")
+
+    repeatable = False
+
+    def __init__(self, key: bytes, value: bytes, flags: int, expires: int, call: Call) -> None:
+        super().__init__(len(value))
+        self._key = key
+        self._value = value
+        self._flags = flags
+        self._expires = expires
+        self._call = call
+
+    def request(self, milliseconds: int) -> Buffers:
+        end = tail(self._call, milliseconds, self.opaque)
+        line = b"ms %b %d F%d A%d V H B%b" % (self._key, len(self._value), self._flags, self._expires, end)
+        return with_value(line, self._value)
+
+    def take(self, replies: ReplyParser) -> Any:
+        match = self._written(replies)
+        if match is None:
+            return MORE
+        if isinstance(match, bytes) or match[1] != b"HD":
+            raise unexpected(match if isinstance(match, bytes) else match[0])
+        return written_of(match)
+
+
+class Remove(_Write):
+    """An unstamped delete: None where nothing was."""
+
+    __slots__ = ("_call", "_key")
+
+    repeatable = False
+
+    def __init__(self, key: bytes, call: Call) -> None:
+        super().__init__()
+        self._key = key
+        self._call = call
+
+    def request(self, milliseconds: int) -> bytes:
+        return b"md %b V H B%b" % (self._key, tail(self._call, milliseconds, self.opaque))
+
+    def take(self, replies: ReplyParser) -> Any:
+        match = self._written(replies)
+        if match is None:
+            return MORE
+        if isinstance(match, bytes):
+            if match == b"NF O" + self.opaque:
+                return None
+            raise unexpected(match)
+        if match[1] != b"HD":
+            raise unexpected(match[0])
+        return written_of(match)
+
+
+def written_of(match: re.Match[bytes]) -> Written:
+    """What a written line says."""
+    version, checksum, durable, copies = match.group(2, 3, 4, 5)
+    return Written(int(version), int(checksum, 16), int(durable), int(copies))
+
+
+class AskStats(Exchange):
+    """stats, with or without a topic: figures by name."""
+
+    __slots__ = ("_figures", "_topic")
+
+    FIGURES_MAX = 10_000
+
+    def __init__(self, topic: str) -> None:
+        super().__init__()
+        if any(character <= " " or character > "~" for character in topic.replace(" ", "")):
+            raise BadRequest(f"{topic!r} is no topic of stats")
+        self._topic = topic
+        self._figures: dict[str, str] = {}
+
+    def request(self, milliseconds: int) -> bytes:
+        self._figures = {}
+        return f"stats {self._topic}".rstrip().encode() + b"\r\n"
+
+    def take(self, replies: ReplyParser) -> Any:
+        while (line := replies.line()) is not None:
+            if line == b"END":
+                return self._figures
+            if not line.startswith(b"STAT "):
+                raise unexpected(line)
+            if len(self._figures) >= self.FIGURES_MAX:
+                raise OutOfStep(f"over {self.FIGURES_MAX} figures")
+            name, _, value = line[5:].decode("utf-8", "replace").partition(" ")
+            self._figures[name] = value
+        return MORE
+
+
+class AskIdentity(Exchange):
+    """`sfss identity`, or `sfss bind`, which may be repeated: a bound node changes nothing."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__()
+        self._line = line
+
+    def request(self, milliseconds: int) -> bytes:
+        return self._line
+
+    def take(self, replies: ReplyParser) -> Any:
+        line = replies.line()
+        if line is None:
+            return MORE
+        words = line.decode("ascii", "replace").split(" ")
+        if words[0] != "IDENTITY":
+            raise unexpected(line)
+        try:
+            _, node, cluster, ring, fingerprint, epoch, position, state = words
+            return Identity(
+                node,
+                "" if cluster == "-" else cluster,
+                int(ring),
+                "" if fingerprint == "-" else fingerprint,
+                int(epoch),
+                int(position),
+                state,
+            )
+        except ValueError:
+            raise OutOfStep(f"{line[:80]!r} is no identity") from None
+
+
+_VALUE = re.compile(rb"VALUE ([^ ]{1,250}) ([0-9]{1,10}) ([0-9]{1,8})(?: [0-9]{1,20})?\r\n")
+
+
+class ClassicGet(Exchange):
+    """`get` of one key on any memcache server. Its records have no version."""
+
+    __slots__ = ("_found", "_key", "_value", "_with_value")
+
+    def __init__(self, key: bytes, with_value: bool) -> None:
+        super().__init__()
+        self._key = key
+        self._with_value = with_value
+        self._found: re.Match[bytes] | None = None
+        self._value: bytes | None = None
+
+    def request(self, milliseconds: int) -> bytes:
+        self._found = self._value = None
+        return b"get %b\r\n" % self._key
+
+    def take(self, replies: ReplyParser) -> Any:
+        if self._found is None:
+            self._found = replies.match(_VALUE)
+            if self._found is None:
+                line = replies.line()
+                if line is None:
+                    return MORE
+                if line == b"END":
+                    return None
+                raise unexpected(line)
+            if self._found[1] != self._key:
+                raise OutOfStep(f"{self._found[1]!r} came for {self._key!r}")
+        flags, size = int(self._found[2]), int(self._found[3])
+        if self._value is None:
+            self._value = replies.block(size, self._with_value and not self.future.done())
+            if self._value is None:
+                return MORE
+        line = replies.line()
+        if line is None:
+            return MORE
+        if line != b"END":
+            raise unexpected(line)
+        return Record(self._value if self._with_value else b"", size, flags)
+
+
+class ClassicSet(Exchange):
+    """`set` on any memcache server."""
+
+    __slots__ = ("_expires", "_flags", "_key", "_value")
+
+    writes = True
+    repeatable = False
+
+    def __init__(self, key: bytes, value: bytes, flags: int, expires: int) -> None:
+        super().__init__(len(value))
+        self._key = key
+        self._value = value
+        self._flags = flags
+        self._expires = expires
+
+    def request(self, milliseconds: int) -> Buffers:
+        # Any Unix time of these days is beyond the 30 days up to which an exptime is relative.
+        line = b"set %b %d %d %d\r\n" % (self._key, self._flags, self._expires, len(self._value))
+        return with_value(line, self._value)
+
+    def take(self, replies: ReplyParser) -> Any:
+        line = replies.line()
+        if line is None:
+            return MORE
+        if line != b"STORED":
+            raise unexpected(line)
+        return Written()
+
+
+class ClassicDelete(Exchange):
+    """`delete` on any memcache server."""
+
+    __slots__ = ("_key",)
+
+    writes = True
+    repeatable = False
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__()
+        self._key = key
+
+    def request(self, milliseconds: int) -> bytes:
+        return b"delete %b\r\n" % self._key
+
+    def take(self, replies: ReplyParser) -> Any:
+        line = replies.line()
+        if line is None:
+            return MORE
+        if line == b"DELETED":
+            return Written()
+        if line == b"NOT_FOUND":
+            return None
+        raise unexpected(line)

@@ -1,0 +1,187 @@
+"""The connections of a client that carry one kind of request, and the requests that wait for room on them.
+
+Reads, writes and large writes go on lanes of their own: a server answers a connection's requests in order, so a read behind a
+write would wait for the disk, and anything behind 2 MiB for the network.
+
+A request waits here, not in a transport, until a connection can take it: what is here was surely not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from sfss.errors import ConnectionLost, Expired, SfssError, Unreachable
+from sfss.memcache.exchanges import Exchange
+from sfss.memcache.link import Link
+from sfss.memcache.replies import OutOfStep
+
+GROW_AT = 8
+"""Requests in flight on the least busy connection at which another one is opened."""
+
+
+class Lane:
+    """Up to `links_max` connections to one server, opened on demand.
+
+    `connect` opens a link (greeting included) or raises `SfssError`. `over` is told of every exchange that has ended.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[Lane], Awaitable[Link]],
+        over: Callable[[Exchange], None],
+        monotonic: Callable[[], float],
+        links_max: int,
+    ) -> None:
+        self._connect = connect
+        self._over = over
+        self._monotonic = monotonic
+        self._links_max = links_max
+        self._connecting: asyncio.Task[None] | None = None
+        self._closed = False
+        self.links: list[Link] = []
+        self.queue: deque[Exchange] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not answered."""
+        return sum(len(link.pending) for link in self.links)
+
+    def submit(self, exchange: Exchange, now: float) -> None:
+        """Send a request, or queue it until a connection has room."""
+        link = None if self.queue else self._pick()
+        if link is None:
+            self.queue.append(exchange)
+            self._grow()
+            return
+        if len(link.pending) >= GROW_AT:
+            self._grow()
+        link.send(exchange, now)
+
+    def _pick(self) -> Link | None:
+        links = self.links
+        if len(links) == 1:
+            return links[0] if links[0].has_room else None
+        best, best_load = None, 1 << 30
+        for link in links:
+            if link.has_room:
+                load = len(link.pending) + (1 << 20) * link.receiving
+                if load < best_load:
+                    best, best_load = link, load
+        return best
+
+    def _grow(self) -> None:
+        if self._connecting is None and len(self.links) < self._links_max and not self._closed:
+            self._connecting = asyncio.get_running_loop().create_task(self._add_link())
+
+    async def _add_link(self) -> None:
+        failure: SfssError | None = None
+        try:
+            link = await self._connect(self)
+        except SfssError as error:
+            failure = error
+        finally:
+            self._connecting = None
+        if failure is None:
+            link.in_service = True
+            self.links.append(link)
+        elif not self.links:
+            self._fail_queue(failure)
+        self.has_room()
+
+    def _fail_queue(self, error: SfssError) -> None:
+        while self.queue:
+            exchange = self.queue.popleft()
+            exchange.fail(_told(error, exchange))
+            self._over(exchange)
+
+    def sweep(self, now: float, silence_s: float) -> bool:
+        """Expire what is past its deadline and close what is silent; says whether anything is still waited for."""
+        for exchange in self.queue:
+            _expire(exchange, now)
+        while self.queue and self.queue[0].future.done():
+            self._over(self.queue.popleft())
+        for link in list(self.links):
+            for exchange in link.pending:
+                _expire(exchange, now)
+            if link.heard:
+                link.heard = False
+                link.quiet_since = now
+            if link.pending and now - max(link.quiet_since, link.pending[0].deadline) > silence_s:
+                link.close(OutOfStep(f"no byte for {now - link.quiet_since:.1f} s"))
+        return bool(self.queue or any(link.pending for link in self.links))
+
+    async def close(self) -> None:
+        """Close the connections; what is in flight or queued ends with ConnectionLost."""
+        self._closed = True
+        connecting = self._connecting
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+        error = ConnectionLost("the client was closed")
+        self._fail_queue(error)
+        for link in list(self.links):
+            link.close(error)
+        while self.links:
+            await asyncio.sleep(0)
+
+    # What links tell
+
+    def answered(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+        self._over(exchange)
+
+    def has_room(self) -> None:
+        """Send what waits, as far as there is room."""
+        queue = self.queue
+        if not queue:
+            return
+        now = self._monotonic()
+        while queue:
+            if queue[0].future.done():
+                self._over(queue.popleft())
+                continue
+            link = self._pick()
+            if link is None:
+                self._grow()
+                return
+            link.send(queue.popleft(), now)
+
+    def lost(self, link: Link, error: SfssError, orphans: list[Exchange]) -> None:
+        """Send once more what may be repeated, in its old order; tell the others."""
+        if link in self.links:
+            self.links.remove(link)
+        now = self._monotonic()
+        again = []
+        for exchange in orphans:
+            if exchange.future.done():
+                self._over(exchange)
+            elif exchange.repeatable and not exchange.repeated and exchange.deadline > now and not self._closed:
+                exchange.repeated = True
+                again.append(exchange)
+            else:
+                exchange.fail(_told(error, exchange))
+                self._over(exchange)
+        self.queue.extendleft(reversed(again))
+        if not isinstance(error, OutOfStep) and not self.links:
+            # The server said why it doesn't want us; asking again at once would get the same answer.
+            self._fail_queue(error)
+        self.has_room()
+
+
+def _expire(exchange: Exchange, now: float) -> None:
+    if exchange.deadline <= now and not exchange.future.done():
+        waited = "on its way" if exchange.sent else "unsent"
+        exchange.fail(Expired(f"no answer within the deadline; the request was {waited}", exchange.outcome))
+
+
+def _told(error: SfssError, exchange: Exchange) -> SfssError:
+    """The caller's own error: why, and what may have become of the request."""
+    if isinstance(error, Unreachable):
+        return Unreachable(str(error), exchange.outcome)
+    if isinstance(error, OutOfStep | ConnectionLost):
+        return ConnectionLost(str(error), exchange.outcome)
+    told = type(error)(*error.args)
+    told.outcome = exchange.outcome
+    return told

@@ -1,0 +1,168 @@
+"""One connection of a client: requests out, and each reply to the request that it belongs to.
+
+Replies come in the order of requests, so the oldest exchange in flight reads its reply first. A caller that has left keeps
+its place: its reply is read and dropped, and the others go on. What is doubtful closes the connection: a reply that doesn't fit
+the oldest exchange, bytes that nobody asked for, the end of the stream, silence. Then every exchange in flight is handed back to the lane,
+which knows who may be sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from sfss.errors import Expired, SfssError
+from sfss.memcache.errors import error_of, is_error
+from sfss.memcache.exchanges import MORE, Exchange
+from sfss.memcache.replies import OutOfStep, ReplyParser
+
+UNSENT_BYTES_MAX = 256 * 1024
+"""Bytes that the transport may hold back before more requests wait in the lane, where they are surely unsent."""
+
+DROPPED_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes in a row that may be read for callers who have left, while others wait behind them."""
+
+
+class Owner(Protocol):
+    """What a link tells the lane that it belongs to."""
+
+    def answered(self, exchange: Exchange) -> None:
+        """The exchange is over; its reply was read."""
+
+    def has_room(self) -> None:
+        """The link can take more."""
+
+    def lost(self, link: Link, error: SfssError, orphans: list[Exchange]) -> None:
+        """The link is gone; `orphans` were in flight, oldest first."""
+
+
+class Link(asyncio.Protocol):
+    """A connection in a lane. `in_flight_max` exchanges at most are on their way at once."""
+
+    def __init__(self, owner: Owner, monotonic: Callable[[], float], in_flight_max: int) -> None:
+        self._owner = owner
+        self._monotonic = monotonic
+        self._in_flight_max = in_flight_max
+        self._replies = ReplyParser()
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._error: SfssError | None = None
+        self._dropped = 0
+        self.pending: deque[Exchange] = deque()
+        self.heard = False
+        self.quiet_since = 0.0
+        self.in_service = False
+
+    @property
+    def open(self) -> bool:
+        """Whether requests can be sent at all."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def receiving(self) -> bool:
+        """Whether it is in the middle of a large block, which whatever is sent now would wait for."""
+        return self._replies.missing > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may be sent now."""
+        return (
+            self.in_service
+            and not self._paused
+            and len(self.pending) < self._in_flight_max
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    def send(self, exchange: Exchange, now: float) -> None:
+        """Send a request. The caller has seen that there is room."""
+        transport = self._transport
+        if transport is None:
+            raise RuntimeError("send on a link that isn't open")
+        milliseconds = int((exchange.deadline - now) * 1000)
+        if milliseconds <= 0:
+            exchange.fail(Expired("the deadline passed before the request was sent", exchange.outcome))
+            self._owner.answered(exchange)
+            return
+        if not self.pending:
+            self.quiet_since = now
+        request = exchange.request(milliseconds)
+        exchange.sent = True
+        self.pending.append(exchange)
+        if type(request) is bytes:
+            transport.write(request)
+        else:
+            transport.writelines(request)
+
+    def close(self, error: SfssError) -> None:
+        """Give up on the connection: nothing that comes on it can be trusted any more."""
+        if self._error is None:
+            self._error = error
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
+
+    def data_received(self, data: bytes) -> None:
+        if self._error is not None:
+            return
+        self.heard = True
+        replies, pending, owner = self._replies, self.pending, self._owner
+        replies.feed(data)
+        while pending:
+            exchange = pending[0]
+            future = exchange.future
+            try:
+                result = exchange.take(replies)
+            except OutOfStep as error:
+                self.close(error)
+                return
+            except SfssError as error:
+                result = None
+                exchange.fail(error)
+            if result is MORE:
+                if future.done():
+                    self._drop(len(data))
+                return
+            pending.popleft()
+            if not future.done():
+                future.set_result(result)
+                self._dropped = 0
+            owner.answered(exchange)
+        if replies.waiting:
+            self._unasked()
+            return
+        owner.has_room()
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        if self._dropped > DROPPED_BYTES_MAX and any(not exchange.future.done() for exchange in self.pending):
+            self.close(OutOfStep(f"{self._dropped} bytes were read for callers who have left"))
+
+    def _unasked(self) -> None:
+        line = self._replies.line() if self._replies.waiting else None
+        if line is not None and is_error(line):
+            # `SERVER_ERROR too many connections` comes unasked.
+            self.close(error_of(line))
+        else:
+            self.close(OutOfStep("bytes that nobody asked for"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._owner.has_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        orphans = list(self.pending)
+        self.pending.clear()
+        error = self._error or OutOfStep(str(exc) if exc else "the server closed the connection")
+        self._owner.lost(self, error, orphans)

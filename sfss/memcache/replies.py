@@ -1,0 +1,98 @@
+"""The client's half of the codec: bytes in, lines, patterns and blocks out, and no I/O.
+
+What a reply looks like depends on its request, so the parser is asked by the oldest request (`sfss.memcache.exchanges`) for
+what that one expects: a line of a known form, any line, a block of a given size. None means that more bytes are needed;
+what was taken before stays taken. `OutOfStep` means that the bytes can't be what was asked for, and that nothing that follows on
+this connection can be trusted.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sfss.errors import SfssError
+from sfss.memcache.requests import LINE_BYTES_MAX
+from sfss.store import WIRE_VALUE_BYTES_MAX
+
+
+class OutOfStep(SfssError):
+    """The bytes received are no reply to the oldest request."""
+
+
+class ReplyParser:
+    """Holds one connection's received bytes until they are taken. A block that arrives in pieces is joined once."""
+
+    def __init__(self, value_bytes_max: int = WIRE_VALUE_BYTES_MAX) -> None:
+        self._value_bytes_max = value_bytes_max
+        self._buffer = b""
+        self._at = 0
+        self._missing = -1
+        self._pieces: list[bytes | memoryview] = []
+
+    @property
+    def waiting(self) -> int:
+        """Bytes received and not taken."""
+        return len(self._buffer) - self._at
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the present block that are still to come."""
+        return max(0, self._missing)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        if self._at == len(self._buffer):
+            self._buffer = data
+        else:
+            self._buffer = self._buffer[self._at :] + data
+        self._at = 0
+
+    def match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """Take a line of a known form (its pattern ends with CRLF)."""
+        match = pattern.match(self._buffer, self._at)
+        if match is not None:
+            self._at = match.end()
+        return match
+
+    def line(self) -> bytes | None:
+        """Take a line, whatever it says; without its CRLF."""
+        buffer, at = self._buffer, self._at
+        end = buffer.find(b"\r\n", at, at + LINE_BYTES_MAX + 2)
+        if end < 0:
+            if len(buffer) - at > LINE_BYTES_MAX + 2:
+                raise OutOfStep(f"a line of over {LINE_BYTES_MAX} bytes")
+            return None
+        self._at = end + 2
+        return buffer[at:end]
+
+    def block(self, size: int, keep: bool = True) -> bytes | None:
+        """Take a block and its CRLF. Without `keep` it is dropped as it arrives, and comes out empty."""
+        buffer, at = self._buffer, self._at
+        if self._missing < 0:
+            if size > self._value_bytes_max:
+                raise OutOfStep(f"a block of {size} bytes; the limit is {self._value_bytes_max}")
+            end = at + size
+            if buffer[end : end + 2] == b"\r\n":
+                self._at = end + 2
+                return buffer[at:end]
+            self._missing = size
+        if self._missing:
+            # A view, so that the join is the only copy that is made of these bytes.
+            piece: bytes | memoryview = buffer
+            if at or len(buffer) > self._missing:
+                piece = memoryview(buffer)[at : at + self._missing]
+            if keep and piece:
+                self._pieces.append(piece)
+            self._missing -= len(piece)
+            self._at = at = at + len(piece)
+            if self._missing:
+                return None
+        ending = buffer[at : at + 2]
+        if ending != b"\r\n":
+            if b"\r\n".startswith(ending):
+                return None
+            raise OutOfStep("a block that doesn't end with CRLF")
+        self._at = at + 2
+        self._missing = -1
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces) if keep else b""
