@@ -58,4 +58,4 @@ def with_block(line: bytes, value: bytes, after: bytes = b"\r\n") -> Buffers:
 
 def length(buffers: Buffers) -> int:
     """Bytes in a reply."""
-    return len(buffers) if type(buffers) is bytes else sum(map(len, buffers))
+    return len(buffers) if isinstance(buffers, bytes) else sum(len(piece) for piece in buffers)

@@ -1,12 +1,12 @@
 """The client of one memcache server, as a Store and a Replica: pipelined, bounded, and sure whose reply is whose.
 
-Requests go out at once on a few connections (`lane`), many at a time on each; a reply can only reach its own request (`link`,
-`exchanges`). Every answer is a future; no task is made for a request. One sweep per client, running while anything is
-waited for, ends requests past their deadline and connections that are silent.
+Requests go out at once on a few connections (`lane`), many at a time on each; a reply can only reach its own request
+(`link`, `exchanges`). Every answer is a future; no task is made for a request. One sweep per client, running while
+anything is waited for, ends requests past their deadline and connections that are silent.
 
 When a connection is lost, reads and stamped writes in flight go once to another one; an unstamped write fails with
-`ConnectionLost`, outcome unknown. What was never handed to a connection is not-applied. More requests or bytes than the limits
-allow are refused at once with `Busy`.
+`ConnectionLost`, outcome unknown. What was never handed to a connection is not-applied. More requests or bytes than
+the limits allow are refused at once with `Busy`.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class MemcacheClient:
 
     async def _first_identity(self, link: Link, loop: asyncio.AbstractEventLoop) -> Identity:
         exchange = AskIdentity(b"sfss identity\r\n")
-        exchange.repeatable = False
+        exchange.repeated = True  # a new connection that is lost at once is not worth another one
         exchange.future = loop.create_future()
         self._held += 1
         now = self._monotonic()

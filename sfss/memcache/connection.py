@@ -1,13 +1,14 @@
 """One client's connection to a server: bytes to requests, answers to bytes, in order and within limits.
 
-Slots are what keeps the order: a request whose answer is not at hand, or comes behind one that isn't, takes a slot, and slots are
-sent from the front. Where nothing waits and the answer is at hand there is no slot, no future and no task.
+Slots are what keeps the order: a request whose answer is not at hand, or comes behind one that isn't, takes a slot,
+and slots are sent from the front. Where nothing waits and the answer is at hand there is no slot, no future and no
+task.
 
 A connection stops reading while any of its limits is reached: requests begun and unanswered, bytes of replies that wait
 for an earlier one, bytes that the peer doesn't read. So a peer that only sends costs a bounded amount of memory.
 
-Requests of one connection run side by side, except that an ordered one waits (`_held`) while an earlier, unfinished one names
-the same key and either of them writes: `set` and then `get` must find what was set, even with noreply.
+Requests of one connection run side by side, except that an ordered one waits (`_held`) while an earlier, unfinished
+one names the same key and either of them writes: `set` and then `get` must find what was set, even with noreply.
 """
 
 from __future__ import annotations
@@ -376,8 +377,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join(out))
 
     def _end(self) -> None:
-        """Say goodbye: no more replies. The socket is read to the peer's end of stream, for a second at most (the server's
-        sweep), because closing with bytes unread would reset the connection and take the last reply back."""
+        """Say goodbye: no more replies. The socket is read to the peer's end of stream, for a second at most (the
+        server's sweep), because closing with bytes unread would reset the connection and take the last reply back."""
         self._ended = True
         transport = self._transport
         if transport is None or transport.is_closing():

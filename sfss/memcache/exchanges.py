@@ -1,8 +1,9 @@
 """One request and the reply that belongs to it: what to send, and how to read what comes back.
 
-An exchange is asked for its request when it is sent (the deadline is told in milliseconds left), and then, once it is the oldest
-of its connection, for its reply. `take` gives the result, or `MORE`; raises what an error line stands for (the connection
-goes on); or raises `OutOfStep` when the reply can't be its own: another opaque, another key, a size that isn't the one asked for.
+An exchange is asked for its request when it is sent (the deadline is told in milliseconds left), and then, once it is
+the oldest of its connection, for its reply. `take` gives the result, or `MORE`; raises what an error line stands for
+(the connection goes on); or raises `OutOfStep` when the reply can't be its own: another opaque, another key, a size
+that isn't the one asked for.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ MORE = _More()
 class Exchange:
     """A request on its way to its reply.
 
-    `future` is the caller's; once it is done (cancelled, expired) the reply is read and dropped. `writes`: the server may have
-    changed something once any of it was sent. `repeatable`: sending it twice does what sending it once does. `size` is what it
-    holds in memory.
+    `future` is the caller's; once it is done (cancelled, expired) the reply is read and dropped. `writes`: the server
+    may have changed something once any of it was sent. `repeatable`: sending it twice does what sending it once does.
+    `size` is what it holds in memory.
     """
 
     __slots__ = ("begun", "deadline", "future", "opaque", "repeated", "sent", "size")
@@ -67,7 +68,8 @@ class Exchange:
         future = self.future
         if not future.done():
             future.set_exception(error)
-            # Looked at once here, so that a caller that has dropped the future causes no complaint when it is collected.
+            # Looked at once here, so that a caller that has dropped the future causes no complaint when it is
+            # collected.
             future.exception()
 
 
@@ -124,14 +126,17 @@ class Fetch(Exchange):
         block, size_, flags, expires, version_, checksum_, kind, opaque = found.groups()
         if opaque != self.opaque:
             raise OutOfStep(f"opaque {opaque!r} came for {self.opaque!r}")
+        if block is not None and int(block) != int(size_):
+            raise OutOfStep(f"a block of {int(block)} bytes for a record of {int(size_)}")
         size, version, checksum, tombstone = int(size_), int(version_), int(checksum_, 16), kind == b" Yt"
-        value: bytes | None = b""
+        value = b""
         if block is not None:
             keep = not self.future.done()
-            value = replies.block(size, keep)
-            if value is None:
+            taken = replies.block(size, keep)
+            if taken is None:
                 self._found = found
                 return MORE
+            value = taken
             if not keep:
                 return None
         if self._raw is not (kind is not None) or (block is not None) is not (self._value and not tombstone):

@@ -1,7 +1,7 @@
 """The connections of a client that carry one kind of request, and the requests that wait for room on them.
 
-Reads, writes and large writes go on lanes of their own: a server answers a connection's requests in order, so a read behind a
-write would wait for the disk, and anything behind 2 MiB for the network.
+Reads, writes and large writes go on lanes of their own: a server answers a connection's requests in order, so a read
+behind a write would wait for the disk, and anything behind 2 MiB for the network.
 
 A request waits here, not in a transport, until a connection can take it: what is here was surely not sent.
 """

@@ -1,9 +1,9 @@
 """One connection of a client: requests out, and each reply to the request that it belongs to.
 
-Replies come in the order of requests, so the oldest exchange in flight reads its reply first. A caller that has left keeps
-its place: its reply is read and dropped, and the others go on. What is doubtful closes the connection: a reply that doesn't fit
-the oldest exchange, bytes that nobody asked for, the end of the stream, silence. Then every exchange in flight is handed back to the lane,
-which knows who may be sent again.
+Replies come in the order of requests, so the oldest exchange in flight reads its reply first. A caller that has left
+keeps its place: its reply is read and dropped, and the others go on. What is doubtful closes the connection: a reply
+that doesn't fit the oldest exchange, bytes that nobody asked for, the end of the stream, silence. Then every exchange
+in flight is handed back to the lane, which knows who may be sent again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Link(asyncio.Protocol):
         request = exchange.request(milliseconds)
         exchange.sent = True
         self.pending.append(exchange)
-        if type(request) is bytes:
+        if isinstance(request, bytes):
             transport.write(request)
         else:
             transport.writelines(request)

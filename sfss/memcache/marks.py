@@ -1,8 +1,8 @@
 """Recache marks: who has won the right to recache an item, which item is stale, and stubs of vivified misses.
 
 memcached keeps these as bits of the item. A file store has no room for them and no need to outlive the process with
-them, so they are kept here, each tied to the version it was given for: any write of the key, through whichever connection
-or server, ends it. A restart forgets them.
+them, so they are kept here, each tied to the version it was given for: any write of the key, through whichever
+connection or server, ends it. A restart forgets them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ MARKS_MAX = 65_536
 
 @dataclass(slots=True)
 class Mark:
-    """The marks of one version of a key. A stub stands for a missing item until `stub_expires` (Unix seconds, 0 never)."""
+    """The marks of one version of a key. A stub stands for a missing item until `stub_expires` (Unix seconds, 0
+    never)."""
 
     version: int
     stale: bool = False

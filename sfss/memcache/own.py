@@ -1,8 +1,8 @@
 """sfss's own form of mg, ms and md: the lines that our client sends and our servers read on every request.
 
-They are ordinary meta commands with the flags of docs/wire.rst in one fixed order, so that each side can take the other's line
-apart with one pattern. Both sides' formats stand here next to their patterns. Any other order means the same and
-takes the long way (`commands.meta_get` and its neighbours); servers answer both alike.
+They are ordinary meta commands with the flags of docs/wire.rst in one fixed order, so that each side can take the
+other's line apart with one pattern. Both sides' formats stand here next to their patterns. Any other order means the
+same and takes the long way (`commands.meta_get` and its neighbours); servers answer both alike.
 """
 
 from __future__ import annotations

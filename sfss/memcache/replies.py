@@ -1,9 +1,9 @@
 """The client's half of the codec: bytes in, lines, patterns and blocks out, and no I/O.
 
-What a reply looks like depends on its request, so the parser is asked by the oldest request (`sfss.memcache.exchanges`) for
-what that one expects: a line of a known form, any line, a block of a given size. None means that more bytes are needed;
-what was taken before stays taken. `OutOfStep` means that the bytes can't be what was asked for, and that nothing that follows on
-this connection can be trusted.
+What a reply looks like depends on its request, so the parser is asked by the oldest request
+(`sfss.memcache.exchanges`) for what that one expects: a line of a known form, any line, a block of a given size. None
+means that more bytes are needed; what was taken before stays taken. `OutOfStep` means that the bytes can't be what
+was asked for, and that nothing that follows on this connection can be trusted.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The server's half of the codec: bytes in, requests out, and no I/O.
 
-`RequestParser.feed` takes bytes as they arrive, in any cut; `next` gives the next whole `Request` (its block included), or a
-`Refusal` to send for input that breaks the protocol, or None when it needs more. After a refusal the parser is in
-step again: the block of a refused request is swallowed, unbuffered. Where it can't be in step, the refusal says close.
+`RequestParser.feed` takes bytes as they arrive, in any cut; `next` gives the next whole `Request` (its block
+included), or a `Refusal` to send for input that breaks the protocol, or None when it needs more. After a refusal the
+parser is in step again: the block of a refused request is swallowed, unbuffered. Where it can't be in step, the
+refusal says close.
 
-Strategy: a line is first tried against one pattern per frequent form (`Lane`), which is checked and taken apart by one
-call into C; every other line is split at blanks and given to its command's `parse`. Both make the same requests. A block that
-arrives in pieces is kept as pieces and joined once.
+Strategy: a line is first tried against one pattern per frequent form (`Lane`), which is checked and taken apart by
+one call into C; every other line is split at blanks and given to its command's `parse`. Both make the same requests.
+A block that arrives in pieces is kept as pieces and joined once.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Request:
     """One request, checked for form. `size` is the length of its block, -1 where it has none.
 
     `ordered`: later requests of its connection for the same key must see its effect, as memcached's clients expect;
-    requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides `Store`:
-    `replica`, `updater` or `flushable`. `writes`: it may change what is stored.
+    requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides
+    `Store`: `replica`, `updater` or `flushable`. `writes`: it may change what is stored.
     """
 
     __slots__ = ("arguments", "call", "command", "key", "needs", "noreply", "ordered", "size", "value", "writes")

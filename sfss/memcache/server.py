@@ -1,7 +1,8 @@
 """A memcache server for any `Store`.
 
-`start`, then it serves; `close` stops accepting, answers what is in hand and leaves. It owns the limits (each a setting, each
-with an immediate refusal), the totals of all connections, and one sweep that closes connections which keep it waiting.
+`start`, then it serves; `close` stops accepting, answers what is in hand and leaves. It owns the limits (each a
+setting, each with an immediate refusal), the totals of all connections, and one sweep that closes connections which
+keep it waiting.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class ServerLimits:
     """What one server takes on. `_s` are seconds.
 
     `bytes_held_max` counts blocks on their way in, values of unfinished writes and replies that wait, over all
-    connections. `inside_command_s` is how long a peer may keep us waiting in the middle of a command, `reading_s`
-    how long it may not read at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
+    connections. `inside_command_s` is how long a peer may keep us waiting in the middle of a command, `reading_s` how
+    long it may not read at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
     `connections_max` are in use.
     """
 
@@ -145,7 +146,7 @@ class MemcacheServer:
 
     def log_access(self, request: Request, reply: Buffers, begun: float) -> None:
         """Write the line of one finished request."""
-        first = (reply if type(reply) is bytes else reply[0])[:40]
+        first = (reply if isinstance(reply, bytes) else reply[0])[:40]
         outcome = first.partition(b"\r\n")[0] if first else b"-"
         _log.info(
             "%s %s %d in %s %d out %.1f ms",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from sfss.errors import Unsupported
 from sfss.memcache.marks import RecacheMarks
@@ -11,38 +12,33 @@ from sfss.stamps import StampClock
 from sfss.store import Flushable, Replica, Store, Updater
 
 
+@dataclass(slots=True)
 class Counters:
     """Counts since the start or the last `stats reset`."""
 
-    __slots__ = (
-        "bytes_read",
-        "bytes_written",
-        "cas_badval",
-        "cas_hits",
-        "cas_misses",
-        "cmd_delete",
-        "cmd_flush",
-        "cmd_get",
-        "cmd_meta",
-        "cmd_set",
-        "cmd_touch",
-        "conn_yields",
-        "delete_hits",
-        "delete_misses",
-        "errors",
-        "get_hits",
-        "get_misses",
-        "rejected_busy",
-        "rejected_connections",
-        "total_connections",
-        "touch_hits",
-        "touch_misses",
-    )
-
-    def __init__(self) -> None:
-        self.reset()
+    bytes_read: int = 0
+    bytes_written: int = 0
+    cas_badval: int = 0
+    cas_hits: int = 0
+    cas_misses: int = 0
+    cmd_delete: int = 0
+    cmd_flush: int = 0
+    cmd_get: int = 0
+    cmd_set: int = 0
+    cmd_touch: int = 0
+    delete_hits: int = 0
+    delete_misses: int = 0
+    errors: int = 0
+    get_hits: int = 0
+    get_misses: int = 0
+    rejected_busy: int = 0
+    rejected_connections: int = 0
+    total_connections: int = 0
+    touch_hits: int = 0
+    touch_misses: int = 0
 
     def reset(self) -> None:
+        """Begin again at 0."""
         for name in self.__slots__:
             setattr(self, name, 0)
 

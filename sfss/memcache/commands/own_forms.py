@@ -1,7 +1,7 @@
 """mg, ms and md in sfss's own form (`sfss.memcache.own`): what coordinators and web servers send all the time.
 
-The same requests in any other order of flags go through `meta_get`, `meta_set` and `meta_delete`, with the same answers;
-these handlers save 5 to 8 µs of taking flags apart and putting them together again.
+The same requests in any other order of flags go through `meta_get`, `meta_set` and `meta_delete`, with the same
+answers; these handlers save 5 to 8 µs of taking flags apart and putting them together again.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def _match_ms(line: bytes, at: int) -> re.Match[bytes] | None:
 
 
 def _make_ms(match: re.Match[bytes]) -> Request | None:
+    arguments: tuple[object, ...]
     if match.re is own.MS_STAMPED:
         key, size, flags, expires, version, checksum, ring, milliseconds, opaque = match.groups()
         command, arguments = SET_STAMPED, (False, int(flags), int(expires), int(version), int(checksum, 16), opaque)
@@ -161,6 +162,7 @@ def _match_md(line: bytes, at: int) -> re.Match[bytes] | None:
 
 
 def _make_md(match: re.Match[bytes]) -> Request:
+    arguments: object
     if match.re is own.MD_STAMPED:
         key, expires, version, checksum, ring, milliseconds, opaque = match.groups()
         command, arguments = DELETE_STAMPED, (True, 0, int(expires), int(version), int(checksum, 16), opaque)

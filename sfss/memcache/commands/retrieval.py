@@ -1,7 +1,7 @@
 """get, gets, gat, gats; and `get ?<key>`, which answers a key's metadata as Beansdb does.
 
-Several keys are a stream: a key is looked up only when there is room for its value, so a long line of keys can't fill the
-memory. A key that can't be read ends the reply with its error line in place of END.
+Several keys are a stream: a key is looked up only when there is room for its value, so a long line of keys can't fill
+the memory. A key that can't be read ends the reply with its error line in place of END.
 """
 
 from __future__ import annotations
@@ -104,15 +104,16 @@ def parse_gat(command: Command, words: list[bytes]) -> Request:
 
 def gat(service: Service, request: Request) -> Answer:
     """Give the keys a new expiry, and answer their values."""
-    return _gat_many(service, *request.arguments, with_version=False)
+    return _gat_many(service, request.arguments, False)
 
 
 def gats(service: Service, request: Request) -> Answer:
     """The same with versions."""
-    return _gat_many(service, *request.arguments, with_version=True)
+    return _gat_many(service, request.arguments, True)
 
 
-def _gat_many(service: Service, exptime: int, keys: tuple[bytes, ...], with_version: bool) -> Stream:
+def _gat_many(service: Service, arguments: tuple[int, tuple[bytes, ...]], with_version: bool) -> Stream:
+    exptime, keys = arguments
     expires = absolute_expiry(exptime, service.now())
 
     def parts() -> Iterator[Buffers | Pending]:
