@@ -14,6 +14,7 @@ tests_require = [
     "pytest-aiohttp>=1.1,<2",
     "hypothesis>=6.150,<7",
     "pymemcache>=4,<5",
+    "setuptools>=77",  # builds the archives that tests/integration/test_setup.py looks into
 ]
 
 setup(
