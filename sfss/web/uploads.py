@@ -49,6 +49,7 @@ class Uploads:
         request.connection.await_body()
         if announced is not None:
             body.set_read_chunk_size(int(announced))  # so that reading isn't paused for what is going to be held anyway
+            request.connection.resume_reading()  # what came before this was set may have paused it
             await body.wait_eof()
             received = body.read_nowait()
         else:
