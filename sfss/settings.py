@@ -7,6 +7,7 @@ Whatever can't be used is refused at start, in one line that names the place it 
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -158,7 +159,7 @@ class Settings:
     body_memory_max: int = _whole(256 * 1024 * 1024, VALUE_BYTES_MAX, 1 << 40)
     """Bytes of bodies, coming and going, that one process holds; more is refused with 503."""
     connections_max: int = _whole(4096, 1, 1 << 20)
-    stop_timeout_seconds: float = _seconds(15.0)
+    stop_timeout_seconds: float = _seconds(7.0)
     """For requests in hand when the server is told to stop."""
 
     # what it says
@@ -166,6 +167,9 @@ class Settings:
     log_json: bool = _setting(default=False, read=_yes_or_no)
     access_log: bool = _setting(default=False, read=_yes_or_no)
 
+
+_OPTIONS = {"storage_proxies": "proxies", "ssl_cert": "sslcert", "ssl_key": "sslkey"}
+"""Command-line options that aren't called as their settings are."""
 
 _READERS: dict[str, Callable[[object], object]] = {one.name: one.metadata["read"] for one in fields(Settings)}
 
@@ -183,7 +187,7 @@ def load_settings(
             _take(values, name.removeprefix(ENVIRONMENT_PREFIX).lower(), text, f"environment variable {name}")
     for name, value in (options or {}).items():
         if value is not None:
-            _take(values, name, value, f"option --{name.replace('_', '-')}")
+            _take(values, name, value, f"option --{_OPTIONS.get(name, name.replace('_', '-'))}")
     settings = Settings(**values)
     _check_together(settings)
     return settings
@@ -205,7 +209,9 @@ def _parsed(file: Path) -> dict[str, Any]:
 def _take(values: dict[str, Any], name: str, value: object, source: str) -> None:
     read = _READERS.get(name)
     if read is None:
-        raise SetupError(f"{source}: there is no such setting; there are {', '.join(_READERS).upper()}")
+        near = difflib.get_close_matches(name, _READERS, n=1)
+        hint = f"; {near[0].upper()} is meant?" if near else ""
+        raise SetupError(f"{source}: there is no such setting{hint}")
     try:
         values[name] = read(value)
     except ValueError as error:

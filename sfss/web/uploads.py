@@ -50,6 +50,9 @@ class Uploads:
         if announced is not None:
             body.set_read_chunk_size(int(announced))  # so that reading isn't paused for what is going to be held anyway
             request.connection.resume_reading()  # what came before this was set may have paused it
+            error = body.exception()
+            if error is not None:  # what broke before the wait began isn't told to it
+                raise error
             await body.wait_eof()
             received = body.read_nowait()
         else:

@@ -1,0 +1,146 @@
+"""The command `sfss`: the web tier over proxies, over nodes directly, or over foreign memcache servers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from socket import socket
+from ssl import SSLContext
+from typing import Any
+
+import click
+
+from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
+from proxy.options import Options
+from sfss import __version__
+from sfss.commands.up import up
+from sfss.errors import SetupError
+from sfss.log import LEVELS, set_up_logging
+from sfss.process import check_packages, is_loopback, run
+from sfss.settings import Settings, load_settings
+from sfss.store import Store
+from sfss.web.counters import SharedCounters
+from sfss.web.proxies import ProxyRing
+from sfss.web.serve import OpenBackend, serve
+from sfss.web.server import tls_context
+from sfss.web.status import DirectStatus, ProxiesStatus, StatusSource
+from sfss.web.workers import Workers, bind_sockets
+
+_log = logging.getLogger("sfss.web")
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(__version__, prog_name="sfss")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings as TOML, e.g. conf/sfss.toml.")
+@click.option("--host", help="Address to listen on; 0.0.0.0 or :: is everybody who can reach this machine.")
+@click.option("--port", help="Port to listen on.  [default: 8255]")
+@click.option("--workers", help="Processes that serve the port.  [default: 1]")
+@click.option("--proxies", "storage_proxies", metavar="HOST:PORT,…", help="The proxies, or foreign memcache servers.")
+@click.option("--direct", is_flag=True, default=None, help="Serve from the nodes themselves, without proxies.")
+@click.option("--storages", metavar="HOST:PORT,…", help="The nodes, for --direct.")
+@click.option("--ssl", is_flag=True, default=None, help="Speak TLS.")
+@click.option("--sslcert", "ssl_cert", metavar="FILE", help="Certificate chain, PEM.")
+@click.option("--sslkey", "ssl_key", metavar="FILE", help="Private key, PEM.")
+@click.option("--access-log", is_flag=True, default=None, help="Log every request.")
+@click.option("--log-level", type=click.Choice(LEVELS), help="[default: info]")
+@click.option("--log-json", is_flag=True, default=None, help="Log JSON lines.")
+@click.pass_context
+def main(context: click.Context, /, config: Path | None, **options: Any) -> None:
+    """Store and serve files over HTTP.
+
+    Settings come from defaults, then the file of --config, then the environment (SFSS_PORT, …), then options.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    try:
+        settings = load_settings(config, os.environ, options)
+        sys.exit(_run(settings))
+    except SetupError as error:
+        click.echo(f"sfss: {error}", err=True)
+        sys.exit(2)
+
+
+main.add_command(up)
+
+
+def _run(settings: Settings) -> int:
+    """Serve until a signal comes; returns the exit status."""
+    check_packages()
+    tls = _tls(settings)
+    socket_sets = bind_sockets(settings.host, settings.port, settings.workers)
+    counters = SharedCounters(settings.workers)
+    tier = f"web:{socket_sets[0][0].getsockname()[1]}"
+    set_up_logging(tier, settings.log_level, settings.log_json)
+    _warn_of_reach(settings)
+
+    def work(index: int, sockets: Sequence[socket]) -> int:
+        if settings.workers > 1:
+            set_up_logging(f"{tier}/{index}", settings.log_level, settings.log_json)
+        return run("sfss", partial(serve, settings, index, sockets, tls, counters, open_backend(settings)))
+
+    if settings.workers == 1:
+        return work(0, socket_sets[0])
+    return Workers(work, socket_sets).run()
+
+
+def _tls(settings: Settings) -> SSLContext | None:
+    if not settings.ssl:
+        return None
+    try:
+        return tls_context(settings.ssl_cert, settings.ssl_key)
+    except OSError as error:
+        raise SetupError(f"can't use {settings.ssl_cert} and {settings.ssl_key}: {error.strerror or error}") from None
+
+
+def _warn_of_reach(settings: Settings) -> None:
+    if not is_loopback(settings.host):
+        _log.warning(
+            "%s can be reached from other machines, and whoever reaches it can read, write and delete files",
+            settings.host,
+        )
+
+
+def open_backend(settings: Settings) -> OpenBackend:
+    """What the web tier is to stand on."""
+    return partial(_over_nodes if settings.direct else _over_proxies, settings)
+
+
+@asynccontextmanager
+async def _over_proxies(settings: Settings) -> AsyncIterator[tuple[Store, StatusSource]]:
+    ring = ProxyRing(
+        settings.storage_proxies,
+        retry_max=settings.storage_proxy_max_retry,
+        retry_after_s=settings.storage_proxy_retry_after_seconds,
+        timeout_s=settings.storage_proxy_timeout_seconds,
+    )
+    await ring.start()
+    try:
+        yield ring, ProxiesStatus(settings.storage_proxies, settings.status_timeout_seconds, ring.notes)
+    finally:
+        await ring.close()
+
+
+@asynccontextmanager
+async def _over_nodes(settings: Settings) -> AsyncIterator[tuple[Store, StatusSource]]:
+    cluster = await open_cluster(
+        ClusterConfig(
+            tuple(NodeAddress(node.host, node.port) for node in settings.storages),
+            n=settings.n,
+            w=settings.w,
+            r=settings.r,
+            options=Options(shared=True),
+        )
+    )
+    try:
+        yield cluster.coordinator, DirectStatus(cluster.coordinator, settings.status_timeout_seconds)
+    finally:
+        await cluster.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The store behind the web tier: a ring of proxies, or of foreign memcache servers in their place.
+
+A key's writes all go to the first proxy of its order that is up, so that each key has one writer; reads go to the one
+that has least in hand. A proxy that can't be reached, or falls silent, is left out and asked again in the
+background, so that no request waits for it. What was surely not begun, and every read, is tried again elsewhere; a
+write that a dying proxy may have carried out is `unknown`, and is the caller's to decide on.
+
+Foreign servers in a list are taken for doors to one cluster, as proxies are. They have no quorum that would make a read
+through one see a write through another, so reads go where the writes go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from sfss.errors import Busy, ConnectionLost, Expired, Outcome, QuorumUnavailable, SfssError, Unreachable
+from sfss.memcache.client import Dialect, MemcacheClient
+from sfss.ring import ServerRing
+from sfss.settings import Address
+from sfss.store import NO_CALL, Call, Record, Reply, Written
+from sfss.web.foreign import speaks_our_flags, try_out
+
+T = TypeVar("T")
+
+ASK_AGAIN_S_MIN = 0.25
+"""How soon a proxy is asked again when none at all is up."""
+
+ASK_S_MAX = 1.0
+"""How long a proxy may take to say that it is there."""
+
+_TRY_READ_AGAIN = (Unreachable, ConnectionLost, Busy, Expired, QuorumUnavailable)
+_TRY_WRITE_AGAIN = (Unreachable, ConnectionLost)
+
+_log = logging.getLogger("sfss.web")
+
+
+class _Link:
+    """One server and how it is. `client` is None until it is known which dialect it speaks; only then it may be up."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.client: MemcacheClient | None = None
+        self.foreign = False
+        self.up = False
+        self.error = "it has not been asked yet"
+        self.in_hand = 0
+        self.watch: asyncio.Task[None] | None = None
+
+
+class ProxyRing:
+    """A `Store` over `proxies`. Start, use, close.
+
+    `retry_max`: how many times a request is tried again. `retry_after_s`: how long a proxy that failed is left out.
+    `timeout_s`: for one try.
+    """
+
+    def __init__(self, proxies: tuple[Address, ...], *, retry_max: int, retry_after_s: float, timeout_s: float) -> None:
+        self._ring = ServerRing([str(address) for address in proxies])
+        self._links = [_Link(address) for address in proxies]
+        self._retry_max = retry_max
+        self._retry_after_s = retry_after_s
+        self._trials: set[asyncio.Task[None]] = set()
+        self.timeout_s = timeout_s
+        self.notes: dict[Address, str] = {}
+        """What was found out about foreign servers."""
+
+    # --- start and close ---
+
+    async def start(self) -> None:
+        """Ask every proxy; those that don't answer within a second are asked again in the background."""
+        await asyncio.gather(*(self._ask(link) for link in self._links))
+        for link in self._links:
+            if not link.up:
+                self.leave_out(link, link.error)
+
+    async def close(self) -> None:
+        tasks = [link.watch for link in self._links if link.watch is not None] + list(self._trials)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for link in self._links:
+            if link.client is not None:
+                await link.client.close()
+
+    # --- Store ---
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        return self._begin(key, call, lambda client, limited: client.get(key, limited), of_read=True)
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
+        return self._begin(key, call, lambda client, limited: client.head(key, limited), of_read=True)
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
+        return self._begin(
+            key, call, lambda client, limited: client.set(key, value, flags, expires, limited), of_read=False
+        )
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
+        return self._begin(key, call, lambda client, limited: client.delete(key, limited), of_read=False)
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
+        return self._begin(b"", call, lambda client, limited: client.stats(topic, limited), of_read=True)
+
+    def _begin(
+        self, key: bytes, call: Call, send: Callable[[MemcacheClient, Call], asyncio.Future[T]], *, of_read: bool
+    ) -> asyncio.Future[T]:
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        _Request(self, self._ring.order(key), call, send, of_read, self._retry_max, result).attempt()
+        return result
+
+    # --- which proxy ---
+
+    def choose(self, order: tuple[int, ...], of_read: bool) -> _Link:
+        """The proxy for a request's next try. Raises `Unreachable` when none is up."""
+        best: _Link | None = None
+        for index in order:
+            link = self._links[index]
+            if not link.up:
+                continue
+            if not of_read or link.foreign:
+                return link
+            if best is None or link.in_hand < best.in_hand:
+                best = link
+        if best is None:
+            raise Unreachable("; ".join(f"{link.address}: {link.error}" for link in self._links))
+        return best
+
+    def leave_out(self, link: _Link, error: str) -> None:
+        """Send nothing more to a proxy until it has answered a question of our own."""
+        link.error = error
+        if link.watch is None:
+            link.up = False
+            _log.warning("proxy %s is left out: %s", link.address, error)
+            link.watch = asyncio.get_running_loop().create_task(self._bring_back(link))
+
+    async def _bring_back(self, link: _Link) -> None:
+        while not link.up:
+            alone = not any(one.up for one in self._links)
+            await asyncio.sleep(min(self._retry_after_s, ASK_AGAIN_S_MIN) if alone else self._retry_after_s)
+            await self._ask(link)
+        link.watch = None
+        _log.info("proxy %s is back", link.address)
+
+    async def _ask(self, link: _Link) -> None:
+        """Find out whether a proxy answers, and at the first time which dialect it speaks."""
+        try:
+            if link.client is None:
+                link.foreign = not await speaks_our_flags(link.address, ASK_S_MAX)
+                dialect = Dialect.CLASSIC if link.foreign else Dialect.SFSS
+                link.client = MemcacheClient(link.address.host, link.address.port, dialect=dialect)
+                if link.foreign:
+                    self._look_into(link)
+            else:
+                await link.client.stats(call=Call(time.monotonic() + ASK_S_MAX))
+        except (OSError, EOFError, SfssError) as error:
+            link.error = str(error) or f"no answer in {ASK_S_MAX:g} s"
+        else:
+            link.up = True
+
+    def _look_into(self, link: _Link) -> None:
+        task = asyncio.get_running_loop().create_task(self._try_out(link))
+        self._trials.add(task)
+        task.add_done_callback(self._trials.discard)
+
+    async def _try_out(self, link: _Link) -> None:
+        self.notes[link.address] = str(await try_out(link.address))
+        _log.info("%s is a %s", link.address, self.notes[link.address])
+
+
+class _Request:
+    """One request on its way through one proxy or several. Callbacks, not a task: it is on every file's path."""
+
+    __slots__ = ("call", "deadline", "link", "of_read", "order", "result", "ring", "send", "tries_left")
+
+    def __init__(
+        self,
+        ring: ProxyRing,
+        order: tuple[int, ...],
+        call: Call,
+        send: Callable[[MemcacheClient, Call], asyncio.Future[Any]],
+        of_read: bool,
+        tries_left: int,
+        result: asyncio.Future[Any],
+    ) -> None:
+        self.ring = ring
+        self.order = order
+        self.call = call
+        self.send = send
+        self.of_read = of_read
+        self.tries_left = tries_left
+        self.result = result
+        self.link: _Link
+        self.deadline = 0.0
+
+    def attempt(self) -> None:
+        while True:
+            try:
+                self.link = link = self.ring.choose(self.order, self.of_read)
+            except Unreachable as error:
+                self.result.set_exception(error)
+                return
+            try:
+                self.deadline = min(self.call.deadline, time.monotonic() + self.ring.timeout_s)
+                reply = self.send(cast(MemcacheClient, link.client), Call(self.deadline, 0, self.call.request_id))
+            except SfssError as error:
+                if not self._may_try_again(error):
+                    self.result.set_exception(error)
+                    return
+            else:
+                link.in_hand += 1
+                reply.add_done_callback(self._settle)
+                return
+
+    def _settle(self, reply: asyncio.Future[Any]) -> None:
+        self.link.in_hand -= 1
+        error = None if reply.cancelled() else reply.exception()
+        if self.result.done():
+            return  # whoever asked has left
+        if reply.cancelled():
+            self.result.cancel()
+        elif error is None:
+            self.result.set_result(reply.result())
+        elif isinstance(error, SfssError) and self._may_try_again(error):
+            self.attempt()
+        else:
+            self.result.set_exception(error)
+
+    def _may_try_again(self, error: SfssError) -> bool:
+        """Judge a failure: is the proxy to be left out, and may the request be sent once more?"""
+        now = time.monotonic()
+        link = self.link
+        if isinstance(error, Unreachable):
+            # Said by our client of the proxy, or by the proxy of its nodes? Only in the first nothing is connected.
+            if link.client is not None and not link.client.connections:
+                self.ring.leave_out(link, str(error))
+        elif isinstance(error, Expired) and self.deadline < self.call.deadline and now >= self.deadline:
+            # The proxy's own deadline is shorter than ours for it: one that says nothing at all is stopped or cut off.
+            self.ring.leave_out(link, str(error))
+        if not self.tries_left or now >= self.call.deadline:
+            return False
+        self.tries_left -= 1
+        if self.of_read:
+            return isinstance(error, _TRY_READ_AGAIN)
+        return isinstance(error, _TRY_WRITE_AGAIN) and error.outcome is Outcome.NOT_APPLIED

@@ -1,0 +1,57 @@
+"""One worker's life: open the store, serve, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
+
+from sfss.settings import Settings
+from sfss.store import Store
+from sfss.web.application import Application
+from sfss.web.connection import ConnectionLimits
+from sfss.web.counters import SharedCounters
+from sfss.web.memory import BodyMemory
+from sfss.web.server import WebServer
+from sfss.web.status import StatusSource
+
+OpenBackend: TypeAlias = "Callable[[], AbstractAsyncContextManager[tuple[Store, StatusSource]]]"
+"""Opens what the web tier stands on: its files, and the figures of the tiers below."""
+
+_log = logging.getLogger("sfss.web")
+
+
+async def serve(
+    settings: Settings,
+    index: int,
+    sockets: Sequence[socket.socket],
+    tls: ssl.SSLContext | None,
+    counters: SharedCounters,
+    open_backend: OpenBackend,
+    stop: asyncio.Event,
+) -> None:
+    """Serve on bound sockets until `stop` is set, then finish what is in hand."""
+    async with open_backend() as (store, status):
+        memory = BodyMemory(settings.body_memory_max)
+        application = Application(store, status, settings, counters, memory)
+        server = WebServer(
+            application.handle,
+            counters.worker(index),
+            memory,
+            limits=ConnectionLimits(
+                idle_s=settings.idle_timeout_seconds,
+                body_grace_s=settings.body_grace_seconds,
+                body_rate_min=settings.body_rate_min,
+                reader_stall_s=settings.reader_stall_seconds,
+            ),
+            connections_max=settings.connections_max,
+            access_log=settings.access_log,
+        )
+        await server.start(sockets, tls)
+        _log.info("serving on %s port %d", settings.host, server.port)
+        await stop.wait()
+        await server.close(settings.stop_timeout_seconds)
