@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy.counters import Counters
+from proxy.figures import Figures, check_topic
 from proxy.gathering import Gathering
 from proxy.health import Health
 from proxy.options import Options
@@ -20,7 +21,7 @@ from proxy.peer import Peer
 from proxy.quorum import Quorum
 from proxy.reading import Read
 from proxy.writing import Write
-from sfss.errors import BadRequest, Busy, CorruptRecord
+from sfss.errors import Busy
 from sfss.keys import hash_key
 from sfss.ring import NodeRing
 from sfss.stamps import StampClock
@@ -32,10 +33,10 @@ _log = logging.getLogger("sfss.proxy")
 
 
 class Reserve(Protocol):
-    """How far the stamps may rise that no later life of this coordinator will issue again."""
+    """How far stamps may rise before a later life of this coordinator could issue them again."""
 
     def covers(self, stamp: int) -> bool:
-        """Whether this stamp may be issued unasked. Sees to it that later ones may be, too."""
+        """Whether a stamp surely won't be issued again. Sees to it that later ones are covered, too."""
 
 
 class Coordinator:
@@ -70,7 +71,7 @@ class Coordinator:
         self.now = now
         self.monotonic = monotonic
         self.counters = Counters()
-        self.started = now()
+        self.figures = Figures(self)
         self._reserve = reserve
         self._shift = ring.shift
         of_owners: dict[tuple[int, ...], tuple[Peer, ...]] = {}
@@ -79,7 +80,6 @@ class Coordinator:
                 of_owners[owners] = tuple(self.peers[index] for index in owners)
         self._table = [of_owners[owners] for owners in ring.table]
         self._in_flight: set[Gathering | Write] = set()
-        self._requests = 0
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,7 +103,8 @@ class Coordinator:
         return Write(self, key, b"", 0, 0, True, call).start()
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
-        raise BadRequest(f"no stats on {topic!r} here")
+        check_topic(topic)
+        return self.loop.create_task(self.figures.of_topic(topic), name="stats")
 
     async def close(self, grace_s: float = 5.0) -> None:
         """Let writes under way reach their replicas, at most for `grace_s`; idempotent. The replicas stay open: they
@@ -115,6 +116,7 @@ class Coordinator:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.figures.close()
 
     def _read(self, key: bytes, call: Call, whole: bool) -> Reply[Record | None]:
         if len(self._in_flight) >= self.options.in_flight_max:
@@ -151,8 +153,27 @@ class Coordinator:
         self.counters.hedges += 1
         return True
 
-    def corrupt(self, peer: Peer) -> CorruptRecord:
-        return CorruptRecord(f"{peer.name} sent bytes that fail their checksum")
+    # figures
+
+    @property
+    def in_flight(self) -> int:
+        """Requests not yet answered."""
+        return len(self._in_flight)
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of the values of writes not yet answered."""
+        return self._bytes
+
+    @property
+    def shared_keys(self) -> int:
+        """Keys that somebody else was lately seen to write."""
+        return len(self._shared_keys)
+
+    @property
+    def stamping(self) -> str:
+        """Whether writes are stamped at once, or ask first."""
+        return "ask first" if self.options.shared or self._reserve is None else "at once"
 
     # admission, and the timer of all requests
 
@@ -191,9 +212,9 @@ class Coordinator:
     # the writes of one key
 
     def must_ask(self, key: bytes, owners: Sequence[Peer]) -> bool:
-        """Whether a write has to ask before it stamps: others write the key, its stamps aren't reserved, or so few
-        nodes are up that the asking may well fail, after which surely nothing was written."""
-        if self.options.shared or self._reserve is None or not self._reserve.covers(self.clock.last):
+        """Whether a write has to ask before it stamps: others write the key, stamps leave no trace, or so few nodes
+        are up that the asking may well fail, after which surely nothing was written."""
+        if self.options.shared or self._reserve is None:
             return True
         if not self.health.well and sum(not (peer.down or peer.suspect) for peer in owners) < self.quorum.w:
             return True
@@ -204,6 +225,11 @@ class Coordinator:
                     return True
                 del self._shared_keys[key]
         return False
+
+    def stamp_unasked(self) -> int | None:
+        """A stamp for a write that doesn't ask; None where a later life could issue it again."""
+        stamp = self.clock.next()
+        return stamp if self._reserve is not None and self._reserve.covers(stamp) else None
 
     def share(self, key: bytes) -> None:
         """Somebody else was seen to write the key."""

@@ -20,7 +20,7 @@ class Counters:
         self.busy = 0
         """Requests refused because too much was in flight."""
         self.corrupt = 0
-        """Answers whose bytes failed their checksum here."""
+        """Answers whose bytes failed their checksum, at the node or here."""
         self.hedges = 0
         self.quorum_failures = 0
         self.restamped = 0

@@ -14,8 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.peer import Peer
-from sfss.errors import Busy, Expired, QuorumUnavailable, SfssError, Unreachable
-from sfss.store import Call, Record, Reply, checksum_of
+from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, Unreachable
+from sfss.store import Call, Record, Reply
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
@@ -177,10 +177,6 @@ class Gathering:
 
     def _take(self, peer: Peer, record: Record | None, whole: bool) -> None:
         if record is not None:
-            if whole and not record.tombstone and not self._sound(record):
-                self._coordinator.counters.corrupt += 1
-                self._fail(peer, self._coordinator.corrupt(peer))
-                return
             best = self._best
             order = (record.version, record.checksum)
             if best is None or order > (best.version, best.checksum):
@@ -191,14 +187,10 @@ class Gathering:
                 self._whole = record
         self._answers[peer] = record
 
-    def _sound(self, record: Record) -> bool:
-        """Whether the bytes are those that were written: they are passed on, and may be written back."""
-        return record.checksum == checksum_of(
-            self._key, record.value, record.flags, record.expires, record.version, False
-        )
-
     def _fail(self, peer: Peer, error: Exception) -> None:
         self._errors[peer] = error
+        if isinstance(error, CorruptRecord):
+            self._coordinator.counters.corrupt += 1
         self._answers.pop(peer, None)  # what it said before it failed (a record that turns out corrupt) is void
         self._coordinator.health.failed(peer, error)
 

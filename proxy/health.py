@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from proxy.peer import Peer
-from sfss.errors import ConnectionLost, Expired, Outcome, Recovering, RemoteError, Unreachable, WrongCluster
+from sfss.errors import ConnectionLost, Expired, Outcome, Recovering, RemoteError, SfssError, Unreachable, WrongCluster
 from sfss.store import Identity
 
 SILENCES_MAX = 3
@@ -86,6 +86,13 @@ class Health:
         if peer.silences >= SILENCES_MAX:
             self._down(peer, f"no answer to {peer.silences} requests in a row")
 
+    def met(self, peer: Peer, answer: Identity | SfssError) -> None:
+        """Who a peer said it is at start, or why it can't be used."""
+        if isinstance(answer, SfssError):
+            self.failed(peer, answer)
+        else:
+            self.identified(peer, answer)
+
     def identified(self, peer: Peer, identity: Identity) -> None:
         """A peer said who it is: on a new connection, or asked by a probe. Raises `WrongCluster` if it must not be
         used."""
@@ -149,7 +156,7 @@ class Health:
             self._probes[peer] = reply
             reply.add_done_callback(partial(self._probed, peer, next_s))
         else:
-            self._met(peer, reply, next_s)
+            self._found(peer, reply, next_s)
 
     def _probed(self, peer: Peer, next_s: float, reply: asyncio.Future[Identity]) -> None:
         if self._probes.get(peer) is reply:
@@ -159,9 +166,9 @@ class Health:
         elif error := reply.exception():
             self._not_identified(peer, error, next_s)
         else:
-            self._met(peer, reply.result(), next_s)
+            self._found(peer, reply.result(), next_s)
 
-    def _met(self, peer: Peer, identity: Identity, next_s: float) -> None:
+    def _found(self, peer: Peer, identity: Identity, next_s: float) -> None:
         try:
             self.identified(peer, identity)
         except WrongCluster as error:

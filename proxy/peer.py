@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from proxy.latency import Latency
-from sfss.store import Replica
+from sfss.store import NO_CALL, Call, Replica, Reply
 
 _HEDGE_EVERY = 128
 """After so many reads, when to hedge is worked out anew."""
@@ -11,6 +13,12 @@ _HEDGE_EVERY = 128
 _HEDGE_S_MIN = 0.005
 _HEDGE_S_FIRST = 0.05
 """Until so many reads are known."""
+
+
+class NodeAccess(Replica, Protocol):
+    """A replica that also tells its figures; a node's store and the memcache client both do."""
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]: ...
 
 
 class Peer:
@@ -38,7 +46,7 @@ class Peer:
         "zone",
     )
 
-    def __init__(self, name: str, replica: Replica, *, index: int = 0, zone: str = "") -> None:
+    def __init__(self, name: str, replica: NodeAccess, *, index: int = 0, zone: str = "") -> None:
         self.name = name
         self.zone = zone
         self.index = index

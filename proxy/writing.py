@@ -133,19 +133,16 @@ class Write:
         """Begin. None is the answer of a delete that found nothing."""
         coordinator = self._coordinator
         coordinator.admit(self._size)
-        if self._tombstone:
+        version = None
+        if not (self._tombstone or coordinator.must_ask(self.key, self._owners)):
+            version = coordinator.stamp_unasked()
+        if version is not None:
+            self._send(version)
+        elif self._tombstone:
             # Strict even where R = 1: what it finds decides whether anything is written.
-            inquiry: Read | Survey | None = Read(
-                coordinator, self.key, self._call, coordinator.quorum_for_writes, whole=False
-            )
-        elif coordinator.must_ask(self.key, self._owners):
-            inquiry = Survey(coordinator, self.key, self._call)
+            self._inquire(Read(coordinator, self.key, self._call, coordinator.quorum_for_writes, whole=False))
         else:
-            inquiry = None
-        if inquiry is None:
-            self._stamp(above=0)
-        else:
-            self._inquire(inquiry)
+            self._inquire(Survey(coordinator, self.key, self._call))
         if not self._settled:
             self._future = coordinator.loop.create_future()
             coordinator.watch(self)
@@ -199,13 +196,12 @@ class Write:
             self._settle(None, None)
         else:
             self._asked = True
-            self._stamp(above=found.version if found else 0)
+            self._send(self._coordinator.clock.next(found.version if found else 0))
 
-    # 2. stamping and sending
+    # 2. sending
 
-    def _stamp(self, above: int) -> None:
+    def _send(self, version: int) -> None:
         coordinator = self._coordinator
-        version = coordinator.clock.next(above)
         key, value, flags, expires, tombstone = self.key, self._value, self._flags, self._expires, self._tombstone
         checksum = checksum_of(key, value, flags, expires, version, tombstone)
         record = Record(value, self._size, flags, expires, version, checksum, tombstone)
@@ -300,7 +296,7 @@ class Write:
             self._held = self._durable = 0
             self._errors = None
             self.later = None
-            self._stamp(above=self._highest)
+            self._send(coordinator.clock.next(self._highest))
         elif self.later is not None:
             self._follow(self.later)
         else:

@@ -21,7 +21,10 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Callable
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 
+from sfss.errors import SetupError
 from sfss.store import Call
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -129,6 +132,17 @@ class PatientHandler(logging.Handler):
                 self._waiting_bytes += len(rest)
                 return False
         return True
+
+
+def log_to_file(logger: str, path: Path, tier: str, as_json: bool = False) -> None:
+    """Send what one logger says to a file instead, which may be rotated from outside. Raises `SetupError`."""
+    try:
+        handler = WatchedFileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"{path}: {error.strerror or error}") from None
+    handler.setFormatter(_JsonLines(tier) if as_json else _Lines(tier))
+    logging.getLogger(logger).addHandler(handler)
+    logging.getLogger(logger).propagate = False
 
 
 def _timestamp(seconds: float) -> str:

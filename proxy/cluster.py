@@ -1,0 +1,328 @@
+"""A coordinator over real nodes: who they are, that they belong together, and the connections to them.
+
+A cluster is founded once, when all its nodes are up: the first node (in the ring's order) is asked to make up the
+cluster's id, which it does for exactly one coordinator, and the others are bound to that id. From then on a
+coordinator starts and serves with nodes away. Each new connection asks the node who it is, and one that belongs
+elsewhere or came back empty is left alone; at start, one that belongs elsewhere is refused in one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from proxy.coordinator import Coordinator
+from proxy.health import Health
+from proxy.options import Options
+from proxy.peer import NodeAccess, Peer
+from proxy.quorum import Quorum
+from proxy.state import StampReserve, StateDirectory
+from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
+from sfss.memcache.client import MemcacheClient
+from sfss.ring import PARTITIONS, Member, NodeRing
+from sfss.stamps import StampClock
+from sfss.store import Identity, settled
+
+_RING_NUMBER = 1
+_RETRY_S = 0.2
+_LOST = "belongs to no cluster and the others do: it was wiped or replaced, can't be refilled yet, and is left alone"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_log = logging.getLogger("sfss.proxy.cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """A node as configured. `zone` names what may fail together; `weight` is its share beside the others."""
+
+    host: str
+    port: int
+    zone: str = ""
+    weight: int = 1
+
+    @property
+    def name(self) -> str:
+        return _host_and_port(self.host, self.port)
+
+    @property
+    def ring_name(self) -> str:
+        """The name that placement goes by. The ways to write this machine's own address are one, so that a proxy on
+        `localhost` and one on `127.0.0.1` place alike."""
+        return _host_and_port("localhost" if self.host in _LOOPBACK else self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What a coordinator is built from. `state` is its own small directory; without one every write asks before it
+    stamps. `founding_s` is how long to wait for all nodes of a cluster that isn't founded yet."""
+
+    addresses: tuple[NodeAddress, ...]
+    n: int = 3
+    w: int = 2
+    r: int = 2
+    partitions: int = PARTITIONS
+    state: Path | None = None
+    founding_s: float = 30.0
+    options: Options = field(default_factory=Options)
+
+
+class NodeClient(NodeAccess, Protocol):
+    """A connection to a node."""
+
+    async def close(self) -> None: ...
+
+
+Connect = Callable[[NodeAddress, Callable[[Identity], None]], NodeClient]
+"""Makes the client of a node. It calls the given function with who the node says it is, on each new connection, and
+drops the connection if that raises."""
+
+
+def connect_by_memcache(address: NodeAddress, greet: Callable[[Identity], None]) -> NodeClient:
+    return MemcacheClient(address.host, address.port, greet=lambda _, identity: greet(identity))
+
+
+class Cluster:
+    """A coordinator and what it stands on; made by `open_cluster`."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        clients: Sequence[NodeClient],
+        directory: StateDirectory | None,
+        reserve: StampReserve | None,
+    ) -> None:
+        self.coordinator = coordinator
+        self._clients = clients
+        self._directory = directory
+        self._reserve = reserve
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """End what is under way, at most for `grace_s`, and let go of the nodes and the state directory; idempotent."""
+        await self.coordinator.close(grace_s)
+        await asyncio.gather(*(client.close() for client in self._clients))
+        if self._reserve is not None:
+            await self._reserve.close()
+        if self._directory is not None:
+            self._directory.close()
+
+
+async def open_cluster(
+    config: ClusterConfig,
+    *,
+    connect: Connect = connect_by_memcache,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Cluster:
+    """Connect, found the cluster if need be, and check who answers. Raises `SetupError` with one line for a
+    configuration that can't work, nodes that don't belong together, or a cluster that can't be founded."""
+    addresses = {address.ring_name: address for address in config.addresses}
+    members = [Member(address.ring_name, address.zone, address.weight) for address in config.addresses]
+    quorum = Quorum.over(len(members), config.n, config.w, config.r)
+    ring = NodeRing(members, quorum.n, partitions=config.partitions, number=_RING_NUMBER)
+    directory = StateDirectory(config.state) if config.state is not None else None
+    roll = _Roll(ring, directory)
+    clients: list[NodeClient] = []
+    peers: list[Peer] = []
+    health: Health | None = None
+
+    def greeter(index: int) -> Callable[[Identity], None]:
+        def greet(identity: Identity) -> None:
+            if health is not None:
+                health.identified(peers[index], identity)
+
+        return greet
+
+    try:
+        for index, member in enumerate(ring.members):
+            address = addresses[member.name]
+            client = connect(address, greeter(index))
+            clients.append(client)
+            peers.append(Peer(address.name, client, index=index, zone=address.zone))
+        answers = await _Founding(roll, peers, config, sleep).run()
+        health = Health(
+            peers,
+            probe_s_min=config.options.probe_s_min,
+            probe_s_max=config.options.probe_s_max,
+            examine=roll.examine,
+        )
+        for peer, answer in zip(peers, answers, strict=True):
+            health.met(peer, answer)
+        reserve = StampReserve(directory, now) if directory is not None and not config.options.shared else None
+        coordinator = Coordinator(
+            ring,
+            peers,
+            quorum,
+            options=config.options,
+            health=health,
+            clock=StampClock(now, floor=reserve.floor if reserve else 0),
+            reserve=reserve,
+            now=now,
+        )
+    except BaseException:
+        await asyncio.gather(*(client.close() for client in clients))
+        if directory is not None:
+            directory.close()
+        raise
+    return Cluster(coordinator, clients, directory, reserve)
+
+
+class _Roll:
+    """Who belongs to the cluster: its id, and the node id last met at each address."""
+
+    def __init__(self, ring: NodeRing, directory: StateDirectory | None) -> None:
+        self._ring = ring
+        self._directory = directory
+        self._complete = False
+        self._saving: set[asyncio.Future[None]] = set()
+        self.cluster = directory.state.cluster if directory is not None else ""
+        self._members = dict(directory.state.members) if directory is not None else {}
+
+    def examine(self, peer: Peer, identity: Identity) -> None:
+        """Check a node that belongs to some cluster, or should; takes note of it. Raises `WrongCluster`."""
+        if not identity.cluster:
+            raise WrongCluster(f"node {peer.name} {_LOST}")
+        if identity.cluster != self.cluster:
+            raise WrongCluster(f"node {peer.name} belongs to cluster {identity.cluster}, not to {self.cluster}")
+        if identity.fingerprint != self._ring.fingerprint:
+            raise WrongCluster(
+                f"node {peer.name} was bound to another ring ({identity.fingerprint[:8]}, not "
+                f"{self._ring.fingerprint[:8]}): nodes, zones, weights, N or partitions differ from those of the "
+                "existing files, and changing them isn't possible yet"
+            )
+        for name, node in self._members.items():
+            if node == identity.node and name != peer.name:
+                raise WrongCluster(f"{name} and {peer.name} are one and the same node ({node}); name each node once")
+        known = self._members.get(peer.name)
+        if known is None:
+            self._members[peer.name] = identity.node
+            if self._complete:
+                self._remember()
+        elif known != identity.node:
+            raise WrongCluster(f"at {peer.name} there was node {known} and now is {identity.node}; put it back")
+
+    async def bind(self, peer: Peer) -> Identity:
+        """Make an unbound node part of the cluster; the first one makes up the cluster's id. Raises `WrongCluster`."""
+        ring = self._ring
+        try:
+            identity = await settled(peer.replica.bind(self.cluster or "new", ring.number, ring.fingerprint))
+        except WrongCluster as error:
+            raise WrongCluster(f"node {peer.name} can't join a cluster: {error}") from None
+        self.cluster = self.cluster or identity.cluster
+        self.examine(peer, identity)
+        return identity
+
+    def complete(self) -> None:
+        """The cluster is founded. Remembered only now: a founding that was cut short is taken up again."""
+        self._complete = True
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._directory is not None:
+            saving = asyncio.get_running_loop().run_in_executor(None, self._save, dict(self._members))
+            self._saving.add(saving)
+            saving.add_done_callback(self._saving.discard)
+
+    def _save(self, members: dict[str, str]) -> None:
+        if self._directory is not None:
+            try:
+                self._directory.update(cluster=self.cluster, members=members)
+            except OSError as error:
+                _log.error("the state directory can't be written: %s", error)
+
+
+class _Founding:
+    """Finds the cluster that the nodes belong to, or makes them one."""
+
+    def __init__(
+        self, roll: _Roll, peers: Sequence[Peer], config: ClusterConfig, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._roll = roll
+        self._remembered = bool(roll.cluster)
+        self._peers = peers
+        self._config = config
+        self._sleep = sleep
+
+    async def run(self) -> list[Identity | SfssError]:
+        """Return once the cluster is founded and whoever answers was checked: who each node is, or why it can't be
+        used. Raises `SetupError`."""
+        tries = max(1, round(self._config.founding_s / _RETRY_S))
+        for left in reversed(range(tries)):
+            # Files are looked for before memberships: files exist only once all nodes are bound, so a node that is
+            # seen unbound after files were seen has lost its own.
+            holds_files = any(
+                isinstance(answer, Identity) and answer.cluster and answer.position for answer in await self._ask_all()
+            )
+            answers = await self._ask_all()
+            try:
+                if await self._settle(answers, holds_files):
+                    self._roll.complete()
+                    return answers
+            except WrongCluster as error:
+                raise SetupError(str(error)) from None
+            except Unavailable as error:
+                _log.warning("founding the cluster takes another try: %s", error)
+            if left:
+                await self._sleep(_RETRY_S)
+        away = [str(answer) for answer in answers if not isinstance(answer, Identity)]
+        raise SetupError(
+            f"{len(self._peers) - len(away)} of {len(self._peers)} nodes answer, and a new cluster is founded with all "
+            f"of them ({'; '.join(away)})"
+        )
+
+    async def _settle(self, answers: list[Identity | SfssError], holds_files: bool) -> bool:
+        """Bring what was heard to a founded cluster, or say that it takes another try. Nodes that can't be used become
+        errors in `answers`."""
+        roll = self._roll
+        met = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Identity)]
+        self._refuse_twins(met)
+        bound = [(index, identity) for index, identity in met if identity.cluster]
+        unbound = [index for index, identity in met if not identity.cluster]
+        founded = self._remembered or holds_files
+        if not founded and len(met) < len(self._peers):
+            return False
+        if bound:
+            roll.cluster = roll.cluster or bound[0][1].cluster
+        for index, identity in bound:
+            roll.examine(self._peers[index], identity)
+        if founded and unbound and not bound:
+            raise WrongCluster(
+                f"cluster {roll.cluster} is remembered, but {self._peers[unbound[0]].name} belongs to none: the nodes "
+                "were wiped or replaced; use another state directory for a new cluster"
+            )
+        for index in unbound:
+            if founded:
+                answers[index] = WrongCluster(_LOST)
+            else:
+                answers[index] = await roll.bind(self._peers[index])
+        return True
+
+    def _refuse_twins(self, met: Sequence[tuple[int, Identity]]) -> None:
+        names: dict[str, str] = {}
+        for index, identity in met:
+            peer = self._peers[index]
+            if identity.node in names:
+                raise WrongCluster(
+                    f"{names[identity.node]} and {peer.name} are one and the same node ({identity.node}); "
+                    "name each node once"
+                )
+            names[identity.node] = peer.name
+
+    async def _ask_all(self) -> list[Identity | SfssError]:
+        return await asyncio.gather(*(self._ask(peer) for peer in self._peers))
+
+    async def _ask(self, peer: Peer) -> Identity | SfssError:
+        try:
+            return await asyncio.wait_for(settled(peer.replica.identify()), self._config.options.node_deadline_s)
+        except TimeoutError:
+            return Unreachable(f"no answer in {self._config.options.node_deadline_s} s")
+        except SfssError as error:
+            return error
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,124 @@
+"""The command `sfss-proxy`: one proxy, and its monitor, from one configuration file."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from proxy.cluster import Cluster, open_cluster
+from proxy.configuration import ProxyConfig, load_configuration
+from proxy.monitor import Figures, start_monitor
+from sfss import __version__
+from sfss.errors import SetupError
+from sfss.log import LEVELS, log_to_file, set_up_logging
+from sfss.memcache.server import MemcacheServer
+from sfss.process import check_packages, check_reach, refusal, run
+
+_CLOSE_S = 5.0
+"""For clients, and again for nodes, to take what is under way when the proxy stops."""
+
+_log = logging.getLogger("sfss.proxy")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--conf", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Configuration file.")
+@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="This proxy's own small directory.")
+@click.option("--insecure", is_flag=True, help="Listen where other machines reach it; there are no passwords.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--log-json", is_flag=True, help="Log JSON lines.")
+@click.version_option(__version__, prog_name="sfss-proxy")
+def main(**options: Any) -> None:
+    """Replicate files over the nodes that a configuration file names."""
+    sys.exit(_serve(**options))
+
+
+def _serve(*, conf: Path, state: Path | None, insecure: bool, log_level: str, log_json: bool) -> int:
+    try:
+        config = load_configuration(conf)
+    except SetupError as error:
+        sys.stderr.write(f"sfss-proxy: {error}\n")
+        return 2
+    if state is not None:
+        config = replace(config, cluster=replace(config.cluster, state=state))
+    tier = f"proxy:{config.port}"
+    set_up_logging(tier, log_level, log_json)
+
+    async def serve(stop: asyncio.Event) -> None:
+        check_packages()
+        for host in (config.listen, config.monitor.listen if config.monitor else config.listen):
+            check_reach(host, insecure)
+        if config.access_log_file is not None:
+            log_to_file("sfss.access", config.access_log_file, tier, log_json)
+        await _run(config, stop)
+
+    return run("sfss-proxy", serve)
+
+
+async def _run(config: ProxyConfig, stop: asyncio.Event) -> None:
+    """Start, serve until `stop`, close; in this order."""
+    cluster = await _open(config, stop)
+    if cluster is None:
+        return
+    server = MemcacheServer(cluster.coordinator, access_log=config.access_log)
+    monitor = None
+    try:
+        try:
+            await server.start(config.listen, config.port)
+        except OSError as error:
+            raise refusal(error, config.listen, config.port, "`port` in [proxy]") from None
+        if config.monitor is not None:
+            where = config.monitor
+            try:
+                monitor = await start_monitor(_MonitorSource(config, cluster, server), where.listen, where.port)
+            except OSError as error:
+                raise refusal(error, where.listen, where.port, "`port` in [monitor]") from None
+        _log.info("serving on %s:%d over %d nodes", config.listen, server.port, len(config.cluster.addresses))
+        # What exists now stays; not walking it any more halves the collector's longest pause.
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+    finally:
+        if monitor is not None:
+            await monitor.close()
+        await server.close(_CLOSE_S)
+        await cluster.close(_CLOSE_S)
+
+
+async def _open(config: ProxyConfig, stop: asyncio.Event) -> Cluster | None:
+    """Open the cluster, which may wait for its nodes; None when told to stop meanwhile."""
+    opening = asyncio.ensure_future(open_cluster(config.cluster))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait([opening])
+            return None
+        return opening.result()
+    finally:
+        stopping.cancel()
+
+
+class _MonitorSource:
+    """The monitor's figures of this process."""
+
+    def __init__(self, config: ProxyConfig, cluster: Cluster, server: MemcacheServer) -> None:
+        self._config = config
+        self._figures = cluster.coordinator.figures
+        self._server = server
+
+    async def figures(self) -> Figures:
+        stats = {**self._server.service.figures(), **await self._figures.of_topic("")}
+        return {
+            "proxy": f"{self._config.listen}:{self._server.port}",
+            "stats": stats,
+            "storages": await self._figures.storages(),
+            "ring": self._figures.ring(),
+        }

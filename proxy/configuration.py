@@ -1,0 +1,225 @@
+"""A proxy's configuration file, in the shape that operators of such proxies know::
+
+    [default]
+    server_port = 7900                 port of servers named without one
+    servers = localhost,localhost:7901,localhost:7902
+    zones = a,b,c                      optional: what may fail together, in the order of servers
+    weights = 1,1,2                    optional: shares, in the order of servers
+    partitions = 65536                 optional: fixed once the cluster is founded
+
+    [proxy]
+    listen = 127.0.0.1
+    port = 8900
+    N = 3                              copies of each file
+    W = 2                              copies that must be on disk before a write is acknowledged
+    R = 2                              copies that must answer a read
+    state = data/proxy-0               optional: makes writes faster (they needn't ask before they are stamped)
+    accesslog = no                     yes: a line for each request in the log; or a file to write it to
+    timeout = 3                        seconds for a request
+    node_timeout = 1                   seconds for one question to one node
+    founding_timeout = 30              seconds to wait for all nodes of a new cluster
+
+    [monitor]
+    listen = 127.0.0.1
+    port = 9900
+    proxy = localhost:8900             this proxy
+
+Every section and key is known here: what isn't is refused, as is every wrong value, in one line that names it.
+"""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from proxy.cluster import ClusterConfig, NodeAddress
+from proxy.options import Options
+from sfss.errors import SetupError
+from sfss.ring import PARTITIONS, PARTITIONS_MAX, WEIGHT_MAX
+from sfss.settings import parse_address
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_KEYS = {
+    "default": ("server_port", "servers", "zones", "weights", "partitions"),
+    "proxy": (
+        "listen",
+        "port",
+        "n",
+        "w",
+        "r",
+        "state",
+        "accesslog",
+        "timeout",
+        "node_timeout",
+        "founding_timeout",
+    ),
+    "monitor": ("listen", "port", "proxy"),
+}
+_COPIES_MAX = 16
+_TO_LOG = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorConfig:
+    """Where the monitor listens."""
+
+    listen: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """A proxy as configured. `monitor` is None where the file has no such section."""
+
+    cluster: ClusterConfig
+    listen: str = "127.0.0.1"
+    port: int = 8900
+    access_log: bool = False
+    access_log_file: Path | None = None
+    monitor: MonitorConfig | None = None
+
+
+def load_configuration(path: Path) -> ProxyConfig:
+    """Read a file. Raises `SetupError` with one line that names the file and what is wrong in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise SetupError(f"{path}: not UTF-8 text") from None
+    try:
+        return _Reader(text).configuration()
+    except SetupError as error:
+        raise SetupError(f"{path}: {error}") from None
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        # No default section, so that [default] is one like the others; no interpolation, so that % is a character.
+        self._parser = configparser.ConfigParser(
+            default_section="", interpolation=None, inline_comment_prefixes=("#", ";"), empty_lines_in_values=False
+        )
+        try:
+            self._parser.read_string(text)
+        except configparser.Error as error:
+            raise SetupError(str(error).replace("<string>", "the file").replace("\n", " ")) from None
+        for section in self._parser.sections():
+            if section not in _KEYS:
+                raise SetupError(f"section [{section}] is none of {', '.join(f'[{known}]' for known in _KEYS)}")
+            for key in self._parser[section]:
+                if key not in _KEYS[section]:
+                    raise SetupError(f"key {key!r} in [{section}] is none of {', '.join(_KEYS[section])}")
+
+    def configuration(self) -> ProxyConfig:
+        options = Options()
+        timeout = self._value("proxy", "timeout", _seconds, options.deadline_s)
+        node_timeout = self._value("proxy", "node_timeout", _seconds, min(options.node_deadline_s, timeout))
+        if node_timeout > timeout:
+            raise SetupError(f"node_timeout = {node_timeout:g} in [proxy] is more than timeout = {timeout:g}")
+        state = self._value("proxy", "state", _text, "")
+        access_log = self._value("proxy", "accesslog", _switch_or_file, None)
+        config = ProxyConfig(
+            cluster=ClusterConfig(
+                addresses=self._addresses(),
+                n=self._value("proxy", "n", _number(1, _COPIES_MAX), 3),
+                w=self._value("proxy", "w", _number(1, _COPIES_MAX), 2),
+                r=self._value("proxy", "r", _number(1, _COPIES_MAX), 2),
+                partitions=self._value("default", "partitions", _number(2, PARTITIONS_MAX), PARTITIONS),
+                state=Path(state) if state else None,
+                founding_s=self._value("proxy", "founding_timeout", _seconds, 30.0),
+                options=replace(options, deadline_s=timeout, node_deadline_s=node_timeout),
+            ),
+            listen=self._value("proxy", "listen", _text, "127.0.0.1"),
+            port=self._value("proxy", "port", _number(0, 65535), 8900),
+            access_log=access_log is not None,
+            access_log_file=access_log if access_log != _TO_LOG else None,
+        )
+        if not self._parser.has_section("monitor"):
+            return config
+        address = self._value("monitor", "proxy", parse_address, None)
+        if address is not None and address.port != config.port:
+            raise SetupError(f"proxy = {address} in [monitor] is not this proxy, which has port {config.port}")
+        monitor = MonitorConfig(
+            self._value("monitor", "listen", _text, "127.0.0.1"),
+            self._value("monitor", "port", _number(0, 65535), 9900),
+        )
+        return replace(config, monitor=monitor)
+
+    def _addresses(self) -> tuple[NodeAddress, ...]:
+        port = self._value("default", "server_port", _number(1, 65535), 7900)
+        names = self._items("servers")
+        if not names:
+            raise SetupError("servers in [default] names no node")
+        zones = self._for_each("zones", _text, "", len(names))
+        weights = self._for_each("weights", _number(1, WEIGHT_MAX), 1, len(names))
+        addresses = []
+        for name, zone, weight in zip(names, zones, weights, strict=True):
+            has_port = name.rpartition("]")[2].count(":") == 1
+            try:
+                address = parse_address(name if has_port else f"{name}:{port}")
+            except ValueError as error:
+                raise SetupError(f"servers in [default]: {error}") from None
+            addresses.append(NodeAddress(address.host, address.port, zone, weight))
+        return tuple(addresses)
+
+    def _for_each(self, key: str, read: Callable[[str], T], default: T, count: int) -> list[T]:
+        """A list beside `servers`, with one entry for each of them."""
+        texts = self._items(key)
+        if not texts:
+            return [default] * count
+        if len(texts) != count:
+            raise SetupError(f"{key} in [default] has {len(texts)} entries for {count} servers")
+        return [self._read("default", key, text, read) for text in texts]
+
+    def _items(self, key: str) -> list[str]:
+        text: str = self._parser.get("default", key, fallback="")
+        return [item.strip() for item in text.split(",") if item.strip()]
+
+    def _value(self, section: str, key: str, read: Callable[[str], T], default: D) -> T | D:
+        text = self._parser.get(section, key, fallback=None)
+        if text is None:
+            return default
+        return self._read(section, key, text.strip(), read)
+
+    def _read(self, section: str, key: str, text: str, read: Callable[[str], T]) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise SetupError(f"{key} = {text} in [{section}]: {error}") from None
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError("not a whole number")
+        if not least <= int(text) <= most:
+            raise ValueError(f"not between {least} and {most}")
+        return int(text)
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError("not a number of seconds") from None
+    if not 0.01 <= seconds <= 3600:
+        raise ValueError("not between 0.01 and 3600 seconds")
+    return seconds
+
+
+def _switch_or_file(text: str) -> Path | None:
+    """None for no, `_TO_LOG` for yes, else the file."""
+    if text.lower() in ("", "no", "off", "false", "0"):
+        return None
+    return _TO_LOG if text.lower() in ("yes", "on", "true", "1") else Path(text)

@@ -1,0 +1,158 @@
+"""What a coordinator tells of itself and of its nodes: `stats`, `stats storages`, and the monitor's page.
+
+Nodes are asked side by side, each with its own short deadline, and at most once per `_FRESH_S` however many look; a
+dead one is told as dead and delays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from proxy.latency import Latency
+from proxy.peer import Peer
+from sfss.errors import BadRequest
+from sfss.store import Call, settled
+
+if TYPE_CHECKING:
+    from proxy.coordinator import Coordinator
+    from proxy.monitor import RingFigures
+
+_FRESH_S = 0.5
+
+NodeStats = dict[str, dict[str, str]]
+
+
+class Figures:
+    """The figures of one coordinator."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._asking: asyncio.Task[NodeStats] | None = None
+        self._asked_at = float("-inf")
+
+    def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def of_topic(self, topic: str) -> dict[str, str]:
+        """What `stats <topic>` answers; the empty topic is the coordinator's own."""
+        storages = await self.storages()
+        if topic == "storages":
+            return {f"{node}/{name}": value for node, stats in storages.items() for name, value in stats.items()}
+        return self._items(storages) | self._own() | self._latencies()
+
+    async def storages(self) -> NodeStats:
+        """Each node's STATS by its address, with its `state` (`ok` or `dead`) and, when something is wrong, `error`."""
+        now = self._coordinator.monotonic()
+        if self._asking is None or (self._asking.done() and now >= self._asked_at + _FRESH_S):
+            self._asked_at = now
+            self._asking = asyncio.get_running_loop().create_task(self._ask_all(), name="stats of all nodes")
+        return await asyncio.shield(self._asking)
+
+    def ring(self) -> RingFigures:
+        """The ring as the monitor shows it."""
+        coordinator = self._coordinator
+        ring = coordinator.ring
+        held = [0] * len(ring.members)
+        first = [0] * len(ring.members)
+        for owners in ring.table:
+            first[owners[0]] += 1
+            for index in owners:
+                held[index] += 1
+        return {
+            "number": ring.number,
+            "partitions": ring.partitions,
+            "N": coordinator.quorum.n,
+            "W": coordinator.quorum.w,
+            "R": coordinator.quorum.r,
+            "nodes": {
+                peer.name: {
+                    "partitions": held[peer.index],
+                    "first": first[peer.index],
+                    "zone": peer.zone,
+                    "weight": ring.members[peer.index].weight,
+                }
+                for peer in coordinator.peers
+            },
+        }
+
+    async def _ask_all(self) -> NodeStats:
+        peers = self._coordinator.peers
+        answers = await asyncio.gather(*(self._ask(peer) for peer in peers))
+        return {peer.name: answer for peer, answer in zip(peers, answers, strict=True)}
+
+    async def _ask(self, peer: Peer) -> dict[str, str]:
+        if peer.down:
+            return {"state": "dead", "error": peer.error}
+        within = self._coordinator.options.stats_deadline_s
+        try:
+            reply = peer.replica.stats("", Call(self._coordinator.monotonic() + within))
+            stats = await asyncio.wait_for(settled(reply), within)
+        except TimeoutError:
+            return {"state": "dead", "error": f"no answer in {within} s"}
+        except Exception as error:  # whatever is wrong with one node, the others are told
+            return {"state": "dead", "error": str(error) or type(error).__name__}
+        return {**stats, "state": "ok"} | ({"error": peer.error} if peer.error else {})
+
+    def _items(self, storages: NodeStats) -> dict[str, str]:
+        """Files by what the living nodes say, each of which is kept N times; of the dead ones an average is assumed."""
+        coordinator = self._coordinator
+        living = [stats for stats in storages.values() if stats["state"] == "ok"]
+        scale = len(coordinator.peers) / (max(len(living), 1) * coordinator.quorum.n)
+        return {
+            name: str(round(scale * sum(_number(stats, name) for stats in living)))
+            for name in ("curr_items", "total_items")
+        }
+
+    def _own(self) -> dict[str, str]:
+        coordinator = self._coordinator
+        ring, counters = coordinator.ring, coordinator.counters
+        shares = ring.shares()
+        figures: dict[str, object] = {
+            "quorum": coordinator.quorum,
+            "quorum_relaxed": int(coordinator.quorum.relaxed),
+            "stamps": coordinator.stamping,
+            "ring_number": ring.number,
+            "ring_fingerprint": ring.fingerprint,
+            "ring_partitions": ring.partitions,
+            "ring_share_min": f"{min(shares):.3f}",
+            "ring_share_max": f"{max(shares):.3f}",
+            "requests_in_flight": coordinator.in_flight,
+            "write_bytes_in_flight": coordinator.bytes_in_flight,
+            "keys_written_by_others": coordinator.shared_keys,
+        }
+        return {name: str(value) for name, value in figures.items()} | {
+            name: str(getattr(counters, name)) for name in counters.__slots__
+        }
+
+    def _latencies(self) -> dict[str, str]:
+        figures = {}
+        for peer in self._coordinator.peers:
+            figures[f"{peer.name}/state"] = "down" if peer.down else "suspect" if peer.suspect else "ok"
+            figures[f"{peer.name}/failures"] = str(peer.failures)
+            latencies: Mapping[str, Latency] = {
+                "read": peer.read_latency,
+                "inspect": peer.inspect_latency,
+                "apply": peer.apply_latency,
+            }
+            for operation, latency in latencies.items():
+                for name, part in (("p50", 0.5), ("p99", 0.99)):
+                    seconds = latency.quantile(part)
+                    if seconds is not None:
+                        figures[f"{peer.name}/{operation}_{name}_us"] = str(round(seconds * 1e6))
+        return figures
+
+
+def check_topic(topic: str) -> None:
+    """Refuse (`BadRequest`) a topic that a coordinator has no figures on."""
+    if topic not in ("", "storages"):
+        raise BadRequest(f"no stats on {topic!r} here")
+
+
+def _number(stats: Mapping[str, str], name: str) -> int:
+    try:
+        return int(stats.get(name, "0"))
+    except ValueError:
+        return 0

@@ -1,0 +1,160 @@
+"""What a proxy remembers over a restart: how far its stamps may have risen, and which cluster and nodes it serves.
+
+One small text file in the state directory, replaced whole: written beside, fsynced, renamed, the directory fsynced. A
+lock keeps a second process away, which would issue the same stamps.
+
+The ceiling of the stamps is saved ahead: stamps up to it may be issued, and the next life begins above it. It is moved
+on in a thread before it is reached, so requests don't wait; where the disk is too slow for that, writes ask first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sfss.errors import SetupError
+from sfss.stamps import COUNT_BITS
+
+_MAGIC = "sfss-proxy-state"
+_FORMAT = 1
+_AHEAD_S = 4.0
+"""How far ahead the ceiling is saved. Stamps after a restart may lie that far in the future."""
+
+_RENEW_S = 2.0
+"""With less than this left, it is saved anew."""
+
+_log = logging.getLogger("sfss.proxy.state")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyState:
+    """`ceiling` is a stamp that none issued so far exceeds. `cluster` is the cluster's id, `members` the node id last
+    met at each address: both defend against serving other files than those of before."""
+
+    ceiling: int = 0
+    cluster: str = ""
+    members: dict[str, str] = field(default_factory=dict)
+
+
+class StateDirectory:
+    """A proxy's directory, locked by this process until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Lock and read it; it is made where there is none. Raises `SetupError` for what stands in the way."""
+        self._file = path / "state"
+        self._updating = threading.Lock()
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SetupError(f"state directory {path} can't be used: {error.strerror or error}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.state = self._load()
+        except BlockingIOError:
+            os.close(self._lock)
+            raise SetupError(f"state directory {path} is in use by another proxy; give each its own") from None
+        except OSError as error:
+            os.close(self._lock)
+            raise SetupError(f"state directory {path} can't be used: {error.strerror or error}") from None
+        except SetupError:
+            os.close(self._lock)
+            raise
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of `state`, durably; blocks, from any thread. Raises OSError; then nothing has changed."""
+        with self._updating:
+            state = replace(self.state, **changes)
+            self._replace_file(state)
+            self.state = state
+
+    def _replace_file(self, state: ProxyState) -> None:
+        beside = self._file.with_suffix(".new")
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(f"{_MAGIC} {_FORMAT}\n{json.dumps(asdict(state), sort_keys=True)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, self._file)
+        directory = os.open(self._file.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def close(self) -> None:
+        """Let another process in; idempotent."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _load(self) -> ProxyState:
+        try:
+            head, _, body = self._file.read_text(encoding="utf-8").partition("\n")
+        except FileNotFoundError:
+            return ProxyState()
+        words = head.split()
+        if len(words) != 2 or words[0] != _MAGIC or not words[1].isdigit():
+            raise SetupError(f"{self._file} is not a proxy's state; name another directory, or remove the file")
+        if int(words[1]) > _FORMAT:
+            raise SetupError(f"{self._file} has format {words[1]}, newer than this program; run the one that wrote it")
+        try:
+            return ProxyState(**json.loads(body))
+        except (ValueError, TypeError):
+            raise SetupError(
+                f"{self._file} is damaged; remove it (stamps then begin at the clock's time, which is safe)"
+            ) from None
+
+
+class StampReserve:
+    """Implements `proxy.coordinator.Reserve` over a state directory."""
+
+    def __init__(self, directory: StateDirectory, now: Callable[[], float]) -> None:
+        """Save a first ceiling. `now` is Unix seconds. Raises `SetupError` if that fails."""
+        self._directory = directory
+        self._now = now
+        self._saving: asyncio.Future[int] | None = None
+        self.floor = directory.state.ceiling
+        """What an earlier life may have issued: stamps must be above it."""
+        try:
+            self._ceiling = self._save_ahead_of(self.floor)
+        except OSError as error:
+            raise SetupError(f"the state directory can't be written: {error.strerror or error}") from None
+        self._renew_from = self._ceiling - _stamps(_RENEW_S)
+
+    def covers(self, stamp: int) -> bool:
+        if stamp >= self._renew_from and self._saving is None:
+            self._saving = asyncio.get_running_loop().run_in_executor(None, self._save_ahead_of, stamp)
+            self._saving.add_done_callback(self._saved)
+        return stamp <= self._ceiling
+
+    async def close(self) -> None:
+        """Wait for a save that is under way."""
+        if self._saving is not None:
+            await asyncio.wait([self._saving])
+
+    def _save_ahead_of(self, stamp: int) -> int:
+        ceiling = max(stamp, _stamps(self._now())) + _stamps(_AHEAD_S)
+        self._directory.update(ceiling=ceiling)
+        return ceiling
+
+    def _saved(self, saving: asyncio.Future[int]) -> None:
+        self._saving = None
+        error = saving.exception()
+        if error is None:
+            self._ceiling = saving.result()
+            self._renew_from = self._ceiling - _stamps(_RENEW_S)
+        else:
+            # Tried again with the next write; until it succeeds, writes past the ceiling ask first.
+            _log.error("the state directory can't be written: %s", error)
+
+
+def _stamps(seconds: float) -> int:
+    return int(seconds * 1000) << COUNT_BITS
