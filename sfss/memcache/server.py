@@ -25,7 +25,7 @@ from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
 from sfss.store import WIRE_VALUE_BYTES_MAX, Store
 
-_log = logging.getLogger("sfss.memcache")
+_access_log = logging.getLogger("sfss.access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class MemcacheServer:
         """Write the line of one finished request."""
         first = (reply if isinstance(reply, bytes) else reply[0])[:40]
         outcome = first.partition(b"\r\n")[0] if first else b"-"
-        _log.info(
+        _access_log.info(
             "%s %s %d in %s %d out %.1f ms",
             request.command.name.decode(),
             request.key.decode("utf-8", "backslashreplace") or "-",
