@@ -14,7 +14,8 @@ In append order a key's versions only rise, so what is older than a record lies 
 its volume is the oldest there is: then nothing older than it is left anywhere. Elsewhere it moves along, and in a
 cluster it always does, since replicas or hints may still hold what it deleted. An expired record counts as a
 tombstone. A live record that fails its checksum stays where it is, and its volume with it, so that reads go on
-telling."""
+telling.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from nodes.format import record_bytes
 from sfss.errors import CorruptRecord
 
 # volume, offset of the record, value bytes, flags, expires, version, checksum, kind, zero, check
@@ -38,6 +39,10 @@ class Entry(NamedTuple):
     kind: int
     zero: int
     check: int
+
+    def record_bytes(self, key_bytes: int) -> int:
+        """Bytes of the whole record in its volume."""
+        return record_bytes(key_bytes, self.value_bytes)
 
 
 def index_key(key: bytes) -> bytes:

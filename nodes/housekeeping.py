@@ -1,5 +1,6 @@
 """What a node does now and then: save who it is, move the stamps' floor ahead, sync by the clock, refill the
-reserve."""
+reserve.
+"""
 
 from __future__ import annotations
 

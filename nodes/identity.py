@@ -2,7 +2,8 @@
 
 `identity` is a small text file: a first line with magic, format and byte order, one JSON object, and a last line with
 the checksum of what is above. It is replaced whole: written beside, fsynced, renamed, and the directory fsynced.
-`lock` is held by flock as long as the process lives, so that two processes never write one directory."""
+`lock` is held by flock as long as the process lives, so that two processes never write one directory.
+"""
 
 from __future__ import annotations
 

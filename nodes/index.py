@@ -2,7 +2,8 @@
 
 One thread at a time writes (`commit`, fully synced). The loop's thread reads through one long-lived read transaction,
 which `refresh` renews after each commit, so that it pins no old pages for longer; other threads read in `snapshot`.
-The map is a sparse file's; `grow` enlarges it, which LMDB allows only while nobody reads, hence the lock."""
+The map is a sparse file's; `grow` enlarges it, which LMDB allows only while nobody reads, hence the lock.
+"""
 
 from __future__ import annotations
 
@@ -67,11 +68,12 @@ class Covered:
 class Index:
     """The entries of one node. Every key is an index key (`nodes.entry.index_key`), every value a packed entry."""
 
-    def __init__(self, environment: lmdb.Environment, path: Path, node: str) -> None:
+    def __init__(self, environment: lmdb.Environment, path: Path, node: str, read_only: bool = False) -> None:
         self._environment = environment
         self._path = path
-        self._entries = environment.open_db(b"entries")
-        self._meta = environment.open_db(b"meta")
+        self.read_only = read_only
+        self._entries = environment.open_db(b"entries", create=not read_only)
+        self._meta = environment.open_db(b"meta", create=not read_only)
         self._node = node
         self._map_lock = threading.Lock()
         self.get: Callable[[bytes], bytes | None] = self._refuse
@@ -79,42 +81,48 @@ class Index:
         would cost a fifth of the look-up. Raises `lmdb_error` kinds, see `errors`."""
 
     @classmethod
-    def open(cls, path: Path, node: str) -> Index:
+    def open(cls, path: Path, node: str, read_only: bool = False) -> Index:
         """Open, or make an empty one. Raises `IndexDamaged` when it can't be trusted or isn't this node's, `SetupError`
         for a newer format."""
         data = path / "data.mdb"
         used = data.stat().st_size if data.exists() else 0
-        environment = None
-        try:
+        if not read_only:
             path.mkdir(mode=0o700, exist_ok=True)
+        try:
             environment = lmdb.open(
                 str(path),
                 map_size=max(MAP_BYTES_MIN, _power_of_two(2 * used)),
                 mode=0o600,
+                readonly=read_only,
+                lock=not read_only,  # the data directory's lock keeps writers away
                 readahead=False,  # look-ups are random
                 meminit=False,
                 max_dbs=2,
             )
-            index = cls(environment, path, node)
-            index._check_length(data)
-            covered = index.covered()
-        except lmdb.Error as error:
-            if environment is not None:
-                environment.close()
+        except (lmdb.Error, OSError) as error:
             raise IndexDamaged(str(error)) from None
-        except IndexDamaged:
-            if environment is not None:
-                environment.close()
+        try:
+            index = cls(environment, path, node, read_only)
+            index._check_length(data)
+            index._check_owner()
+            index.live_bytes()
+        except lmdb.Error as error:
+            environment.close()
+            raise IndexDamaged(str(error)) from None
+        except BaseException:
+            environment.close()
             raise
-        if covered.format > FORMAT:
-            environment.close()
-            raise SetupError(
-                f"{path} has format {covered.format}, which is newer than this program; run the version that wrote it"
-            )
-        if covered.node != node or covered.byte_order != sys.byteorder:
-            environment.close()
-            raise IndexDamaged(f"it belongs to node {covered.node}")
         return index
+
+    def _check_owner(self) -> None:
+        covered = self.covered()
+        if covered.format > FORMAT:
+            raise SetupError(
+                f"{self._path} has format {covered.format}, which is newer than this program; "
+                "run the version that wrote it"
+            )
+        if covered.node != self._node or covered.byte_order != sys.byteorder:
+            raise IndexDamaged(f"it belongs to node {covered.node}")
 
     def _check_length(self, data: Path) -> None:
         # LMDB would map what is missing, and the process would die by SIGBUS when it looks there.

@@ -2,7 +2,8 @@
 
 What is durable is frozen, committed with full sync together with the position it covers, and then dropped from
 memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room; whatever else
-fails is tried again, and meanwhile writes wait once the overlay is full, so memory stays bounded."""
+fails is tried again, and meanwhile writes wait once the overlay is full, so memory stays bounded.
+"""
 
 from __future__ import annotations
 

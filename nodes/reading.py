@@ -1,7 +1,8 @@
 """Reading values from volumes without ever blocking the loop on a disk.
 
 `preadv` with RWF_NOWAIT returns what the page cache has, at once. What it doesn't have is read by a thread. Some file
-systems can't do that (EOPNOTSUPP: tmpfs, overlay): then all reads go through the thread, for good."""
+systems can't do that (EOPNOTSUPP: tmpfs, overlay): then all reads go through the thread, for good.
+"""
 
 from __future__ import annotations
 

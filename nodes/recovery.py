@@ -4,19 +4,21 @@ The index says up to where it covers the volumes; what lies after is replayed by
 don't matter. Damage is told apart by position. Everything below the floor was on disk for certain (the index, the
 identity, a batch header or a later volume says so), so damage there is rot: it is reported and what follows is
 replayed. Above the floor it is the torn tail of a crash, which nobody was promised, and it is cut. Where records of
-unknown keys may be missing, the node becomes *suspect*: it can no longer tell absent from lost."""
+unknown keys may be missing, the node becomes *suspect*: it can no longer tell absent from lost. Where the index
+knows the keys of what is lost, reads of those fail as corrupt until they are written again, and nothing else does.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from nodes.entry import index_key, pack_entry, unpack_fields
-from nodes.format import VOLUME_HEADER_BYTES, Kind
+from nodes.entry import HASH_BYTES, index_key, pack_entry, unpack_fields
+from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
-from nodes.options import NodeOptions
 from nodes.overlay import Figures, Overlay
 from nodes.scan import Batch, Damage, Found, reader_of, walk
 from nodes.volume import Volume, find_volumes, volume_path
@@ -40,6 +42,8 @@ class Recovered:
     replayed: int = 0
     rotten: int = 0
     cut_bytes: int = 0
+    lost: set[bytes] = field(default_factory=set)
+    """Index keys of records that the index knows and no volume has."""
 
 
 @dataclass(slots=True)
@@ -51,30 +55,32 @@ class _Tail:
     fd: int = field(default=-1)
 
 
-def recover(directory: DataDirectory, state: NodeState, options: NodeOptions) -> Recovered:
-    """Make volumes and index agree. Blocks; to be called before anything is served. Raises `SetupError`."""
-    volumes, damaged = find_volumes(directory.volumes, state.node_bytes)
-    index, covered = _open_index(directory, state, bool(volumes))
+def recover(directory: DataDirectory, state: NodeState, aside: Path | None = None) -> Recovered:
+    """Make volumes and index agree. Blocks; to be called before anything is served. Raises `SetupError`.
+
+    With `aside` nothing in the directory is changed: the tail stays in the overlay, and an index that can't be used
+    is built anew in that folder."""
+    volumes, damaged = find_volumes(directory.volumes, state.node_bytes, clean=aside is None)
+    index, covered = _open_index(directory, state, bool(volumes), aside)
     index.refresh()
     figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
     overlay = Overlay(index, figures)
     reasons = [state.suspect] if state.suspect else []
     found_numbers = {volume.number for volume in volumes}
-    reasons += [f"volume {number} has a damaged header" for number in damaged if number >= covered.volume]
-    for number in sorted(figures.live):
-        if figures.live[number] and number not in found_numbers and number not in damaged:
-            reasons.append(f"volume {number} is missing")
+    reasons += [f"volume {number} has a damaged header" for number in damaged if number > covered.volume]
+    missing = [number for number, live in figures.live.items() if live and number not in {*found_numbers, *damaged}]
     tails = [
         _Tail(volume, covered.offset if volume.number == covered.volume else VOLUME_HEADER_BYTES)
         for volume in volumes
         if volume.number >= covered.volume
     ]
     newest_number = max([covered.volume, *found_numbers, *damaged], default=0)
-    replay = _Replay(directory, index, overlay, state)
+    replay = _Replay(index, overlay, state)
     try:
         for tail in tails:
-            tail.fd = os.open(volume_path(directory.volumes, tail.volume.number), os.O_RDWR | os.O_CLOEXEC)
-            if not state.closed:
+            access = os.O_RDWR if aside is None else os.O_RDONLY
+            tail.fd = os.open(volume_path(directory.volumes, tail.volume.number), access | os.O_CLOEXEC)
+            if not state.closed and aside is None:
                 _read_from_disk_itself(tail.fd)
         floor = max([covered.position, state.position, *(_highest_durable(tail) for tail in tails)])
         for tail in tails:
@@ -83,42 +89,65 @@ def recover(directory: DataDirectory, state: NodeState, options: NodeOptions) ->
                 reasons.append(f"volume {tail.volume.number} follows a torn one")
                 break
             replay.run(tail, floor)
-        for tail in tails:
-            replay.cut(tail)
+        if aside is None:
+            for tail in tails:
+                replay.cut(tail)
     finally:
         for tail in tails:
             if tail.fd >= 0:
                 os.close(tail.fd)
     reasons += replay.reasons
     end = volumes[-1].end_position if volumes else 0
-    if end < floor:
+    lost: set[bytes] = set()
+    if missing or end < covered.position:
+        lost = _lost_entries(index, volumes, missing)
+        _log.error("%d records that the index knows are lost; their reads fail until they are written again", len(lost))
+    if max(end, covered.position) < floor:
         reasons.append(f"data ends at position {end}, but {floor} was durable")
     begun = bool(volumes) and volumes[-1].number == newest_number and end >= floor
     newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
     replay.commit(newest)
     return Recovered(
-        index, overlay, volumes, newest, begun, "; ".join(reasons), replay.replayed, replay.rotten, replay.cut_bytes
+        index,
+        overlay,
+        volumes,
+        newest,
+        begun,
+        "; ".join(reasons),
+        replay.replayed,
+        replay.rotten,
+        replay.cut_bytes,
+        lost,
     )
+
+
+def _lost_entries(index: Index, volumes: list[Volume], missing: list[int]) -> set[bytes]:
+    """Keys of the committed entries that point behind the end of their volume, or into a missing one. Reads the whole
+    index: a second for a million files."""
+    ends = {volume.number: volume.end for volume in volumes} | dict.fromkeys(missing, 0)
+    lost = set()
+    for key, packed in index.entries():
+        volume, offset, value_bytes = unpack_fields(packed)[:3]
+        if volume in ends and offset + record_bytes(len(key) - HASH_BYTES, value_bytes) > ends[volume]:
+            lost.add(key)
+    return lost
 
 
 def _unbegun(number: int, position: int, state: NodeState) -> Volume:
     return Volume(new_header(number, position, state.node_bytes), VOLUME_HEADER_BYTES)
 
 
-def _open_index(directory: DataDirectory, state: NodeState, has_volumes: bool) -> tuple[Index, Covered]:
+def _open_index(
+    directory: DataDirectory, state: NodeState, has_volumes: bool, aside: Path | None
+) -> tuple[Index, Covered]:
     try:
-        index = Index.open(directory.index, state.node)
-        try:
-            index.live_bytes()
-            covered = index.covered()
-        except IndexDamaged:
-            index.close()
-            raise
+        index = Index.open(directory.index, state.node, read_only=aside is not None)
     except IndexDamaged as error:
         _log.error("the index is damaged (%s) and will be rebuilt from the volumes", error)
-        Index.remove(directory.index)
-        index = Index.open(directory.index, state.node)
-        covered = index.covered()
+        if aside is None:
+            Index.remove(directory.index)
+        index = Index.open(aside or directory.index, state.node)
+    covered = index.covered()
     if has_volumes and not covered.volume:
         _log.warning("building the index from the volumes")
     return index, covered
@@ -143,8 +172,7 @@ def _highest_durable(tail: _Tail) -> int:
 class _Replay:
     """Puts what tails hold into the overlay, and that into the index from time to time."""
 
-    def __init__(self, directory: DataDirectory, index: Index, overlay: Overlay, state: NodeState) -> None:
-        self._directory = directory
+    def __init__(self, index: Index, overlay: Overlay, state: NodeState) -> None:
         self._index = index
         self._overlay = overlay
         self._state = state
@@ -232,6 +260,8 @@ class _Replay:
             self._commit_at(newest, newest.end)
 
     def _commit_at(self, volume: Volume, offset: int) -> None:
+        if self._index.read_only:
+            return
         overlay = self._overlay
         figures = overlay.figures
         covered = Covered(

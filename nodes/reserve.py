@@ -1,7 +1,8 @@
 """Room kept aside on disk, so that deletes, compaction and the index go on when clients' writes find the disk full.
 
 A file whose blocks are really taken, since free space that is merely left alone goes to whoever else writes on the
-disk. It is shortened when room is needed and grows back when the disk has room to spare."""
+disk. It is shortened when room is needed and grows back when the disk has room to spare.
+"""
 
 from __future__ import annotations
 

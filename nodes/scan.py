@@ -2,7 +2,8 @@
 
 Replay, rebuild, compaction, checker and export all read volumes this way. Where a header is damaged nothing says how
 long the record was; the walk then looks for the next place where a whole header lies. Header checks are 64 bits wide
-and seeded with the volume's salt and the position, so neither chance nor a crafted value is taken for one."""
+and seeded with the volume's salt and the position, so neither chance nor a crafted value is taken for one.
+"""
 
 from __future__ import annotations
 

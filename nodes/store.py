@@ -6,7 +6,8 @@ newest record lies, the reader fetches values, the indexer and the compactor wor
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
-is durable."""
+is durable.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +62,9 @@ from sfss.store import (
 T = TypeVar("T")
 
 _log = logging.getLogger("sfss.node")
+_DAMAGED_MAX = 100_000
+"""Damaged records that are remembered, so that the same version may be written once more."""
+
 _FILE = int(Kind.FILE)
 _TOMBSTONE = int(Kind.TOMBSTONE)
 
@@ -98,7 +102,8 @@ class NodeStore:
         self._closed: asyncio.Future[None] | None = None
         self._clock = StampClock(now, last_stamp)
         self._durable = 1 if options.sync is Sync.ALWAYS else 0
-        self._corrupt_records = recovered.rotten
+        self._corrupt_records = recovered.rotten + len(recovered.lost)
+        self._damaged = set(recovered.lost)
         self._stored = 0
         self._volumes = Volumes(directory.volumes, options.open_volumes_max)
         for volume in recovered.volumes:
@@ -276,6 +281,8 @@ class NodeStore:
         packed = self._newest_durable(lookup)
         if packed is None:
             return None
+        if lookup in self._damaged:
+            raise CorruptRecord("the record is damaged and waits to be written again")
         return _record(self._verified(lookup, packed), b"")
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
@@ -298,7 +305,7 @@ class NodeStore:
             entry = self._newest_durable(lookup)
             if entry is not None:
                 held = unpack_fields(entry)[5:7]
-                if held >= order:
+                if held > order or (held == order and lookup not in self._damaged):
                     self._verified(lookup, entry)
                     return self._refuse_while_suspect(Applied(held == order, *held, bool(self._durable)))
         self._clock.observe(version)
@@ -306,14 +313,14 @@ class NodeStore:
         write = self._add(kind, key, value, flags, expires, version, checksum)
         return self._when_durable(write, Applied(True, version, checksum, bool(self._durable)))
 
-    def identify(self) -> Reply[Identity]:
+    def identify(self) -> Identity:
         return self._state.identity(self._writer.synced_position)
 
     def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
         if self._state.cluster:
             return self._spawn(self._saved_identity())
         if self._pending or self._overlay.figures.files:
-            raise WrongCluster(f"wrong cluster: the node holds {self._overlay.figures.files} files of no cluster")
+            raise WrongCluster(f"the node holds {self._overlay.figures.files} files of no cluster")
         # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
         self._housekeeper.state = replace(
             self._state,
@@ -429,6 +436,7 @@ class NodeStore:
     def _on_durable(self, writes: list[Write]) -> None:
         overlay = self._overlay
         pending = self._pending
+        damaged = self._damaged
         for write in writes:
             lookup = write.index_key
             if write.moves is not None:
@@ -440,6 +448,8 @@ class NodeStore:
                     self._flushing = None
             else:
                 overlay.put(lookup, write.entry)
+                if damaged:
+                    damaged.discard(lookup)
                 if pending.get(lookup) is write:
                     del pending[lookup]
         self._indexer.added()
@@ -490,6 +500,8 @@ class NodeStore:
 
     def _corrupt(self, lookup: bytes, packed: bytes) -> CorruptRecord:
         self._corrupt_records += 1
+        if len(self._damaged) < _DAMAGED_MAX:
+            self._damaged.add(lookup)
         volume, offset = unpack_fields(packed)[:2]
         _log.error("volume %d: the record at %d failed its checksum", volume, offset)
         return CorruptRecord(f"the record at {offset} in volume {volume} failed its checksum")
@@ -550,7 +562,7 @@ def _start(
     data: DataDirectory, options: NodeOptions, now: Callable[[], float]
 ) -> tuple[NodeState, Recovered, Reserve, int]:
     state = next_epoch(data.load())
-    recovered = recover(data, state, options)
+    recovered = recover(data, state)
     last = max(state.stamp_floor, recovered.overlay.figures.version_max)
     data.save(replace(state, suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last)))
     reserve = Reserve(data.reserve, options.reserve_bytes)

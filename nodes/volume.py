@@ -2,7 +2,8 @@
 
 Owns which volumes there are, how long each one's data is, and when a file may be closed or unlinked: never while a
 read in a thread uses its descriptor. Appending is the writer's, walking is `nodes.scan`'s. Used from the loop's
-thread only, but for the functions."""
+thread only, but for the functions.
+"""
 
 from __future__ import annotations
 
@@ -71,17 +72,17 @@ def create_volume(directory: Path, header: VolumeHeader) -> int:
     return fd
 
 
-def find_volumes(directory: Path, node: bytes) -> tuple[list[Volume], list[int]]:
+def find_volumes(directory: Path, node: bytes, clean: bool = True) -> tuple[list[Volume], list[int]]:
     """The volumes of a directory in order, and the numbers of those whose header is lost or not this node's.
 
-    `end` is the file's length; whoever walks the volume corrects it. Removes what a crash left unfinished. Raises
-    `SetupError` for a newer format.
-    """
+    `end` is the file's length; whoever walks the volume corrects it. `clean` removes what a crash left unfinished.
+    Raises `SetupError` for a newer format."""
     volumes: list[Volume] = []
     damaged: list[int] = []
     for path in sorted(directory.iterdir()):
         if path.suffix == _UNFINISHED:
-            path.unlink()
+            if clean:
+                path.unlink()
         elif path.suffix == _SUFFIX and path.stem.isdigit():
             header = read_header(path)
             if header is None or header.number != int(path.stem) or header.node != node:

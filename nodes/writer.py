@@ -7,7 +7,8 @@ system calls only and hardly ever competes for the interpreter.
 A batch that doesn't fit the newest volume begins a new one. When the disk is full the plain writes of a batch fail
 and so do those that wait behind it (they may have been decided on a failed one); deletes, moves and the like go on
 from the reserve. A failed append is cut off again. A failed sync ends the process (`die`): the kernel has marked
-pages clean that are not on disk, so nothing may be acknowledged after it."""
+pages clean that are not on disk, so nothing may be acknowledged after it.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,181 @@
+"""The command line of a node: `sfss-node -p 7900 -H DIR`, and `check` and `export` for a directory that no node runs
+on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nodes.checker import check_directory
+from nodes.daemon import Daemon, log_to
+from nodes.export import export_directory
+from nodes.identity import DataDirectory
+from nodes.options import MIB, NodeOptions, Sync
+from nodes.store import NodeStore
+from sfss import __version__
+from sfss.errors import SetupError
+from sfss.log import LEVELS, set_up_logging
+from sfss.memcache.server import MemcacheServer
+from sfss.process import check_packages, check_reach, refusal, run
+
+_SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter while another waits. With Python's default of 5 ms the loop would lose
+that each time it meets the indexer's or the compactor's thread."""
+
+_log = logging.getLogger("sfss.node")
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-p", "--port", type=click.IntRange(0, 65535), default=7900, show_default=True, help="Port; 0: any.")
+@click.option("-l", "--listen", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("-H", "--home", type=click.Path(path_type=Path), metavar="DIR", help="Data directory.")
+@click.option("-d", "--daemon", is_flag=True, help="Go to the background once the node serves.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Log there.  [default with -d: DIR/node.log]")
+@click.option("--allow-flush", is_flag=True, help="Let clients delete everything with flush_all.")
+@click.option("--insecure", is_flag=True, help="Listen where other machines reach it; there are no passwords.")
+@click.option(
+    "--sync",
+    type=click.Choice([sync.value for sync in Sync]),
+    default=Sync.ALWAYS.value,
+    show_default=True,
+    help="When acknowledged writes are on disk.",
+)
+@click.option("--sync-interval", type=click.FloatRange(0.001, 60), default=0.2, show_default=True, help="Seconds.")
+@click.option("--volume-mib", type=int, default=64, show_default=True, help="Size of a volume.")
+@click.option("--reserve-mib", type=click.IntRange(0), default=64, show_default=True, help="Room kept for a full disk.")
+@click.option("--access-log", is_flag=True, help="Log each request.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--log-json", is_flag=True, help="Log JSON lines.")
+@click.version_option(__version__, prog_name="sfss-node")
+@click.pass_context
+def node(context: click.Context, /, **options: Any) -> None:
+    """Serve the files of one data directory over the memcache protocol."""
+    if context.invoked_subcommand is None:
+        sys.exit(_serve(**options))
+
+
+def _serve(
+    *,
+    port: int,
+    listen: str,
+    home: Path | None,
+    daemon: bool,
+    log_file: Path | None,
+    allow_flush: bool,
+    insecure: bool,
+    sync: str,
+    sync_interval: float,
+    volume_mib: int,
+    reserve_mib: int,
+    access_log: bool,
+    log_level: str,
+    log_json: bool,
+) -> int:
+    background = Daemon(log_file or (home / "node.log" if home else None)) if daemon else None
+    if background is not None and background.is_parent:
+        return background.wait()
+    if background is None and log_file is not None:
+        log_to(log_file)
+    set_up_logging(f"node:{port}", log_level, log_json)
+
+    async def main(stop: asyncio.Event) -> None:
+        check_packages()
+        check_reach(listen, insecure)
+        if home is None:
+            raise SetupError("no data directory; name one with -H DIR")
+        options = NodeOptions(
+            sync=Sync(sync),
+            sync_interval_s=sync_interval,
+            volume_bytes=volume_mib * MIB,
+            reserve_bytes=reserve_mib * MIB,
+        )
+        store = await NodeStore.open(home, options)
+        try:
+            server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log)
+            try:
+                await server.start(listen, port)
+            except OSError as error:
+                raise refusal(error, listen, port, "-p") from None
+            _log.info("node %s serves %s on %s:%d", store.identify().node, home, listen, server.port)
+            # What has been made so far stays; the collector needn't look at it again.
+            gc.freeze()
+            sys.setswitchinterval(_SWITCH_INTERVAL_S)
+            if background is not None:
+                background.ready()
+            await stop.wait()
+            await server.close()
+        finally:
+            await store.close()
+
+    return run("sfss-node", main)
+
+
+@node.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-q", "--quiet", is_flag=True, help="Print the verdict only.")
+def check(directory: Path, quiet: bool) -> None:
+    """Check every byte of a data directory that no node runs on. Changes nothing.
+
+    Exit status: 0 all is well, 1 damage was found, 2 it could not be checked.
+    """
+    sys.exit(_offline(lambda: check_directory(directory, print, quiet)))
+
+
+@node.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def export(directory: Path) -> None:
+    """Write all live files of a data directory that no node runs on to standard output, as a tar archive.
+
+    Exit status: 0 all went well, 1 some files could not be read (named on standard error), 2 nothing was written.
+    """
+    sys.exit(_offline(lambda: export_directory(directory, sys.stdout.buffer)))
+
+
+@node.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def trust(directory: Path) -> None:
+    """Declare that what a node has is all there is to be had, after data was lost. It then answers reads again.
+
+    With replicas, wipe the directory instead: the node then fills again from the others.
+    """
+    sys.exit(_offline(lambda: _trust(directory)))
+
+
+def _trust(directory: Path) -> int:
+    data = DataDirectory.open(directory, create=False)
+    try:
+        state = data.load()
+        if state.suspect:
+            click.echo(f"trusted, although {state.suspect}")
+            data.save(replace(state, suspect=""))
+        else:
+            click.echo("nothing is known to be missing; nothing was changed")
+    finally:
+        data.close()
+    return 0
+
+
+def _offline(work: Callable[[], int]) -> int:
+    set_up_logging("node", "warning")
+    try:
+        return work()
+    except SetupError as error:
+        click.echo(f"sfss-node: {error}", err=True)
+        return 2
+
+
+def main() -> None:
+    """Entry point of `sfss-node`."""
+    node()
+
+
+if __name__ == "__main__":
+    main()
