@@ -117,12 +117,7 @@ class Fetch(Exchange):
         if found is None:
             found = replies.match(own.FOUND)
             if found is None:
-                line = replies.line()
-                if line is None:
-                    return MORE
-                if line == b"EN":
-                    return None
-                raise unexpected(line)
+                return self._take_miss(replies)
         block, size_, flags, expires, version_, checksum_, kind, opaque = found.groups()
         if opaque != self.opaque:
             raise OutOfStep(f"opaque {opaque!r} came for {self.opaque!r}")
@@ -147,6 +142,17 @@ class Fetch(Exchange):
             if computed != checksum:
                 raise CorruptRecord(f"checksum {checksum:016x} came with a record of checksum {computed:016x}")
         return record
+
+    def _take_miss(self, replies: ReplyParser) -> Any:
+        missed = replies.match(own.MISSED)
+        if missed is not None:
+            if missed[1] != self.opaque:
+                raise OutOfStep(f"opaque {missed[1]!r} came for {self.opaque!r}")
+            return None
+        line = replies.line()
+        if line is None:
+            return MORE
+        raise unexpected(line)
 
 
 class _Write(Exchange):

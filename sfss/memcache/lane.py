@@ -123,8 +123,7 @@ class Lane:
         self._fail_queue(error)
         for link in list(self.links):
             link.close(error)
-        while self.links:
-            await asyncio.sleep(0)
+        await asyncio.gather(*(link.gone for link in self.links))
 
     # What links tell
 

@@ -54,6 +54,7 @@ class Link(asyncio.Protocol):
         self.heard = False
         self.quiet_since = 0.0
         self.in_service = False
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def open(self) -> bool:
@@ -166,3 +167,4 @@ class Link(asyncio.Protocol):
         self.pending.clear()
         error = self._error or OutOfStep(str(exc) if exc else "the server closed the connection")
         self._owner.lost(self, error, orphans)
+        self.gone.set_result(None)

@@ -51,8 +51,11 @@ class RecacheMarks:
             return None
         return mark
 
-    def put(self, key: bytes, mark: Mark) -> None:
-        """Mark a key, in place of what it was marked with."""
+    def put(self, key: bytes, mark: Mark, now: float) -> None:
+        """Mark a key, in place of what it was marked with. `now` (Unix seconds) tells which stubs have expired."""
+        if key not in self._marks and len(self._marks) >= self._marks_max:
+            for other in [each for each, held in self._marks.items() if held.stub]:
+                self.stub(other, now)
         if key not in self._marks and len(self._marks) >= self._marks_max:
             raise Busy(f"{self._marks_max} items are marked for recaching")
         self._marks[key] = mark

@@ -33,7 +33,11 @@ FOUND = re.compile(
     rb"(?:VA ([0-9]{1,8})|HD) s([0-9]{1,8}) f([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{1,20}) H([0-9a-f]{16})"
     rb"( Yv| Yt)?(?: O([!-~]{1,32}))?\r\n"
 )
-"""The answer to MG. Groups: block length (None for HD), size, flags, expiry, version, checksum, kind, opaque."""
+"""The answer to MG where there is a record; `MISSED` where there is none. Groups: block length (None for HD), size,
+flags, expiry, version, checksum, kind, opaque."""
 
 WRITTEN = re.compile(rb"(HD|NS) V([0-9]{1,20}) H([0-9a-f]{16}) B([0-9]{1,3})/([0-9]{1,3})(?: O([!-~]{1,32}))?\r\n")
 """The answer to a write. Groups: code, version, checksum, durable, copies, opaque."""
+
+MISSED = re.compile(rb"EN(?: O([!-~]{1,32}))?\r\n")
+"""The answer to MG where there is none. Group: opaque."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sfss.errors import SfssError
-from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, client_error, error_line
+from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, UnknownCommand, client_error, error_line
 from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call
 
 if TYPE_CHECKING:
@@ -74,17 +74,21 @@ class Request:
 class Command:
     """A row of the command table.
 
-    `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out. `size_at` is
-    the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are those of its
-    requests, unless their flags say otherwise.
+    `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out. A line has
+    `words_min` to `words_max` words, its name among them; `flags` are the letters that a meta command takes.
+    `size_at` is the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are
+    those of its requests, unless their flags say otherwise.
     """
 
     name: bytes
     parse: Callable[[Command, list[bytes]], Request]
     handle: Callable[[Service, Request], Answer]
+    words_min: int = 1
+    words_max: int = 64
     size_at: int = 0
     needs: str = ""
     writes: bool = False
+    flags: frozenset[bytes] = frozenset()
 
 
 class Lane(NamedTuple):
@@ -193,6 +197,8 @@ class RequestParser:
                 return self._close(b"")
             return Refusal(UNKNOWN_COMMAND)
         try:
+            if not command.words_min <= len(words) <= command.words_max:
+                raise UnknownCommand(f"{len(words)} words")
             request = command.parse(command, words)
         except SfssError as error:
             return self._refuse(error_line(error), self._readable_size(command, words))

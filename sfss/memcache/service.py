@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sfss.errors import Unsupported
+from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.stamps import StampClock
 from sfss.store import Flushable, Replica, Store, Updater
@@ -75,6 +76,7 @@ class Service:
         self.figures = figures
         self.counters = Counters()
         self.marks = RecacheMarks()
+        self.accesses = Accesses()
         self.stub_stamps = StampClock(now)
 
     @property

@@ -19,8 +19,6 @@ _CONTROL = dict.fromkeys((*range(32), 127), " ")
 
 
 def _parse_bare(command: Command, words: list[bytes]) -> Request:
-    if len(words) > 1:
-        raise UnknownCommand("takes no arguments")
     return Request(command, b"", None)
 
 
@@ -59,7 +57,7 @@ def _version(service: Service, request: Request) -> Answer:
 
 def _parse_verbosity(command: Command, words: list[bytes]) -> Request:
     noreply = words[-1] == b"noreply"
-    if len(words) == 1 or len(words) > 2 + noreply:
+    if len(words) > 2 + noreply:
         raise UnknownCommand("verbosity takes one level")
     return Request(command, b"", None, noreply=noreply)
 
@@ -122,10 +120,10 @@ def identity_line(identity: Identity) -> bytes:
 
 COMMANDS = (
     Command(b"stats", _parse_stats, _stats),
-    Command(b"version", _parse_bare, _version),
-    Command(b"verbosity", _parse_verbosity, _verbosity),
-    Command(b"flush_all", _parse_flush_all, _flush_all, writes=True, needs="flushable"),
-    Command(b"mn", _parse_bare, _mn),
-    Command(b"quit", _parse_bare, _quit),
+    Command(b"version", _parse_bare, _version, words_max=1),
+    Command(b"verbosity", _parse_verbosity, _verbosity, words_min=2, words_max=3),
+    Command(b"flush_all", _parse_flush_all, _flush_all, words_max=3, writes=True, needs="flushable"),
+    Command(b"mn", _parse_bare, _mn, words_max=1),
+    Command(b"quit", _parse_bare, _quit, words_max=1),
     Command(b"sfss", _parse_sfss, _sfss, needs="replica"),
 )

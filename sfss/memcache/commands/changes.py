@@ -23,7 +23,7 @@ def parse_delete(command: Command, words: list[bytes]) -> Request:
     """`delete <key> [0] [noreply]`; the 0 is what older clients send as a time."""
     if len(words) > 2 and words[2] == b"0":
         del words[2]
-    if len(words) < 2 or len(words) > 3 or (len(words) == 3 and words[2] != b"noreply"):
+    if len(words) > 3 or (len(words) == 3 and words[2] != b"noreply"):
         raise BadRequest(f"{BAD_FORMAT}.  Usage: delete <key> [noreply]")
     return Request(command, key_of(words[1]), None, noreply=len(words) == 3)
 
@@ -44,8 +44,6 @@ def delete(service: Service, request: Request) -> Answer:
 
 def parse_count(command: Command, words: list[bytes]) -> Request:
     """`incr <key> <delta> [noreply]`; the argument is the delta."""
-    if len(words) < 3:
-        raise BadRequest(BAD_FORMAT)
     noreply = is_noreply(words, 3)
     key = key_of(words[1])
     delta = number_of(words[2], VERSION_MAX, "invalid numeric delta argument")
@@ -87,8 +85,6 @@ def decr(service: Service, request: Request) -> Answer:
 
 def parse_touch(command: Command, words: list[bytes]) -> Request:
     """`touch <key> <exptime> [noreply]`; the argument is the exptime as sent."""
-    if len(words) < 3:
-        raise BadRequest(BAD_FORMAT)
     noreply = is_noreply(words, 3)
     return Request(command, key_of(words[1]), exptime_of(words[2]), noreply=noreply)
 
@@ -109,8 +105,8 @@ def touch(service: Service, request: Request) -> Answer:
 
 
 COMMANDS = (
-    Command(b"delete", parse_delete, delete, writes=True),
-    Command(b"incr", parse_count, incr, writes=True, needs="updater"),
-    Command(b"decr", parse_count, decr, writes=True, needs="updater"),
-    Command(b"touch", parse_touch, touch, writes=True, needs="updater"),
+    Command(b"delete", parse_delete, delete, words_min=2, words_max=6, writes=True),
+    Command(b"incr", parse_count, incr, words_min=3, words_max=4, writes=True, needs="updater"),
+    Command(b"decr", parse_count, decr, words_min=3, words_max=4, writes=True, needs="updater"),
+    Command(b"touch", parse_touch, touch, words_min=3, words_max=4, writes=True, needs="updater"),
 )

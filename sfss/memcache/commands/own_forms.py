@@ -7,24 +7,18 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 from __future__ import annotations
 
 import re
-import time
 
 from sfss.memcache import own
 from sfss.memcache.answers import Answer, Buffers, answer, with_block
+from sfss.memcache.commands.words import call_of
 from sfss.memcache.numbers import FLAGS_MAX
 from sfss.memcache.requests import Command, Lane, Request
 from sfss.memcache.service import Service
-from sfss.store import NO_CALL, Applied, Call, Record, Written
-
-MISS = b"EN\r\n"
+from sfss.store import Applied, Call, Record, Written
 
 
-def call_of(ring: bytes | None, milliseconds: bytes | None, opaque: bytes | None) -> Call:
-    """What the flags G, U and O say about a request. The deadline counts from now."""
-    request_id = opaque.partition(b".")[2] if opaque else b""
-    if milliseconds is None:
-        return Call(ring=int(ring or 0), request_id=request_id) if ring or request_id else NO_CALL
-    return Call(time.monotonic() + int(milliseconds) / 1000.0, int(ring or 0), request_id)
+def _call_of(ring: bytes | None, milliseconds: bytes | None, opaque: bytes | None) -> Call:
+    return call_of(int(ring or 0), None if milliseconds is None else int(milliseconds), opaque)
 
 
 def _get(service: Service, request: Request) -> Answer:
@@ -35,7 +29,7 @@ def _get(service: Service, request: Request) -> Answer:
     def finish(record: Record | None) -> Buffers:
         if record is None:
             service.counters.get_misses += 1
-            return MISS
+            return b"EN" + ending
         service.counters.get_hits += 1
         return _found(record, with_value, b"", ending)
 
@@ -52,7 +46,7 @@ def _read(service: Service, request: Request) -> Answer:
     def finish(record: Record | None) -> Buffers:
         if record is None:
             service.counters.get_misses += 1
-            return MISS
+            return b"EN" + ending
         if record.tombstone:
             service.counters.get_misses += 1
             return _found(record, False, b" Yt", ending)
@@ -133,7 +127,7 @@ DELETE_STAMPED = Command(b"md", _no_long_way, _apply, writes=True, needs="replic
 
 def _make_mg(match: re.Match[bytes]) -> Request:
     key, value, raw, ring, milliseconds, opaque = match.groups()
-    call = call_of(ring, milliseconds, opaque)
+    call = _call_of(ring, milliseconds, opaque)
     return Request(READ if raw else GET, key, (value, raw, opaque), -1, False, False, call)
 
 
@@ -154,7 +148,15 @@ def _make_ms(match: re.Match[bytes]) -> Request | None:
         command, arguments = SET, (int(flags), int(expires), opaque)
     if int(flags) > FLAGS_MAX:
         return None
-    return Request(command, key, arguments, int(size), False, False, call_of(ring, milliseconds, opaque))
+    return Request(
+        command,
+        key,
+        arguments,
+        int(size),
+        False,
+        False,
+        _call_of(ring, milliseconds, opaque),
+    )
 
 
 def _match_md(line: bytes, at: int) -> re.Match[bytes] | None:
@@ -169,7 +171,7 @@ def _make_md(match: re.Match[bytes]) -> Request:
     else:
         key, ring, milliseconds, opaque = match.groups()
         command, arguments = DELETE, opaque
-    return Request(command, key, arguments, -1, False, False, call_of(ring, milliseconds, opaque))
+    return Request(command, key, arguments, -1, False, False, _call_of(ring, milliseconds, opaque))
 
 
 MG_LANE = Lane(own.MG.match, _make_mg)

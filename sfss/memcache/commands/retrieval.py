@@ -9,21 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from sfss.errors import BadRequest
 from sfss.memcache.answers import Answer, Buffers, Pending, Stream, answer, with_block
-from sfss.memcache.commands.words import BAD_FORMAT, exptime_of, key_of
+from sfss.memcache.commands.words import exptime_of, key_of
 from sfss.memcache.numbers import absolute_expiry
-from sfss.memcache.requests import Command, Lane, Request
+from sfss.memcache.requests import RETRIEVAL_LINE_BYTES_MAX, Command, Lane, Request
 from sfss.memcache.service import Service
 from sfss.store import Change, Record, Written
 
 END = b"END\r\n"
+WORDS_MAX = RETRIEVAL_LINE_BYTES_MAX // 2
+"""Keys of one byte fill the longest line."""
 
 
 def parse_get(command: Command, words: list[bytes]) -> Request:
     """`get <key>*`: the arguments are the keys."""
-    if len(words) < 2:
-        raise BadRequest(BAD_FORMAT)
     keys = tuple(key_of(word) for word in words[1:])
     return Request(command, keys[0] if len(keys) == 1 else b"", keys)
 
@@ -95,8 +94,6 @@ def _metadata(service: Service, key: bytes, end: bytes) -> Buffers | Pending:
 
 def parse_gat(command: Command, words: list[bytes]) -> Request:
     """`gat <exptime> <key>*`: the arguments are the exptime as sent, and the keys."""
-    if len(words) < 3:
-        raise BadRequest(BAD_FORMAT)
     exptime = exptime_of(words[1])
     keys = tuple(key_of(word) for word in words[2:])
     return Request(command, keys[0] if len(keys) == 1 else b"", (exptime, keys))
@@ -151,12 +148,12 @@ def with_expiry(expires: int) -> Callable[[Record | None], Change]:
     return change
 
 
-GET = Command(b"get", parse_get, get)
+GET = Command(b"get", parse_get, get, words_min=2, words_max=WORDS_MAX)
 COMMANDS = (
     GET,
-    Command(b"gets", parse_get, gets),
-    Command(b"gat", parse_gat, gat, needs="updater", writes=True),
-    Command(b"gats", parse_gat, gats, needs="updater", writes=True),
+    Command(b"gets", parse_get, gets, words_min=2, words_max=WORDS_MAX),
+    Command(b"gat", parse_gat, gat, words_min=3, words_max=WORDS_MAX, needs="updater", writes=True),
+    Command(b"gats", parse_gat, gats, words_min=3, words_max=WORDS_MAX, needs="updater", writes=True),
 )
 
 

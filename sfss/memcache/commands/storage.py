@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sfss.errors import BadRequest, TooLarge
+from sfss.errors import TooLarge
 from sfss.memcache.answers import Answer, answer
-from sfss.memcache.commands.words import BAD_FORMAT, exptime_of, is_noreply, key_of, number_of
+from sfss.memcache.commands.words import exptime_of, is_noreply, key_of, number_of
 from sfss.memcache.numbers import FLAGS_MAX, VERSION_MAX, absolute_expiry
 from sfss.memcache.requests import Command, Lane, Request
 from sfss.memcache.service import Service
@@ -27,8 +27,6 @@ _SIZE_MAX = 2**62
 def parse(command: Command, words: list[bytes]) -> Request:
     """`<name> <key> <flags> <exptime> <bytes> [<cas unique>] [noreply]`; arguments: flags, exptime, cas unique."""
     fields = 6 if command.name == b"cas" else 5
-    if len(words) < fields:
-        raise BadRequest(BAD_FORMAT)
     noreply = is_noreply(words, fields)
     key = key_of(words[1])
     flags = number_of(words[2], FLAGS_MAX)
@@ -129,14 +127,14 @@ def cas(service: Service, request: Request) -> Answer:
     return answer(service.updater.update(request.key, change), finish)
 
 
-SET = Command(b"set", parse, set_, size_at=4, writes=True)
+SET = Command(b"set", parse, set_, words_min=5, words_max=6, size_at=4, writes=True)
 COMMANDS = (
     SET,
-    Command(b"add", parse, add, size_at=4, writes=True, needs="updater"),
-    Command(b"replace", parse, replace, size_at=4, writes=True, needs="updater"),
-    Command(b"append", parse, append, size_at=4, writes=True, needs="updater"),
-    Command(b"prepend", parse, prepend, size_at=4, writes=True, needs="updater"),
-    Command(b"cas", parse, cas, size_at=4, writes=True, needs="updater"),
+    Command(b"add", parse, add, words_min=5, words_max=6, size_at=4, writes=True, needs="updater"),
+    Command(b"replace", parse, replace, words_min=5, words_max=6, size_at=4, writes=True, needs="updater"),
+    Command(b"append", parse, append, words_min=5, words_max=6, size_at=4, writes=True, needs="updater"),
+    Command(b"prepend", parse, prepend, words_min=5, words_max=6, size_at=4, writes=True, needs="updater"),
+    Command(b"cas", parse, cas, words_min=6, words_max=7, size_at=4, writes=True, needs="updater"),
 )
 
 

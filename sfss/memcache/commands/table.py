@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from sfss.memcache.commands import administration, changes, own_forms, retrieval, storage
+from sfss.memcache.commands import (
+    administration,
+    changes,
+    meta_arithmetic,
+    meta_delete,
+    meta_get,
+    meta_set,
+    own_forms,
+    retrieval,
+    storage,
+)
 
 COMMANDS = {
-    command.name: command for family in (administration, changes, retrieval, storage) for command in family.COMMANDS
+    command.name: command
+    for family in (administration, changes, meta_arithmetic, meta_delete, meta_get, meta_set, retrieval, storage)
+    for command in family.COMMANDS
 }
 
 LANES = {

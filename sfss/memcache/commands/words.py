@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from sfss.errors import BadRequest
 from sfss.keys import check_key
 from sfss.memcache.numbers import EXPTIME_MAX, decimal, signed_decimal
+from sfss.store import NO_CALL, Call
 
 BAD_FORMAT = "bad command line format"
 
@@ -38,3 +41,11 @@ def is_noreply(words: list[bytes], at: int) -> bool:
     if len(words) == at + 1 and words[at] == b"noreply":
         return True
     raise BadRequest(BAD_FORMAT)
+
+
+def call_of(ring: int, milliseconds: int | None, opaque: bytes | None) -> Call:
+    """What the flags G, U and O say about a request (docs/wire.rst). The deadline counts from now."""
+    request_id = opaque.partition(b".")[2] if opaque else b""
+    if milliseconds is None:
+        return Call(ring=ring, request_id=request_id) if ring or request_id else NO_CALL
+    return Call(time.monotonic() + milliseconds / 1000.0, ring, request_id)
