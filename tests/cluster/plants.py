@@ -65,6 +65,29 @@ def no_write_back() -> None:
     Read._write_back = write_back  # type: ignore[method-assign]
 
 
+@_plant
+def wrong_slot() -> None:
+    """A client that forgets a request whose caller has left, so that its reply goes to the next in line, and that
+    doesn't look whose reply it is."""
+    from sfss.memcache import exchanges
+    from sfss.memcache.link import Link
+
+    class AgreesWithAnything(int):
+        def __ne__(self, other: object) -> bool:
+            return False
+
+    exchanges.checksum_of = lambda *_: AgreesWithAnything()  # type: ignore[assignment]
+    exchanges.Exchange.opaque = property(lambda self: b"1", lambda self, opaque: None)  # type: ignore[assignment]
+    read_replies = Link.data_received
+
+    def data_received(self: Link, data: bytes) -> None:
+        for exchange in [one for one in self.pending if one.future.done()]:
+            self.pending.remove(exchange)
+        read_replies(self, data)
+
+    Link.data_received = data_received  # type: ignore[method-assign]
+
+
 def main() -> None:
     plant, module = sys.argv[1:3]
     PLANTS[plant]()
