@@ -1,0 +1,88 @@
+"""Figures of several workers together."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfss.web.counters import SharedCounters, bucket_ceiling, bucket_of, percentile
+
+NOW = 2e9
+
+
+def figures(counters: SharedCounters) -> dict[str, Any]:
+    return counters.figures(NOW)
+
+
+def test_workers_are_added_up_and_listed() -> None:
+    counters = SharedCounters(3)
+    for index in (0, 2):
+        worker = counters.worker(index)
+        worker.start()
+        worker.answered("get", 200, 0.001, 0, 10)
+        worker.answered("put", 500, 0.1, 7, 0)
+        worker.set("curr_connections", 4)
+
+    told = figures(counters)
+
+    assert told["requests_get"] == "2"
+    assert told["status_2xx"] == "2"
+    assert told["status_5xx"] == "2"
+    assert (told["bytes_in"], told["bytes_out"], told["curr_connections"]) == ("14", "20", "8")
+    assert len(told["workers"]) == 2
+    assert told["workers"][0]["pid"] == str(os.getpid())
+    assert told["workers"][1]["requests_get"] == "1"
+
+
+def test_hits_and_misses_are_of_gets_alone() -> None:
+    counters = SharedCounters(1)
+    worker = counters.worker(0)
+    worker.start()
+    for operation, status in (("get", 200), ("get", 206), ("get", 404), ("get", 503), ("head", 404), ("delete", 404)):
+        worker.answered(operation, status, 0.0, 0, 0)
+
+    told = figures(counters)
+
+    assert (told["get_hits"], told["get_misses"], told["requests_get"]) == ("2", "1", "4")
+
+
+def test_a_restarted_worker_counts_on() -> None:
+    counters = SharedCounters(1)
+    counters.worker(0).start()
+    counters.worker(0).answered("get", 200, 0.0, 0, 0)
+    counters.worker(0).set("curr_connections", 9)
+
+    counters.worker(0).start()
+
+    told = figures(counters)
+    assert (told["requests_get"], told["curr_connections"], told["restarts"]) == ("1", "0", "1")
+
+
+def test_percentiles_are_those_of_the_latencies_within_a_quarter() -> None:
+    counters = SharedCounters(1)
+    worker = counters.worker(0)
+    worker.start()
+    for milliseconds in range(1, 101):
+        worker.answered("get", 200, milliseconds / 1000, 0, 0)
+
+    told = figures(counters)
+
+    for percent, expected_us in ((50, 50_000), (90, 90_000), (99, 99_000)):
+        assert expected_us <= int(told[f"latency_get_p{percent}_us"]) <= expected_us * 1.25 + 1
+    assert told["latency_put_p50_us"] == "0"
+
+
+@given(st.integers(0, 10**8))
+def test_a_bucket_holds_what_lies_below_its_ceiling_and_not_below_the_one_before(microseconds: int) -> None:
+    bucket = bucket_of(microseconds)
+
+    if microseconds < 50_000_000:
+        assert microseconds < bucket_ceiling(bucket)
+    assert bucket == 0 or bucket_ceiling(bucket - 1) <= microseconds
+
+
+def test_a_percentile_of_nothing_is_nothing() -> None:
+    assert percentile([0, 0], 99) == 0
