@@ -25,8 +25,8 @@ MIX = Mix(rest_s=0.02)
 
 @asynccontextmanager
 async def relayed_cluster(directory: Path, **options: object) -> AsyncIterator[tuple[Cluster, list[Relay]]]:
-    """3 nodes, each behind a relay for both proxies."""
-    cluster = Cluster(directory, nodes=3, **options)
+    """3 nodes, each behind a relay for both proxies, which give up early: a fault is over before an operator's 3 s."""
+    cluster = Cluster(directory, nodes=3, proxy_settings="timeout = 1\nnode_timeout = 0.4\n", **options)
     async with AsyncExitStack() as stack:
         relays = [Relay((HOST, port)) for port in cluster.node_ports]
         for relay in relays:

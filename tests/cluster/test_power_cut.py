@@ -52,8 +52,7 @@ async def missing_copies(cluster: Cluster, history: History, before: float) -> l
 async def cut_all(disks: CuttableDisks, cluster: Cluster, history: History, seconds: float) -> int:
     """Cut the power of all nodes at one moment under load, and let them start again. Returns the number of writes
     acknowledged before that moment."""
-    workload = Workload(cluster.web_addresses, history, keys=KEYS)
-    async with workload:
+    async with Workload(cluster.web_addresses, history, keys=KEYS):
         await asyncio.sleep(seconds)
         cut = time.monotonic()
         # Standing still, none of them acknowledges anything while the disks are cloned one by one.
@@ -63,10 +62,11 @@ async def cut_all(disks: CuttableDisks, cluster: Cluster, history: History, seco
             disks.clone(node.name)
         for node in cluster.nodes:
             node.kill()
-    for node in cluster.nodes:
-        disks.put_back(node.name)
-    for node in cluster.nodes:
-        await node.start()
+        for node in cluster.nodes:
+            disks.put_back(node.name)
+            node.launch()
+        for node in cluster.nodes:
+            await node.serving()
     missing = await missing_copies(cluster, history, cut)
     if missing:
         raise AssertionError(
