@@ -1,0 +1,429 @@
+"use strict";
+// From one JSON answer after another to what is shown: rates, ratios, a verdict. Touches no document and asks no
+// server. A figure that a server doesn't give is null all the way, and shown as a dash: never as 0.
+
+const HISTORY_MS = 5 * 60 * 1000; // what the charts span
+const SAMPLES_MAX = 400; // for each subject; bounds the memory of a page that is open for weeks
+const NOT_PROXIES = new Set(["storages", "webserver", "ring"]);
+
+// What counts as what, in the STATS of a memcache server and in the web tier's own figures. The first name that is
+// there is taken; the counters of an inner list are added up.
+const COUNTERS = {
+  memcache: {
+    reads: [["cmd_get"]],
+    writes: [["cmd_set", "cmd_delete"]],
+    hits: [["get_hits"]],
+    misses: [["get_misses"]],
+    failures: [["quorum_failures"]],
+    bytesIn: [["bytes_read"]],
+    bytesOut: [["bytes_written"]],
+  },
+  web: {
+    reads: [["requests_get", "requests_head"], ["requests_get"]],
+    writes: [["requests_put", "requests_post", "requests_delete"], ["requests_put", "requests_post"]],
+    hits: [["get_hits"]],
+    misses: [["get_misses"]],
+    failures: [["status_5xx"]],
+    bytesIn: [["bytes_in"], ["bytes_read"]],
+    bytesOut: [["bytes_out"], ["bytes_written"]],
+  },
+};
+
+function number(stats, name) {
+  const text = stats[name];
+  if (text === undefined || text === null || text === "") return null;
+  const value = Number(text);
+  return Number.isFinite(value) ? value : null;
+}
+
+function sumOf(stats, names) {
+  const values = names.map((name) => number(stats, name));
+  return values.includes(null) ? null : values.reduce((sum, value) => sum + value, 0);
+}
+
+function sumKnown(values) {
+  const known = values.filter((value) => value !== null && value !== undefined);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) : null;
+}
+
+function counter(stats, alternatives) {
+  for (const names of alternatives) {
+    const sum = sumOf(stats, names);
+    if (sum !== null) return sum;
+  }
+  return null;
+}
+
+// --- latency ------------------------------------------------------------------------------------------
+
+// What stands for a read and for a write, wherever it is told.
+const OPERATIONS = { read: ["get", "read"], write: ["put", "post", "set", "apply"] };
+const LATENCY_WINDOW = 5; // answers, so about ten seconds: one request more or less must not make the figure jump
+
+// How often each latency was met since the server's start, {ceiling in µs: count} of `operations` together; null where
+// nobody tells.
+function histogram(stats, operations) {
+  let merged = null;
+  for (const operation of operations) {
+    const counts = stats[`histogram_${operation}_us`];
+    if (!isObject(counts)) continue;
+    merged ??= new Map();
+    for (const [ceiling, count] of Object.entries(counts)) {
+      merged.set(Number(ceiling), (merged.get(Number(ceiling)) ?? 0) + Number(count));
+    }
+  }
+  return merged;
+}
+
+// The percentile, in milliseconds, of what was counted between two histograms; null where nothing was.
+function percentileBetween(before, after, percent) {
+  const counts = [...after].map(([ceiling, count]) => [ceiling, count - (before.get(ceiling) ?? 0)]);
+  const counted = counts.filter(([, count]) => count > 0).sort(([a], [b]) => a - b);
+  let left = (counted.reduce((sum, [, count]) => sum + count, 0) * percent) / 100;
+  for (const [ceiling, count] of counted) {
+    left -= count;
+    if (left <= 0) return ceiling / 1000;
+  }
+  return null;
+}
+
+// A percentile, in milliseconds, that the server has worked out itself; 0 means that it had nothing to count.
+function toldPercentile(stats, operations, percent) {
+  for (const operation of operations) {
+    const microseconds = number(stats, `latency_${operation}_p${percent}_us`);
+    if (microseconds) return microseconds / 1000;
+  }
+  return null;
+}
+
+// One proxy, node or web process over time.
+class Subject {
+  constructor(name, kind) {
+    this.name = name;
+    this.kind = kind;
+    this.samples = [];
+    this.histograms = [];
+    this.seenAt = 0;
+    this.stats = {};
+    this.state = "ok";
+    this.error = "";
+  }
+
+  take(at, stats) {
+    const before = this.stats;
+    const seconds = (at - this.seenAt) / 1000;
+    // A server that was started anew counts from 0: there is no rate across that, nor across a long silence.
+    const comparable =
+      this.samples.length > 0 && before.pid === stats.pid && this.state !== "dead" && seconds > 0 && seconds < 30;
+    const sample = { at };
+    for (const [name, alternatives] of Object.entries(COUNTERS[this.kind])) {
+      const from = comparable ? counter(before, alternatives) : null;
+      const to = counter(stats, alternatives);
+      sample[name] = from === null || to === null || to < from ? null : (to - from) / seconds;
+    }
+    this.takeLatency(sample, stats, comparable);
+    this.stats = stats;
+    this.seenAt = at;
+    this.state = String(stats.state ?? "ok");
+    this.error = String(stats.error ?? "");
+    this.keep(sample);
+  }
+
+  takeLatency(sample, stats, comparable) {
+    const histograms = {};
+    if (!comparable) this.histograms = [];
+    for (const [kind, operations] of Object.entries(OPERATIONS)) {
+      histograms[kind] = histogram(stats, operations);
+      const before = this.histograms[0]?.[kind];
+      for (const percent of [50, 99]) {
+        sample[`${kind}P${percent}`] = histograms[kind]
+          ? before && percentileBetween(before, histograms[kind], percent)
+          : toldPercentile(stats, operations, percent);
+      }
+    }
+    this.histograms.push(histograms);
+    if (this.histograms.length > LATENCY_WINDOW) this.histograms.shift();
+  }
+
+  keep(sample) {
+    sample.hitRatio = ratio(sample.hits, sample.misses);
+    this.samples.push(sample);
+    while (this.samples.length > SAMPLES_MAX || this.samples[0].at < sample.at - HISTORY_MS - 5000) this.samples.shift();
+  }
+
+  get last() {
+    return this.samples[this.samples.length - 1] ?? {};
+  }
+}
+
+function ratio(hits, misses) {
+  if (hits === null || hits === undefined || misses === null || misses === undefined) return null;
+  return hits + misses > 0 ? hits / (hits + misses) : null;
+}
+
+// Everything known, brought up to date by each answer.
+class Figures {
+  constructor() {
+    this.proxies = new Map();
+    this.nodes = new Map();
+    this.workers = new Map();
+    this.total = new Subject("total", "web");
+    this.web = null;
+    this.ring = null;
+    this.problem = "";
+  }
+
+  take(at, answer) {
+    this.problem = typeof answer.error === "string" ? String(answer.message ?? answer.error) : "";
+    const proxies = Object.entries(answer).filter(([name, stats]) => !NOT_PROXIES.has(name) && isObject(stats));
+    if (this.problem && !proxies.length && !isObject(answer.storages)) return;
+    const nodes = Object.entries(isObject(answer.storages) ? answer.storages : {});
+    this.update(this.proxies, at, proxies, "memcache");
+    this.update(this.nodes, at, nodes.map(([name, stats]) => [name, withLatencies(name, stats, proxies)]), "memcache");
+    this.takeWeb(at, isObject(answer.webserver) ? answer.webserver : null);
+    this.ring = isObject(answer.ring) ? answer.ring : null;
+    this.keepTotal(at);
+  }
+
+  update(subjects, at, entries, kind) {
+    const names = new Set();
+    for (const [name, stats] of entries) {
+      if (!isObject(stats)) continue;
+      names.add(name);
+      if (!subjects.has(name)) subjects.set(name, new Subject(name, kind));
+      subjects.get(name).take(at, stats);
+    }
+    for (const name of subjects.keys()) if (!names.has(name)) subjects.delete(name);
+  }
+
+  takeWeb(at, webserver) {
+    if (!webserver) {
+      this.web = null;
+      this.workers.clear();
+      return;
+    }
+    this.web ??= new Subject("web", "web");
+    this.web.take(at, webserver);
+    this.update(this.workers, at, workersOf(webserver), "web");
+  }
+
+  // What the cluster as a whole does, as seen from the tier nearest to its users that tells.
+  keepTotal(at) {
+    const tiers = [this.web ? [this.web] : [], [...this.proxies.values()], [...this.nodes.values()]];
+    const sample = { at };
+    for (const name of ["reads", "writes", "hits", "misses", "failures", "bytesIn", "bytesOut"]) {
+      sample[name] = null;
+      for (const tier of tiers) {
+        sample[name] ??= sumKnown(tier.filter(answers).map((subject) => subject.last[name]));
+      }
+    }
+    for (const name of ["readP50", "readP99", "writeP50", "writeP99"]) {
+      // A percentile can't be added up: several servers are as slow as the slowest of them.
+      const told = tiers.map((tier) => tier.filter(answers).map((subject) => subject.last[name] ?? null));
+      const values = told.map((tier) => tier.filter((value) => value !== null)).find((tier) => tier.length > 0);
+      sample[name] = values ? Math.max(...values) : null;
+    }
+    this.total.keep(sample);
+  }
+
+  // {copies, writes, reads}, or null where nobody tells. The ring has them as numbers, a proxy as `3/2/2`.
+  quorum() {
+    if (this.ring && number(this.ring, "N")) {
+      return { copies: number(this.ring, "N"), writes: number(this.ring, "W"), reads: number(this.ring, "R") };
+    }
+    for (const { stats } of [...this.proxies.values()].filter(answers)) {
+      const found = /^(\d+)\/(\d+)\/(\d+)$/.exec(stats.quorum ?? "");
+      if (found) return { copies: Number(found[1]), writes: Number(found[2]), reads: Number(found[3]) };
+    }
+    return null;
+  }
+
+  // What users have stored, as the first proxy that answers reckons; null where none does.
+  files() {
+    const told = [...this.proxies.values()].filter(answers).map((proxy) => number(proxy.stats, "curr_items"));
+    return told[0] ?? null;
+  }
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+// A node's figures with its latencies as the first proxy that has any sees them, which tells more than the node could:
+// `<node>/read_p50_us` and so on among the proxy's.
+function withLatencies(name, stats, proxies) {
+  if (!isObject(stats)) return stats;
+  const latencies = {};
+  for (const [, own] of proxies) {
+    for (const [operation, percent] of [["read", 50], ["read", 99], ["apply", 50], ["apply", 99]]) {
+      const told = own[`${name}/${operation}_p${percent}_us`];
+      if (told !== undefined) latencies[`latency_${operation}_p${percent}_us`] ??= told;
+    }
+  }
+  return { ...latencies, ...stats };
+}
+
+// The web tier's processes as [name, stats]; `workers` is a list of figures, or an object of them by pid.
+function workersOf(webserver) {
+  const workers = webserver.workers;
+  if (Array.isArray(workers)) {
+    return workers.filter(isObject).map((stats, index) => [`process ${stats.pid ?? index + 1}`, stats]);
+  }
+  return isObject(workers) ? Object.entries(workers).map(([pid, stats]) => [`process ${pid}`, stats]) : [];
+}
+
+function answers(subject) {
+  return subject.state !== "dead";
+}
+
+// --- the verdict ---------------------------------------------------------------------------------------
+
+// {level: ok | warn | bad, line, detail, notes}: one line, what it means for users, and what else to know.
+function verdict(figures) {
+  const nodes = [...figures.nodes.values()];
+  const proxies = [...figures.proxies.values()];
+  if (figures.problem) return { level: "bad", line: "Files can't be reached", detail: figures.problem, notes: [] };
+
+  const deadNodes = nodes.filter((node) => !answers(node));
+  const deadProxies = proxies.filter((proxy) => !answers(proxy));
+  const uneasy = [...nodes, ...proxies].filter((subject) => answers(subject) && (subject.state !== "ok" || subject.error));
+  const down = [];
+  if (deadNodes.length) down.push(outOf(deadNodes.length, nodes.length, "node"));
+  if (deadProxies.length) down.push(outOf(deadProxies.length, proxies.length, "proxy"));
+  const notes = [...new Set([...deadNodes, ...deadProxies, ...uneasy].map(noteOn)), ...alarms(nodes)];
+
+  if (down.length) {
+    const effect = effectOf(figures, deadNodes.length, nodes.length, deadProxies.length, proxies.length);
+    const plural = deadNodes.length + deadProxies.length > 1;
+    return { level: effect.level, line: `${down.join(" and ")} ${plural ? "are" : "is"} down`, detail: effect.text, notes };
+  }
+  if (uneasy.length) {
+    const [first] = uneasy;
+    const line = uneasy.length === 1 ? `${first.name} needs a look` : `${uneasy.length} servers need a look`;
+    return { level: "warn", line, detail: census(figures), notes };
+  }
+  if (notes.length) return { level: "warn", line: "Working, with something to look at", detail: census(figures), notes };
+  return { level: "ok", line: "All is well", detail: census(figures), notes };
+}
+
+function outOf(count, total, word) {
+  const words = total === 1 ? word : plural(word);
+  if (count === total) return total === 1 ? `The only ${word}` : `All ${total} ${words}`;
+  return `${count} of ${total} ${words}`;
+}
+
+function plural(word) {
+  return word === "proxy" ? "proxies" : word === "process" ? "processes" : `${word}s`;
+}
+
+function counted(count, word) {
+  return `${whole.format(count)} ${count === 1 ? word : plural(word)}`;
+}
+
+// What dead servers mean for the files. With k nodes dead the unluckiest file has min(k, N) of its copies on them;
+// where there are more nodes than copies, others are luckier.
+function effectOf(figures, deadNodes, nodes, deadProxies, proxies) {
+  if (proxies && deadProxies === proxies) {
+    return { level: "bad", text: "Files can't be read or written until a proxy is back." };
+  }
+  const others = deadProxies ? ` Requests go through the other ${proxies - deadProxies === 1 ? "proxy" : "proxies"}.` : "";
+  if (!deadNodes) return { level: "warn", text: `Files stay readable and writable.${others}` };
+  const quorum = figures.quorum();
+  if (nodes === deadNodes) return { level: "bad", text: "Files can't be read or written until nodes are back." };
+  if (!quorum) return { level: "warn", text: `The nodes that are left answer.${others}` };
+  const left = quorum.copies - Math.min(deadNodes, quorum.copies);
+  const whose = nodes > quorum.copies ? "Some files" : "Files";
+  if (left >= quorum.writes && left >= quorum.reads) {
+    return { level: "warn", text: `Files stay readable and writable.${others}` };
+  }
+  if (left >= quorum.reads) return { level: "bad", text: `${whose} can be read but not written until a node is back.` };
+  if (left >= quorum.writes) return { level: "bad", text: `${whose} can be written but not read until a node is back.` };
+  return { level: "bad", text: `${whose} can't be read or written until a node is back.` };
+}
+
+function noteOn(subject) {
+  const words = [subject.state === "ok" ? "" : `is ${subject.state}`, subject.error].filter(Boolean);
+  return `${subject.name}${subject.state === "ok" ? ": " : " "}${words.join(": ")}`;
+}
+
+// What a node says of itself that somebody should know, though it works.
+function alarms(nodes) {
+  const notes = [];
+  for (const node of nodes.filter(answers)) {
+    const corrupt = number(node.stats, "corrupt_records");
+    if (corrupt) notes.push(`${node.name} has found ${counted(corrupt, "record")} with a wrong checksum`);
+    if (["interval", "never"].includes(node.stats.sync)) {
+      notes.push(`${node.name} acknowledges writes before they are on disk (sync=${node.stats.sync})`);
+    }
+  }
+  return notes;
+}
+
+function census(figures) {
+  const parts = [];
+  if (figures.nodes.size) parts.push(counted(figures.nodes.size, "node"));
+  if (figures.proxies.size) parts.push(counted(figures.proxies.size, "proxy"));
+  if (figures.workers.size) parts.push(`${figures.workers.size} web ${figures.workers.size === 1 ? "process" : "processes"}`);
+  if (!parts.length) return "";
+  const last = parts.pop();
+  const single = !parts.length && last.startsWith("1 ");
+  return `${parts.length ? `${parts.join(", ")} and ${last}` : last} ${single ? "answers" : "answer"}.`;
+}
+
+// --- words for figures ---------------------------------------------------------------------------------
+
+// Each gives [figure, unit], so that the unit can be drawn smaller.
+const DASH = ["–", ""];
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const oneDigit = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+function scaled(value) {
+  return value === 0 || value >= 99.95 ? whole.format(value) : oneDigit.format(value);
+}
+
+function milliseconds(value) {
+  return value < 1 ? value.toFixed(2) : scaled(value);
+}
+
+const words = {
+  count: (value) => (value === null ? DASH : value >= 1e7 ? [scaled(value / 1e6), "M"] : [whole.format(value), ""]),
+  rate: (value) => (value === null ? DASH : value >= 1e5 ? [scaled(value / 1000), "k"] : [scaled(value), ""]),
+  bytes(value) {
+    if (value === null) return DASH;
+    const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let step = 0;
+    while (value >= 999.5 && step < units.length - 1) {
+      value /= 1000;
+      step += 1;
+    }
+    return [step ? scaled(value) : whole.format(value), units[step]];
+  },
+  bytesRate(value) {
+    const [figure, unit] = words.bytes(value);
+    return [figure, unit && `${unit}/s`];
+  },
+  milliseconds(value) {
+    if (value === null) return DASH;
+    if (value >= 1000) return [scaled(value / 1000), "s"];
+    return [milliseconds(value), "ms"];
+  },
+  percent(value) {
+    if (value === null) return DASH;
+    const percent = value * 100;
+    // 99.97 % must not read as 100 %: one miss in ten thousand is a miss.
+    const shown = percent > 99.9 && percent < 100 ? 99.9 : percent;
+    return [shown === 100 || shown === 0 ? whole.format(shown) : oneDigit.format(shown), "%"];
+  },
+  duration(seconds) {
+    if (seconds === null) return DASH;
+    if (seconds < 60) return [`${Math.floor(seconds)} s`, ""];
+    if (seconds < 3600) return [`${Math.floor(seconds / 60)} min`, ""];
+    if (seconds < 86400) return [`${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`, ""];
+    return [`${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`, ""];
+  },
+};
+
+function inWords(format, value) {
+  const [figure, unit] = words[format](value ?? null);
+  return unit ? `${figure} ${unit}` : figure;
+}
