@@ -101,7 +101,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
         Part(
             name=f"node-{number}",
             command=[
-                *_command("sfss-node"),
+                *installed_command("sfss-node"),
                 *(
                     "-l",
                     LOOPBACK,
@@ -120,7 +120,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
     proxies = [
         Part(
             name=f"proxy-{number}",
-            command=[*_command("sfss-proxy"), "--conf", str(_configure_proxy(folder, plan, number)), *logging],
+            command=[*installed_command("sfss-proxy"), "--conf", str(_configure_proxy(folder, plan, number)), *logging],
             answers=partial(answers_memcache, LOOPBACK, plan.proxy_port + number),
             stop_s_max=_PROXY_STOP_S_MAX,
         )
@@ -130,7 +130,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
     web = Part(
         name="web",
         command=[
-            *_command("sfss"),
+            *installed_command("sfss"),
             *("--host", plan.host, "--port", str(plan.port), "--workers", str(plan.workers), "--proxies", addresses),
             *logging,
         ],
@@ -175,7 +175,7 @@ def _configure_proxy(folder: DataFolder, plan: Plan, number: int) -> Path:
     return folder.write(f"conf/proxy-{number}.ini", proxy_ini(plan, number, state))
 
 
-def _command(name: str) -> Sequence[str]:
+def installed_command(name: str) -> Sequence[str]:
     """The console script that was installed with the one that runs; a virtual environment and a buildout each have
     their own."""
     beside = [str(Path(start).parent) for start in (sys.argv[0], sys.executable)]

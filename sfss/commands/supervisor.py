@@ -34,6 +34,7 @@ _STEADY_S = 30.0
 """A part that lived this long is trusted again: its next restart is a quick one."""
 
 _CHUNK_BYTES = 65_536
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,16 @@ class _Watched:
         )
 
 
+def _begin(parent: int) -> None:
+    """What a child does before it becomes its own program."""
+    for number in _STOP_SIGNALS:
+        # Ignored for a moment, so that the kernel forgets a Ctrl-C that came before the child had left the terminal.
+        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    end_with_parent(parent)
+
+
 class _Life:
     """One process from its start to its end, in a session of its own: Ctrl-C in a terminal reaches the supervisor only,
     which then stops the parts in the right order."""
@@ -186,6 +197,9 @@ class _Life:
         self._over = self._loop.create_future()
         self._pipe, its_end = os.pipe()
         os.set_blocking(self._pipe, False)
+        # A signal that reached the child before it runs its own program would be noted in the loop's wake-up socket,
+        # which it shares with us until then, and be taken for a second one here.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
             # Popen and a pidfd rather than asyncio's subprocesses: nothing is awaited between the fork and the moment
             # the process is known here, so no cancellation can lose one.
@@ -195,12 +209,13 @@ class _Life:
                 stdout=its_end,
                 stderr=its_end,
                 start_new_session=True,
-                preexec_fn=partial(end_with_parent, os.getpid()),
+                preexec_fn=partial(_begin, os.getpid()),
             )
         except OSError:
             os.close(self._pipe)
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(its_end)
         self._handle = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pipe, self._read)

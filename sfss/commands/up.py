@@ -78,7 +78,7 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if started.done():
+        if not stop.is_set():
             started.result()
             _say(what_to_try(plan, folder.path))
         await stopped
