@@ -34,6 +34,7 @@ from sfss.memcache.exchanges import (
 )
 from sfss.memcache.lane import Lane
 from sfss.memcache.link import Link
+from sfss.memcache.socket_transport import SocketTransport, connected
 from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
 
 _KEY = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
@@ -246,11 +247,12 @@ class MemcacheClient:
         link = Link(lane, self._monotonic, self.limits.link_in_flight_max)
         try:
             async with asyncio.timeout(self.limits.connect_s):
-                await loop.create_connection(lambda: link, self.host, self.port)
+                sock = await connected(self.host, self.port)
         except TimeoutError:
             raise Unreachable(f"{where}: no connection within {self.limits.connect_s} s") from None
         except OSError as error:
             raise Unreachable(f"{where}: {error.strerror or error}") from None
+        SocketTransport(loop, sock, link)
         if self._greet is not None:
             try:
                 self._greet(self, await self._first_identity(link, loop))

@@ -23,6 +23,7 @@ from sfss.memcache.commands.dispatch import carry_out, error_reply
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY
 from sfss.memcache.requests import Refusal, Request, RequestParser
+from sfss.memcache.socket_transport import SocketTransport
 
 if TYPE_CHECKING:
     from sfss.memcache.server import MemcacheServer
@@ -57,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._service = server.service
         self._limits = server.limits
         self._parser = RequestParser(COMMANDS, LANES, server.reserve, server.limits.value_bytes_max)
-        self._transport: asyncio.Transport | None = None
+        self._transport: SocketTransport | None = None
         self._slots: deque[Slot] = deque()
         self._held: Request | None = None
         self._stream: Iterator[Buffers | Pending] | None = None
@@ -109,11 +110,6 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._advance()
 
-    def leave(self) -> None:
-        """Close once what is written has been sent, without waiting for the peer's end of stream."""
-        if self._transport is not None:
-            self._transport.close()
-
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
@@ -122,8 +118,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods of asyncio.Transport without being one.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(SocketTransport, transport)
         self._transport.set_write_buffer_limits(high=self._limits.unsent_bytes_max)
         refusal = self._server.admit(self)
         if refusal:
@@ -383,8 +378,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        if self._server.closing:
+            transport.close()
+            return
         if self._reading_paused:
             self._reading_paused = False
             transport.resume_reading()
-        if transport.can_write_eof():
-            transport.write_eof()
+        transport.write_eof()

@@ -156,7 +156,12 @@ class Lane:
         for exchange in orphans:
             if exchange.future.done():
                 self._over(exchange)
-            elif exchange.repeatable and not exchange.repeated and exchange.deadline > now and not self._closed:
+            elif self._closed or exchange.deadline <= now:
+                exchange.fail(_told(error, exchange))
+                self._over(exchange)
+            elif not exchange.sent:
+                again.append(exchange)
+            elif exchange.repeatable and not exchange.repeated:
                 exchange.repeated = True
                 again.append(exchange)
             else:

@@ -17,6 +17,7 @@ from sfss.errors import Expired, SfssError
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.exchanges import MORE, Exchange
 from sfss.memcache.replies import OutOfStep, ReplyParser
+from sfss.memcache.socket_transport import SocketTransport
 
 UNSENT_BYTES_MAX = 256 * 1024
 """Bytes that the transport may hold back before more requests wait in the lane, where they are surely unsent."""
@@ -46,15 +47,21 @@ class Link(asyncio.Protocol):
         self._monotonic = monotonic
         self._in_flight_max = in_flight_max
         self._replies = ReplyParser()
-        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: SocketTransport | None = None
+        self._out: list[bytes] = []
+        self._out_large = False
+        self._gathered: list[Exchange] = []
         self._paused = False
         self._error: SfssError | None = None
         self._dropped = 0
+        self._unsent: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
         self.pending: deque[Exchange] = deque()
         self.heard = False
         self.quiet_since = 0.0
         self.in_service = False
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def open(self) -> bool:
@@ -79,9 +86,6 @@ class Link(asyncio.Protocol):
 
     def send(self, exchange: Exchange, now: float) -> None:
         """Send a request. The caller has seen that there is room."""
-        transport = self._transport
-        if transport is None:
-            raise RuntimeError("send on a link that isn't open")
         milliseconds = int((exchange.deadline - now) * 1000)
         if milliseconds <= 0:
             exchange.fail(Expired("the deadline passed before the request was sent", exchange.outcome))
@@ -90,12 +94,31 @@ class Link(asyncio.Protocol):
         if not self.pending:
             self.quiet_since = now
         request = exchange.request(milliseconds)
-        exchange.sent = True
         self.pending.append(exchange)
+        # Requests of one turn of the loop go out together, in one system call.
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(exchange)
         if isinstance(request, bytes):
-            transport.write(request)
+            self._out.append(request)
         else:
-            transport.writelines(request)
+            self._out.extend(request)
+            self._out_large = True
+
+    def _flush(self) -> None:
+        out, gathered, large = self._out, self._gathered, self._out_large
+        self._out, self._gathered, self._out_large = [], [], False
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        for exchange in gathered:
+            exchange.sent = True
+        if large:
+            transport.writelines(out)
+        elif len(out) == 1:
+            transport.write(out[0])
+        else:
+            transport.write(b"".join(out))
 
     def close(self, error: SfssError) -> None:
         """Give up on the connection: nothing that comes on it can be trusted any more."""
@@ -107,7 +130,7 @@ class Link(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(SocketTransport, transport)
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
 
     def data_received(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import resource
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,9 +24,15 @@ from sfss.memcache.connection import Connection
 from sfss.memcache.errors import TOO_MANY_CONNECTIONS
 from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
+from sfss.memcache.socket_transport import SocketTransport
 from sfss.store import WIRE_VALUE_BYTES_MAX, Store
 
+_log = logging.getLogger("sfss.memcache")
 _access_log = logging.getLogger("sfss.access")
+
+BACKLOG = 1024
+ACCEPTS_MAX = 64
+"""Connections accepted in one turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,30 @@ class ServerLimits:
     reading_s: float = 30.0
     idle_s: float = 60.0
     linger_s: float = 1.0
+
+
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on all addresses of `host`; port 0 picks one that is free. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if port == 0 and len(listeners) > 1:
+                address = (address[0], listeners[0].getsockname()[1], *address[2:])
+            listener.bind(address)
+            listener.listen(BACKLOG)
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 class _Watched:
@@ -77,53 +108,79 @@ class MemcacheServer:
         self.service = Service(store, allow_flush=allow_flush, now=now, settings=self._settings, figures=self._figures)
         self.bytes_held = 0
         self._connections: dict[Connection, _Watched] = {}
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.Task[None] | None = None
-        self._closing = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.closing = False
         self._began = now()
 
     async def start(self, host: str, port: int) -> None:
         """Listen on an address; port 0 picks a free one. Raises `OSError`."""
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._listeners = await listen(host, port)
+        for listener in self._listeners:
+            loop.add_reader(listener.fileno(), self._accept, listener)
         self._sweeper = loop.create_task(self._sweep_for_ever(), name="memcache sweep")
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        if self._listener is None or not self._listener.sockets:
+        if not self._listeners:
             raise RuntimeError("the server isn't listening")
-        port: int = self._listener.sockets[0].getsockname()[1]
+        port: int = self._listeners[0].getsockname()[1]
         return port
 
     async def close(self, grace_s: float = 10.0) -> None:
         """Stop accepting, answer what is in hand, flush, close; cut off what isn't through after `grace_s` seconds."""
-        if self._closing:
-            return
-        self._closing = True
-        if self._listener is not None:
-            self._listener.close()
-        deadline = time.monotonic() + grace_s
+        self.closing = True
+        self._stop_listening()
         for connection in list(self._connections):
             connection.finish()
-        while self._connections and time.monotonic() < deadline:
-            # Peers that still hold their end open owe us nothing: what they asked for is sent.
-            for connection in [each for each in self._connections if each.lingering and not each.unsent_bytes]:
-                connection.leave()
-            await asyncio.sleep(0.01)
-        for connection in list(self._connections):
-            connection.abort()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._empty.wait()
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+            await self._empty.wait()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._listener is not None:
-            await asyncio.sleep(0)
+
+    def _stop_listening(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners = []
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS_MAX):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # No file descriptor or no memory left: those who wait stay in the backlog until there is.
+                _log.error("can't accept connections for a second: %s", error)
+                loop.remove_reader(listener.fileno())
+                loop.call_later(1.0, self._accept_again, listener)
+                return
+            sock.setblocking(False)
+            SocketTransport(loop, sock, Connection(self))
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     # What connections ask of it
 
     def admit(self, connection: Connection) -> bytes:
         """Register a new connection; the line to refuse it with, or nothing."""
-        refused = self._closing or len(self._connections) >= self.limits.connections_max
+        refused = self.closing or len(self._connections) >= self.limits.connections_max
         self._connections[connection] = _Watched(time.monotonic())
+        self._empty.clear()
         if refused:
             self.service.counters.rejected_connections += 1
             return TOO_MANY_CONNECTIONS
@@ -135,6 +192,8 @@ class MemcacheServer:
         if self._connections.pop(connection, None) is not None:
             self.service.counters.bytes_read += connection.bytes_read
             self.service.counters.bytes_written += connection.bytes_written
+        if not self._connections:
+            self._empty.set()
 
     def reserve(self, size: int) -> bool:
         """Ask for room for a block that is about to arrive."""
