@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from importlib import util
 from pathlib import Path
@@ -25,6 +26,10 @@ from sfss.errors import SetupError
 
 STOP_S_MAX = 20.0
 """A stop that takes longer than this is cut short, with exit status 1 and the stacks of all threads in the log."""
+
+SAME_SIGNAL_S = 0.5
+"""A signal that follows the first within this is the same one: make and timeout pass on a Ctrl-C that reached their
+children already."""
 
 OPEN_FILES_MAX = 65_536
 """Open files that a process asks for, where the hard limit lets it: the usual soft limit of 1,024 is fewer than the
@@ -46,9 +51,20 @@ def run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
 
     async def supervised() -> None:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        first_s = 0.0
+
+        def ask_to_stop() -> None:
+            nonlocal first_s
+            if not stop.is_set():
+                first_s = time.monotonic()
+                _log.info("%s is stopping", name)
+                stop.set()
+                _arm_last_resort()
+            elif time.monotonic() - first_s > SAME_SIGNAL_S:
+                os._exit(1)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _ask_to_stop, name, stop)
+            asyncio.get_running_loop().add_signal_handler(number, ask_to_stop)
         try:
             await main(stop)
         finally:
@@ -68,14 +84,6 @@ def run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     finally:
         faulthandler.cancel_dump_traceback_later()
     return 0
-
-
-def _ask_to_stop(name: str, stop: asyncio.Event) -> None:
-    if stop.is_set():
-        os._exit(1)
-    _log.info("%s is stopping", name)
-    stop.set()
-    _arm_last_resort()
 
 
 def _arm_last_resort() -> None:

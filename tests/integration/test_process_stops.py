@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from sfss import process
+
 
 def run_script(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
@@ -50,12 +52,24 @@ def test_a_stop_that_hangs_is_cut_short_with_status_1_and_the_stacks(body: str) 
     assert "File" in done.stderr
 
 
+TWO_SIGNALS = (
+    "os.kill(os.getpid(), 2); await stop.wait(); await asyncio.sleep({apart_s}); os.kill(os.getpid(), 2); {then}"
+)
+
+
 def test_a_second_signal_ends_the_process_at_once() -> None:
-    body = "os.kill(os.getpid(), 2); await stop.wait(); os.kill(os.getpid(), 2); await asyncio.sleep(60)"
+    body = TWO_SIGNALS.format(apart_s=process.SAME_SIGNAL_S + 0.2, then="await asyncio.sleep(60)")
     done = run_script(SCRIPT.format(body=body).replace("= 0.3", "= 60"))
 
     assert done.returncode == 1
     assert "Timeout" not in done.stderr
+
+
+def test_one_ctrl_c_that_comes_by_two_ways_is_one() -> None:
+    body = TWO_SIGNALS.format(apart_s=0, then="await asyncio.sleep(0.1)")
+    done = run_script(SCRIPT.format(body=body).replace("= 0.3", "= 60"))
+
+    assert done.returncode == 0
 
 
 CHILD = """
