@@ -91,6 +91,9 @@ class WorkerCounters:
     def add(self, name: str, count: int = 1) -> None:
         self._words[_SLOT[name]] += count
 
+    def get(self, name: str) -> int:
+        return self._words[_SLOT[name]]
+
     def set(self, name: str, value: int) -> None:
         self._words[_SLOT[name]] = value
 

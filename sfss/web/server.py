@@ -85,6 +85,11 @@ class WebServer:
         port: int = self._servers[0].sockets[0].getsockname()[1]
         return port
 
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
+
     # --- serve; called by connections ---
 
     def admit(self, connection: Connection) -> bool:

@@ -1,0 +1,343 @@
+"""Bad, broken and malicious input over HTTP: every row of the table of required answers, on raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from web_tier import SlowStore, WebTier, eventually, form, request, web_tier
+
+from sfss.store import VALUE_BYTES_MAX
+from sfss.web.connection import ConnectionLimits
+from sfss.web.multipart import PARTS_MAX
+
+QUICK = ConnectionLimits(idle_s=0.4, body_grace_s=0.4, body_rate_min=16 * 1024, reader_stall_s=0.4)
+PUT = "PUT /file?path=x HTTP/1.1"
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[WebTier]:
+    async with web_tier() as tier:
+        yield tier
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+NESTED = (
+    b"--xyz\r\nContent-Disposition: form-data; name=file\r\nContent-Type: multipart/mixed; boundary=q\r\n\r\n"
+    b"--q--\r\n--xyz--"
+)
+
+MALFORMED = {
+    "two lengths": (head(PUT, "Host: a", "Content-Length: 1", "Content-Length: 1") + b"1", 400),
+    "two different lengths": (head(PUT, "Host: a", "Content-Length: 1", "Content-Length: 2") + b"12", 400),
+    "a list of lengths": (head(PUT, "Host: a", "Content-Length: 1, 1") + b"1", 400),
+    "a negative length": (head(PUT, "Host: a", "Content-Length: -1"), 400),
+    "a signed length": (head(PUT, "Host: a", "Content-Length: +1") + b"1", 400),
+    "a length that is no number": (head(PUT, "Host: a", "Content-Length: x"), 400),
+    "a length over 64 bits": (head(PUT, "Host: a", "Content-Length: 99999999999999999999"), 400),
+    "a length and chunks": (
+        head(PUT, "Host: a", "Content-Length: 6", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n\r\n",
+        400,
+    ),
+    "chunks and a length": (
+        head(PUT, "Host: a", "Transfer-Encoding: chunked", "Content-Length: 6") + b"1\r\nx\r\n0\r\n\r\n",
+        400,
+    ),
+    "an unknown transfer coding": (head(PUT, "Host: a", "Transfer-Encoding: x") + b"1", 400),
+    "chunked not last": (head(PUT, "Host: a", "Transfer-Encoding: chunked, gzip") + b"0\r\n\r\n", 400),
+    "a bad chunk size": (head(PUT, "Host: a", "Transfer-Encoding: chunked") + b"zz\r\nx\r\n0\r\n\r\n", 400),
+    "a chunk without its end": (head(PUT, "Host: a", "Transfer-Encoding: chunked") + b"1\r\nxy\r\n0\r\n\r\n", 400),
+    "a chunk size over 64 bits": (head(PUT, "Host: a", "Transfer-Encoding: chunked") + b"f" * 20 + b"\r\n", 400),
+    "a folded header": (head(PUT, "Host: a", "X: a", " b"), 400),
+    "a folded first header": (head(PUT, " Host: a"), 400),
+    "a blank before the colon": (head(PUT, "Host : a"), 400),
+    "a header without a colon": (head(PUT, "Host: a", "nonsense"), 400),
+    "a header name with a blank": (head(PUT, "Host: a", "a b: c"), 400),
+    "a NUL in a header": (head(PUT, "Host: a", "X: a\0b"), 400),
+    "a bare CR": (b"GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", 400),
+    "bare LFs": (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+    "no host": (head(PUT), 400),
+    "two hosts": (head(PUT, "Host: a", "Host: a"), 400),
+    "a request line over 8190": (head("GET /file?path=" + "a" * 8190 + " HTTP/1.1", "Host: a"), 400),
+    "a header over 8190": (head(PUT, "Host: a", "X: " + "a" * 8200), 400),
+    "too many headers": (head(PUT, "Host: a", *[f"X-{number}: a" for number in range(200)]), 400),
+    "a blank in the target": (head("GET /file?path=a b HTTP/1.1", "Host: a"), 400),
+    "a control character in the target": (head("GET /file?path=a\x01b HTTP/1.1", "Host: a"), 400),
+    "no version": (b"GET /\r\n\r\n", 505),
+    "version 0.9": (head("GET / HTTP/0.9", "Host: a"), 505),
+    "version 2.0": (head("GET / HTTP/2.0", "Host: a"), 505),
+    "version 3.0": (head("GET / HTTP/3.0", "Host: a"), 505),
+    "an HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "TRACE": (head("TRACE /file?path=x HTTP/1.1", "Host: a"), 405),
+    "TRACE elsewhere": (head("TRACE / HTTP/1.1", "Host: a"), 405),
+    "CONNECT": (head("CONNECT a:80 HTTP/1.1", "Host: a"), 405),
+    "an unknown method": (head("BREW /file?path=x HTTP/1.1", "Host: a"), 501),
+    "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 501),
+    "memcache": (b"get x\r\n\r\n", 501),
+    "nonsense": (b"\x00\x01\x02\x03 \r\n\r\n", 501),
+}
+
+
+@pytest.mark.parametrize("way", ["whole", "byte by byte", "with more behind it"])
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_what_is_not_http_is_refused_and_the_connection_ends(web: WebTier, name: str, way: str) -> None:
+    data, status = MALFORMED[name]
+    async with await web.connect() as client:
+        if way == "byte by byte":
+            await client.send_byte_by_byte(data)
+        else:
+            await client.send(data + (request("PUT", "/file?path=smuggled", body=b"1") if way != "whole" else b""))
+
+        reply = await client.reply()
+        assert (reply.status, reply.closes) == (status, True)
+        assert set(json.loads(reply.body)) == {"error", "message"}
+        assert await client.ended()
+
+    assert web.store.records == {}
+
+
+async def test_requests_before_a_malformed_one_are_answered(web: WebTier) -> None:
+    async with await web.connect() as client:
+        await client.send(request("PUT", "/file?path=x", body=b"1") * 3 + b"nonsense\r\n\r\n")
+
+        assert [(await client.reply()).status for _ in range(4)] == [200, 200, 200, 501]
+        assert await client.ended()
+
+
+async def test_nothing_is_smuggled_behind_a_body(web: WebTier) -> None:
+    hidden = request("PUT", "/file?path=hidden", body=b"1")
+    async with await web.connect() as client:
+        await client.send(request("PUT", "/file?path=x", body=hidden) + request("GET", "/healthz"))
+
+        assert [(await client.reply()).status for _ in range(2)] == [200, 200]
+
+    assert set(web.store.records) == {b"x"}
+
+
+async def test_an_announced_body_over_the_limit_is_413_before_any_100_continue(web: WebTier) -> None:
+    for expect in ([], ["Expect: 100-continue"]):
+        async with await web.connect() as client:
+            await client.send(request("PUT", "/file?path=x", *expect, f"Content-Length: {VALUE_BYTES_MAX + 1}"))
+
+            reply = await client.reply()
+            assert (reply.status, reply.closes) == (413, True)
+            assert await client.ended()
+
+
+async def test_an_endless_body_is_413_as_soon_as_it_passes_the_limit(web: WebTier) -> None:
+    chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+    async with await web.connect() as client:
+        await client.send(request("PUT", "/file?path=x", "Transfer-Encoding: chunked"))
+        sent = 0
+        answer = asyncio.create_task(client.reply())
+        while not answer.done() and sent < 500:
+            await client.send(chunk)
+            await asyncio.sleep(0)
+            sent += 1
+
+        reply = await answer
+        assert (reply.status, reply.closes) == (413, True)
+        assert web.memory.held == 0
+
+    assert web.store.records == {}
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked", "form"])
+@pytest.mark.parametrize("how", ["half-closed", "reset", "closed"])
+async def test_a_short_body_stores_nothing_and_leaves_no_traceback(
+    web: WebTier, kind: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    start = {
+        "length": request("PUT", "/file?path=x", "Content-Length: 100000") + bytes(50_000),
+        "chunked": request("PUT", "/file?path=x", "Transfer-Encoding: chunked") + b"186a0\r\n" + bytes(50_000),
+        "form": request(
+            "PUT", "/file?path=x", "Content-Type: multipart/form-data; boundary=xyz", "Content-Length: 100000"
+        )
+        + form([('name="file"; filename="a"', bytes(50_000))]),
+    }[kind]
+    async with await web.connect() as client:
+        await client.send(start)
+        if how == "half-closed":
+            client.writer.write_eof()
+            reply = await client.reply()
+            assert (reply.status, json.loads(reply.body)["error"]) == (400, "short_body")
+        elif how == "reset":
+            await asyncio.sleep(0.02)
+            client.writer.transport.abort()
+        else:
+            client.writer.close()
+        await eventually(lambda: not web.server.tasks and web.memory.held == 0)
+
+    assert web.store.records == {}
+    assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
+
+
+async def test_a_body_that_breaks_halfway_is_400(web: WebTier) -> None:
+    async with await web.connect() as client:
+        await client.send(request("PUT", "/file?path=x", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n")
+        await eventually(lambda: web.server.tasks)
+        await client.send(b"zz\r\n")
+
+        reply = await client.reply()
+        assert (reply.status, reply.closes) == (400, True)
+        assert await client.ended()
+
+    assert web.store.records == {}
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /file?pa", head(PUT, "Host: a")[:-2]])
+async def test_slow_headers_and_idle_connections_are_closed(start: bytes) -> None:
+    async with web_tier(limits=QUICK) as web, await web.connect() as client:
+        await client.send(start)
+        assert await client.ended()
+
+
+async def test_headers_that_trickle_are_closed_all_the_same() -> None:
+    async with web_tier(limits=QUICK) as web, await web.connect() as client:
+
+        async def trickle() -> None:
+            await client.send(b"GET /healthz HTTP/1.1\r\nX: ")
+            while True:
+                await client.send(b"a")
+                await asyncio.sleep(0.05)
+
+        trickling = asyncio.create_task(trickle())
+        assert await client.ended()
+        trickling.cancel()
+
+
+async def test_a_connection_in_use_is_not_idle() -> None:
+    async with web_tier(limits=QUICK) as web, await web.connect() as client:
+        until = time.monotonic() + 3 * QUICK.idle_s
+        while time.monotonic() < until:
+            await client.send(request("GET", "/healthz"))
+            assert (await client.reply()).status == 200
+            await asyncio.sleep(QUICK.idle_s / 4)
+
+
+async def test_a_slow_answer_of_the_store_is_not_idleness() -> None:
+    store = SlowStore(held=True)
+    async with web_tier(store, limits=QUICK) as web, await web.connect() as client:
+        await client.send(request("GET", "/file?path=x"))
+        await asyncio.sleep(3 * QUICK.idle_s)
+        store.gate.set()
+
+        assert (await client.reply()).status == 404
+
+
+@pytest.mark.parametrize("announcement", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+async def test_a_slow_body_is_408(announcement: str) -> None:
+    async with web_tier(limits=QUICK) as web, await web.connect() as client:
+        await client.send(request("PUT", "/file?path=x", announcement))
+        answer = asyncio.create_task(client.reply())
+        while not answer.done():
+            await client.send(b"1\r\na\r\n")
+            await asyncio.sleep(0.05)
+
+        reply = await answer
+        assert (reply.status, reply.closes, reply.headers["sfss-outcome"]) == (408, True, "not-applied")
+        assert await client.ended()
+        assert web.store.records == {}
+        assert web.memory.held == 0
+
+
+async def test_a_body_that_comes_steadily_is_not_slow() -> None:
+    async with web_tier(limits=QUICK) as web, await web.connect() as client:
+        await client.send(request("PUT", "/file?path=x", "Content-Length: 1000000"))
+        for _ in range(20):
+            await client.send(bytes(50_000))
+            await asyncio.sleep(2 * QUICK.body_grace_s / 20)
+
+        assert (await client.reply()).status == 200
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off() -> None:
+    async with web_tier(limits=QUICK) as web:
+        await web.put("x", bytes(VALUE_BYTES_MAX))
+        async with await web.connect() as client:
+            client.writer.transport.pause_reading()
+            await client.send(request("GET", "/file?path=x") * 20)
+            await eventually(lambda: web.counters.worker(0).get("aborted") == 1)
+        await eventually(lambda: web.memory.held == 0)
+
+
+async def test_a_reader_that_takes_little_at_a_time_gets_it_all() -> None:
+    async with web_tier(limits=QUICK) as web:
+        await web.put("x", bytes(VALUE_BYTES_MAX))
+        async with await web.connect() as client:
+            await client.send(request("GET", "/file?path=x") * 4)
+            for _ in range(4):
+                await asyncio.sleep(QUICK.reader_stall_s / 2)
+                assert len((await client.reply()).body) == VALUE_BYTES_MAX
+
+
+async def test_a_client_that_sends_ahead_without_end_is_held_back() -> None:
+    store = SlowStore(held=True)
+    async with web_tier(store) as web, await web.connect() as client:
+        flood = request("GET", "/file?path=x") * 1000
+        for _ in range(400):
+            client.writer.write(flood)
+        await eventually(lambda: store.calls)
+        await asyncio.sleep(0.2)
+
+        unsent = client.writer.transport.get_write_buffer_size()
+        assert unsent > 400 * len(flood) / 4
+        assert len(store.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (form([(f'name="{number}"', b"") for number in range(PARTS_MAX)] + [('name="file"', b"1")]), 400),
+        (form([(f'name="{number}"', b"") for number in range(20_000)]), 400),
+        (b"--xyz\r\nContent-Disposition: form-data; name=file\r\nX: " + b"a" * 60_000 + b"\r\n\r\n1\r\n--xyz--", 400),
+        (
+            NESTED,
+            400,
+        ),
+        (form([('name="comment"', b"text")]), 400),
+        (form([('name="comment"', bytes(VALUE_BYTES_MAX + 60_000)), ('name="file"', b"1" * 10_000)]), 413),
+        (form([('name="file"; filename="a"', bytes(VALUE_BYTES_MAX + 1))]), 413),
+        (b"no form", 400),
+    ],
+)
+async def test_a_malicious_form_is_refused(web: WebTier, body: bytes, status: int) -> None:
+    put = await web.put("x", body, "Content-Type: multipart/form-data; boundary=xyz")
+
+    assert put.status == status
+    assert web.store.records == {}
+
+
+async def test_connections_beyond_the_limit_are_refused_and_others_go_on() -> None:
+    async with web_tier(connections_max=2) as web:
+        async with await web.connect() as first, await web.connect() as second:
+            for client in (first, second):
+                await client.send(request("GET", "/healthz"))
+                assert (await client.reply()).status == 200
+            async with await web.connect() as third:
+                reply = await third.reply()
+                assert (reply.status, reply.closes) == (503, True)
+                assert await third.ended()
+            await first.send(request("GET", "/healthz"))
+            assert (await first.reply()).status == 200
+        await eventually(lambda: web.server.connection_count == 0)
+        assert (await web.ask(request("GET", "/healthz"))).status == 200
+
+
+async def test_an_upgrade_is_not_done_and_nothing_behind_it_is_read(web: WebTier) -> None:
+    upgrade = request("GET", "/healthz", "Connection: Upgrade", "Upgrade: websocket")
+    async with await web.connect() as client:
+        await client.send(upgrade + request("PUT", "/file?path=smuggled", body=b"1"))
+
+        assert (await client.reply()).closes
+        assert await client.ended()
+
+    assert web.store.records == {}
