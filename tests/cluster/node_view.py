@@ -11,8 +11,8 @@ BATCH = 200
 
 
 async def versions(address: Address, keys: Iterable[str]) -> dict[str, int]:
-    """The version that a node holds of each key (tombstones and expired records included); keys it never heard of are
-    left out. Raises `OSError` or `ValueError` when it answers anything else."""
+    """The version that a node holds of each key (tombstones and expired records included). Keys that it never heard
+    of, or can't answer for (corrupt, recovering), are left out."""
     keys = list(keys)
     found: dict[str, int] = {}
     reader, writer = await asyncio.open_connection(*address)
@@ -25,7 +25,7 @@ async def versions(address: Address, keys: Iterable[str]) -> dict[str, int]:
                 words = (await reader.readuntil(b"\r\n")).split()
                 if words[0] == b"HD":
                     found[key] = next(int(word[1:]) for word in words if word.startswith(b"V"))
-                elif words[0] != b"EN":
+                elif words[0] not in (b"EN", b"SERVER_ERROR"):
                     raise ValueError(f"{address} answered {b' '.join(words)!r} for {key}")
     finally:
         writer.close()

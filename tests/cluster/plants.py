@@ -71,6 +71,7 @@ def wrong_slot() -> None:
     doesn't look whose reply it is."""
     from sfss.memcache import exchanges
     from sfss.memcache.link import Link
+    from sfss.web.proxies import _Request
 
     class AgreesWithAnything(int):
         def __ne__(self, other: object) -> bool:
@@ -86,6 +87,20 @@ def wrong_slot() -> None:
         read_replies(self, data)
 
     Link.data_received = data_received  # type: ignore[method-assign]
+    begin = _Request.attempt
+
+    def attempt(self: Any) -> None:
+        send = self.send
+
+        def send_until_the_caller_leaves(client: Any, call: Any) -> Any:
+            reply = send(client, call)
+            self.result.add_done_callback(lambda result: result.cancelled() and reply.cancel())
+            return reply
+
+        self.send = send_until_the_caller_leaves
+        begin(self)
+
+    _Request.attempt = attempt  # type: ignore[method-assign]
 
 
 def main() -> None:

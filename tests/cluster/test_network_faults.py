@@ -24,9 +24,13 @@ MIX = Mix(rest_s=0.02)
 
 
 @asynccontextmanager
-async def relayed_cluster(directory: Path, **options: object) -> AsyncIterator[tuple[Cluster, list[Relay]]]:
-    """3 nodes, each behind a relay for both proxies, which give up early: a fault is over before an operator's 3 s."""
-    cluster = Cluster(directory, nodes=3, proxy_settings="timeout = 1\nnode_timeout = 0.4\n", **options)
+async def relayed_cluster(
+    directory: Path, timeouts: tuple[float, float] = (1.0, 0.4), **options: object
+) -> AsyncIterator[tuple[Cluster, list[Relay]]]:
+    """3 nodes, each behind a relay for both proxies. `timeouts`: seconds for a request, and for one question to a node;
+    short, so that a fault outlasts them."""
+    settings = "timeout = {}\nnode_timeout = {}\n".format(*timeouts)
+    cluster = Cluster(directory, nodes=3, proxy_settings=settings, **options)
     async with AsyncExitStack() as stack:
         relays = [Relay((HOST, port)) for port in cluster.node_ports]
         for relay in relays:
@@ -72,24 +76,31 @@ async def test_lost_replies_make_writes_unknown_and_never_acknowledged_or_wrong(
 
 
 async def lose_requests(cluster: Cluster, relays: list[Relay], history: History, seconds: float) -> None:
-    """Drop what nodes are asked, so that writes reach one, two or three of them, and readers meet any mixture."""
+    """Drop what nodes are asked: first of all but one, so that writes reach that one alone; then readers meet it, then
+    they don't. Each for longer than a request may take, or the proxies would just send again."""
     rng = random.Random(f"{history.seed} requests")
     until = time.monotonic() + seconds
+
+    async def deafen(relays: list[Relay]) -> None:
+        for relay in relays:
+            relay.up.drop = True
+        await asyncio.sleep(rng.uniform(0.5, 0.8))
+        for relay in relays:
+            relay.heal()
+
     async with Workload(cluster.web_addresses, history, keys=KEYS[:4], mix=MIX):
         while time.monotonic() < until:
-            deaf = rng.sample(relays, rng.choice([1, 2]))
-            for relay in deaf:
-                relay.up.drop = True
-            await asyncio.sleep(rng.uniform(0.1, 0.5))
-            for relay in deaf:
-                relay.heal()
-            await asyncio.sleep(rng.uniform(0, 0.2))
+            alone = rng.choice(relays)
+            await deafen([relay for relay in relays if relay is not alone])
+            await asyncio.sleep(rng.uniform(0.05, 0.3))
+            await deafen([alone])
+            await asyncio.sleep(rng.uniform(0, 0.3))
     await cluster.ready()
     await read_all(cluster.web_addresses, history)
 
 
 async def test_lost_requests_leave_replicas_apart_and_readers_do_not_notice(tmp_path, history, fault_seconds):
-    async with relayed_cluster(tmp_path / "c") as (cluster, relays):
+    async with relayed_cluster(tmp_path / "c", (0.4, 0.2)) as (cluster, relays):
         await lose_requests(cluster, relays, history, fault_seconds or 6.0)
 
         history.check()

@@ -50,7 +50,10 @@ async def test_a_node_that_does_not_sync_is_caught_by_the_power_cut(tmp_path, hi
 
 async def test_a_proxy_content_with_one_acknowledgement_is_caught_by_lost_requests(tmp_path, history):
     async def scenario(attempt, number):
-        async with relayed_cluster(tmp_path / str(number), plants={"proxy": "one-ack"}) as (cluster, relays):
+        async with relayed_cluster(tmp_path / str(number), (0.4, 0.2), plants={"proxy": "one-ack"}) as (
+            cluster,
+            relays,
+        ):
             await lose_requests(cluster, relays, attempt, 6.0)
 
     await caught(scenario, history)
@@ -58,7 +61,10 @@ async def test_a_proxy_content_with_one_acknowledgement_is_caught_by_lost_reques
 
 async def test_a_proxy_that_does_not_write_back_is_caught_by_lost_requests(tmp_path, history):
     async def scenario(attempt, number):
-        async with relayed_cluster(tmp_path / str(number), plants={"proxy": "no-write-back"}) as (cluster, relays):
+        async with relayed_cluster(tmp_path / str(number), (0.4, 0.2), plants={"proxy": "no-write-back"}) as (
+            cluster,
+            relays,
+        ):
             await lose_requests(cluster, relays, attempt, 8.0)
 
     await caught(scenario, history)
