@@ -8,6 +8,7 @@ the source is asked at most once a second.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypedDict
@@ -21,6 +22,8 @@ _FRESH_S = 1.0
 """Figures younger than this are given again; the page asks every 2 s."""
 
 _CLOSE_S_MAX = 2.0
+
+_log = logging.getLogger("sfss.proxy.monitor")
 
 
 class RingShare(TypedDict):
@@ -94,18 +97,24 @@ class Monitor:
             await runner.cleanup()
         if self._asking is not None:
             self._asking.cancel()
-            await asyncio.wait([self._asking])
+            await asyncio.gather(self._asking, return_exceptions=True)
 
     async def _answer(self, request: web.Request) -> web.Response:
         if prefers_html(request.headers.get("Accept", "")):
             return web.Response(body=self._page.html.encode(), headers=self._page.headers)
-        figures = await self._figures()
+        headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+        try:
+            figures = await self._figures()
+        except Exception as error:
+            _log.exception("no figures for the monitor")
+            answer = {"error": "no_figures", "message": f"the proxy can't tell its figures: {error}"}
+            return web.json_response(answer, status=503, headers=headers)
         body: dict[str, Any] = {
             figures["proxy"]: {"state": "ok", **figures["stats"]},
             "storages": figures["storages"],
             "ring": figures["ring"],
         }
-        return web.json_response(body, headers={"Cache-Control": "no-store", "Vary": "Accept"})
+        return web.json_response(body, headers=headers)
 
     async def _figures(self) -> Figures:
         """Figures not older than `_FRESH_S`. Requests that come meanwhile wait for the same answer; one that leaves

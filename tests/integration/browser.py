@@ -84,6 +84,8 @@ class Browser:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
+        if self._socket is not None:
+            await self._socket.close()
         if self._session is not None:
             await self._session.close()
         if self._process is not None and self._process.returncode is None:
@@ -108,6 +110,15 @@ class Browser:
         if script:
             await tab.send("Page.addScriptToEvaluateOnNewDocument", source=script)
         return tab
+
+    def tabs(self) -> list[Tab]:
+        """Those that are open."""
+        return list(self._tabs.values())
+
+    async def forget(self, session: str) -> None:
+        """Close the tab of a session."""
+        del self._tabs[session]
+        await self.send("Page.close", session)
 
     async def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         if self._socket is None:
@@ -169,6 +180,9 @@ class Tab:
             self.complaints.append(details.get("exception", {}).get("description", details["text"]))
         elif method == "Log.entryAdded":
             self.complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+
+    async def close(self) -> None:
+        await self._browser.forget(self._session)
 
     async def goto(self, url: str) -> None:
         answer = await self.send("Page.navigate", url=url)

@@ -1,0 +1,553 @@
+"""The pages in a real browser: that they live, tell the truth, fit a phone, and treat every text as text.
+
+The figures come from an invented cluster; the browser's clock runs ten times as fast, so the page asks five times a
+second and no test waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from proxy.monitor import start_monitor
+from tests.integration.browser import CHROMIUM, Browser, Tab
+from tests.integration.invented_cluster import InventedCluster, StatusServer
+
+# One browser, and so one loop, for all tests of this file: it takes seconds to start.
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+FAST = """{
+  const now = performance.now.bind(performance);
+  const later = window.setTimeout;
+  performance.now = () => now() * 10;
+  window.setTimeout = (work, ms, ...rest) => later(work, ms / 10, ...rest);
+}"""
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    chromium = Browser(tmp_path_factory.mktemp("browser") / "profile")
+    try:
+        await chromium.start()
+        yield chromium
+    finally:
+        await chromium.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """The browser, without the tabs that a test opens once it is over."""
+    before = chromium.tabs()
+    yield chromium
+    for tab in chromium.tabs():
+        if tab not in before:
+            await tab.close()
+
+
+@pytest.fixture
+def cluster() -> InventedCluster:
+    return InventedCluster(speed=10)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(cluster: InventedCluster) -> AsyncIterator[StatusServer]:
+    server = StatusServer(cluster)
+    await server.start()
+    yield server
+    await server.close()
+
+
+async def open_status(browser: Browser, server: StatusServer, **size: Any) -> Tab:
+    tab = await browser.open(script=FAST, **size)
+    await tab.goto(f"http://127.0.0.1:{server.port}/status")
+    await tab.wait_until("document.body?.dataset.link === 'live' && figures.total.samples.length > 2")
+    return tab
+
+
+def row_of(name: str) -> str:
+    """A JavaScript expression for the table row of a server."""
+    return f"[...document.querySelectorAll('tbody tr')].find((row) => row.innerText.includes({json.dumps(name)}))"
+
+
+async def fits_its_width(tab: Tab) -> bool:
+    """Whether there is nothing to scroll to at the side."""
+    return bool(await tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    red, green, blue = re.findall(r"\d+", colour)[:3]
+    return int(red), int(green), int(blue)
+
+
+# --- it lives --------------------------------------------------------------------------------------------
+
+
+async def test_figures_change_without_reload_and_without_a_request_to_another_host(
+    browser: Browser, server: StatusServer
+) -> None:
+    tab = await open_status(browser, server)
+    before = await tab.text("#table-nodes tbody tr")
+    await tab.wait_until(f"{row_of('localhost:7900')}.innerText !== {json.dumps(before)}")
+    line = await tab.evaluate("document.querySelector('.tile .line').getAttribute('d')")
+
+    assert await tab.text("h1") == "All is well"
+    assert await tab.text("#verdict-detail") == "3 nodes, 2 proxies and 2 web processes answer."
+    assert line.count("L") >= 1
+    assert await tab.evaluate("performance.getEntriesByType('navigation').length") == 1
+    asked = {url for url in tab.requests if not url.startswith("data:")}
+    assert asked == {f"http://127.0.0.1:{server.port}/status"}
+    assert tab.complaints == []
+
+
+async def test_every_node_proxy_and_web_process_has_a_row_with_its_figures(
+    browser: Browser, server: StatusServer
+) -> None:
+    tab = await open_status(browser, server, width=1500)
+
+    names = await tab.evaluate("[...document.querySelectorAll('tbody .peer')].map((name) => name.textContent)")
+    nodes = await tab.evaluate("[...document.querySelectorAll('#table-nodes thead th')].map((th) => th.textContent)")
+    dashes = await tab.evaluate("document.querySelectorAll('td[data-known=false]').length")
+
+    assert names == [
+        "localhost:7900",
+        "localhost:7901",
+        "localhost:7902",
+        "localhost:8900",
+        "localhost:8901",
+        "process 5301",
+        "process 5302",
+    ]
+    assert nodes == [
+        "Node",
+        "Last 5 min",
+        "Reads/s",
+        "Writes/s",
+        "Hit ratio",
+        "Read p50 / p99",
+        "Write p50 / p99",
+        "In",
+        "Out",
+        "Files",
+        "Data, share",
+        "Memory",
+        "Uptime",
+    ]
+    assert dashes == 0
+
+
+async def test_a_dead_node_turns_red_and_says_so_and_recovers(
+    browser: Browser, server: StatusServer, cluster: InventedCluster
+) -> None:
+    tab = await open_status(browser, server)
+    row = row_of("localhost:7901")
+
+    cluster.dead.add("localhost:7901")
+    await tab.wait_until(f"{row}.dataset.level === 'bad'")
+    red, green, blue = rgb(await tab.evaluate(f"getComputedStyle({row}.querySelector('.peer')).color"))
+    said = await tab.evaluate(f"{row}.innerText")
+    verdict = await tab.text("#verdict")
+    title = await tab.evaluate("document.title")
+    others = await tab.evaluate("document.querySelectorAll('tr[data-level=ok]').length")
+    cluster.dead.clear()
+    await tab.wait_until("document.querySelector('h1').innerText === 'All is well'")
+
+    assert red > 150 > max(green, blue) + 50
+    assert "dead" in said
+    assert "connection refused" in said
+    assert "1 of 3 nodes is down" in verdict
+    assert "Files stay readable and writable." in verdict
+    assert "localhost:7901 is dead: connection refused" in verdict
+    assert title == "1 of 3 nodes is down · status · sfss"
+    assert others == 6
+    assert await tab.evaluate(f"{row}.dataset.level") == "ok"
+    assert tab.complaints == []
+
+
+async def test_a_server_that_is_gone_is_said_and_its_return_is_noticed(browser: Browser, server: StatusServer) -> None:
+    tab = await open_status(browser, server)
+
+    await server.close()
+    await tab.wait_until("document.body.dataset.link === 'lost'")
+    gone = await tab.text("#verdict")
+    level = await tab.evaluate("document.querySelector('#verdict').dataset.level")
+    await tab.wait_until("document.querySelector('#clock').innerText.includes('ago')")
+    kept = await tab.text("#table-nodes tbody tr")
+    await server.start(server.port)
+    await tab.wait_until("document.body.dataset.link === 'live'")
+
+    assert "The server doesn't answer" in gone
+    assert level == "bad"
+    assert "localhost:7900" in kept
+    assert await tab.text("h1") == "All is well"
+    assert await tab.evaluate("document.body.dataset.stale") == "false"
+
+
+async def test_a_web_tier_that_reaches_no_proxy_is_told_in_its_own_words(
+    browser: Browser, server: StatusServer
+) -> None:
+    tab = await open_status(browser, server)
+
+    server.broken = True
+    await tab.wait_until("document.querySelector('h1').innerText === 'Files can\\'t be reached'")
+    detail = await tab.text("#verdict-detail")
+    server.broken = False
+    await tab.wait_until("document.querySelector('h1').innerText === 'All is well'")
+
+    assert detail == "none of 2 proxies answers"
+
+
+async def test_a_hidden_page_asks_for_nothing_and_wakes_when_it_is_looked_at(
+    browser: Browser, server: StatusServer
+) -> None:
+    tab = await open_status(browser, server)
+    hide = "Object.defineProperty(document, 'hidden', {{ configurable: true, get: () => {0} }});"
+    tell = "document.dispatchEvent(new Event('visibilitychange'))"
+
+    await tab.evaluate(hide.format("true") + tell)
+    await tab.wait_until("document.body.dataset.link === 'paused' && !asking")
+    asked = len(tab.requests)
+    await tab.evaluate("new Promise((done) => setTimeout(done, 10000))")  # five times the page's own interval
+    asked_while_hidden = len(tab.requests) - asked
+    await tab.evaluate(hide.format("false") + tell)
+    await tab.wait_until("document.body.dataset.link === 'live'")
+
+    assert asked_while_hidden == 0
+
+
+async def test_a_pointer_on_one_chart_shows_that_moment_in_all_of_them(browser: Browser, server: StatusServer) -> None:
+    tab = await open_status(browser, server)
+    box = "document.querySelector('.frame').getBoundingClientRect()"
+    x, y = await tab.evaluate(f"[{box}.left + {box}.width - 2, {box}.top + 20]")
+
+    await tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    times = await tab.evaluate("[...document.querySelectorAll('.axis .now')].map((time) => time.innerText)")
+    await tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=2, y=2)
+    after = await tab.text(".axis .now")
+
+    assert len(times) == 4
+    assert len(set(times)) == 1
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", times[0])
+    assert after == "now"
+
+
+# --- for everybody ---------------------------------------------------------------------------------------
+
+
+async def test_at_360_pixels_nothing_lies_at_the_side(
+    browser: Browser, server: StatusServer, cluster: InventedCluster
+) -> None:
+    cluster.nodes = (*cluster.nodes, "a-very-long-name-" * 12 + "example.net:7900")
+    cluster.dead.add("localhost:7902")
+    tab = await open_status(browser, server, width=360, height=740)
+
+    assert await tab.evaluate("window.innerWidth") == 360
+    assert await fits_its_width(tab)
+    assert await tab.evaluate("document.body.dataset.layout") == "cards"
+    assert "dead" in await tab.evaluate(f"{row_of('localhost:7902')}.innerText")
+    clipped = await tab.evaluate(
+        "[...document.querySelectorAll('td, th, .reading, h1, p')].filter("
+        "(part) => part.getClientRects().length && part.getBoundingClientRect().right > innerWidth"
+        " && !part.closest('thead') && !part.closest('.skip')).length"
+    )
+    assert clipped == 0
+
+
+async def test_tables_become_cards_where_they_do_not_fit_and_tables_again_where_they_do(
+    browser: Browser, server: StatusServer
+) -> None:
+    tab = await open_status(browser, server, width=1400)
+
+    layouts = []
+    for width in (1400, 900, 1400):
+        await tab.resize(width, 900)
+        await tab.wait_until(f"window.innerWidth === {width}")
+        await tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        layouts.append(await tab.evaluate("document.body.dataset.layout"))
+        assert await fits_its_width(tab)
+
+    assert layouts == ["tables", "cards", "tables"]
+
+
+async def test_dark_mode_is_dark(browser: Browser, server: StatusServer) -> None:
+    tab = await open_status(browser, server, dark=True)
+    ground = rgb(await tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+    ink = rgb(await tab.evaluate("getComputedStyle(document.querySelector('h1')).color"))
+    await tab.prefer(dark=False)
+    light = rgb(await tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    assert max(ground) < 40
+    assert min(ink) > 200
+    assert min(light) > 230
+
+
+async def test_nothing_moves_where_motion_is_not_wanted(browser: Browser, server: StatusServer) -> None:
+    tab = await open_status(browser, server)
+    animation = "getComputedStyle(document.querySelector('.dot')).animationName"
+
+    moving = await tab.evaluate(animation)
+    await tab.prefer(reduced_motion=True)
+
+    assert moving == "breathe"
+    assert await tab.evaluate("document.getAnimations().length") == 0
+    assert await tab.evaluate(animation) == "none"
+
+
+@pytest.mark.parametrize("width", [1400, 360])
+async def test_a_screen_reader_finds_landmarks_tables_and_charts_in_words(
+    browser: Browser, server: StatusServer, width: int
+) -> None:
+    tab = await open_status(browser, server, width=width)
+
+    tree = (await tab.send("Accessibility.getFullAXTree"))["nodes"]
+    parts = [(node.get("role", {}).get("value"), node.get("name", {}).get("value", "")) for node in tree]
+    roles = [role for role, _ in parts]
+
+    assert {"banner", "main", "contentinfo", "status"} <= set(roles)
+    assert [name for role, name in parts if role == "heading"][:2] == ["All is well", "Nodes"]
+    assert [name for role, name in parts if role == "table"] == ["Nodes", "Proxies", "Web processes"]
+    assert roles.count("rowheader") == 7
+    assert ("columnheader", "Hit ratio") in parts
+    charts = [name for role, name in parts if role in ("image", "img")]
+    assert len(charts) == 4 + 7
+    assert all("last five minutes" in name for name in charts)
+
+
+# --- texts from outside ----------------------------------------------------------------------------------
+
+
+async def test_names_and_errors_are_shown_as_text_and_never_run(browser: Browser, server: StatusServer) -> None:
+    cluster = server.cluster
+    cluster.nodes = (HOSTILE, "__proto__", "constructor")
+    cluster.states["constructor"] = HOSTILE
+    cluster.extra["__proto__"] = {"error": HOSTILE, "note": HOSTILE, "pid": HOSTILE}
+
+    tab = await open_status(browser, server)
+
+    assert await tab.evaluate("document.querySelectorAll('main img, main script').length") == 0
+    assert "owned" not in await tab.evaluate("document.title.replaceAll(/<.*>/g, '')")
+    assert HOSTILE in await tab.text("#table-nodes")
+    assert HOSTILE in await tab.text("#verdict")
+    assert tab.complaints == []
+
+
+async def test_a_server_that_tells_almost_nothing_gets_dashes(browser: Browser, server: StatusServer) -> None:
+    tab = await open_status(browser, server)
+    answers: list[object] = [
+        {"localhost:11211": {"state": "ok", "pid": "7", "cmd_get": "5", "curr_items": "x"}, "storages": {}},
+        {"localhost:8900": {}, "storages": {"a:1": {}, "b:2": {"state": "dead"}}, "webserver": {}},
+        {"storages": {"a:1": {"state": "ok"}}, "webserver": {"workers": {"12": {"requests_get": "1"}}}},
+        {"a": None, "b": [], "storages": None, "webserver": [], "ring": 5},
+        {"storages": {"a:1": {"cmd_get": "1e400", "uptime": "-", "bytes_read": None}}, "ring": {"nodes": {"a:1": 3}}},
+        {},
+    ]
+
+    for answer in answers:
+        await tab.evaluate(
+            f"(() => {{ const at = performance.now(); figures.take(at, {json.dumps(answer)}); draw(at); }})()"
+        )
+        text = await tab.evaluate("document.body.innerText")
+        assert not re.search(r"NaN|undefined|Infinity|null|\[object", text), answer
+
+    assert tab.complaints == []
+
+
+# --- what the figures mean: `figures.js`, which touches no document ----------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def logic(chromium: Browser) -> AsyncIterator[Tab]:
+    """A tab to call the page's functions in."""
+    server = StatusServer(InventedCluster())
+    await server.start()
+    tab = await open_status(chromium, server)
+    await server.close()
+    yield tab
+    await tab.close()
+
+
+async def judge(
+    tab: Tab, nodes: list[str], proxies: list[str], quorum: str = "3/2/2", **extra: dict[str, str]
+) -> dict[str, Any]:
+    """The verdict on nodes and proxies in the given states."""
+    answer: dict[str, Any] = {
+        f"proxy-{index}:1": {"state": state, "quorum": quorum} for index, state in enumerate(proxies)
+    }
+    answer["storages"] = {f"node-{index}:1": {"state": state, **extra} for index, state in enumerate(nodes)}
+    found = await tab.evaluate(
+        f"(() => {{ const f = new Figures(); f.take(1, {json.dumps(answer)}); return verdict(f); }})()"
+    )
+    return dict(found)
+
+
+STAY = "Files stay readable and writable."
+NEITHER = "can't be read or written"
+OTHER = "Requests go through the other proxy."
+
+
+@pytest.mark.parametrize(
+    ("nodes", "proxies", "quorum", "level", "line", "detail"),
+    [
+        ("ooo", "oo", "3/2/2", "ok", "All is well", "3 nodes and 2 proxies answer."),
+        ("o", "o", "1/1/1", "ok", "All is well", "1 node and 1 proxy answer."),
+        ("oxo", "oo", "3/2/2", "warn", "1 of 3 nodes is down", STAY),
+        ("xxo", "oo", "3/2/2", "bad", "2 of 3 nodes are down", f"Files {NEITHER} until a node is back."),
+        (
+            "xxo",
+            "o",
+            "3/2/1",
+            "bad",
+            "2 of 3 nodes are down",
+            "Files can be read but not written until a node is back.",
+        ),
+        ("xo", "oo", "2/2/2", "bad", "1 of 2 nodes is down", f"Files {NEITHER} until a node is back."),
+        ("xxooo", "o", "3/2/2", "bad", "2 of 5 nodes are down", f"Some files {NEITHER} until a node is back."),
+        ("xxx", "o", "3/2/2", "bad", "All 3 nodes are down", f"Files {NEITHER} until nodes are back."),
+        ("ooo", "xo", "3/2/2", "warn", "1 of 2 proxies is down", f"{STAY} {OTHER}"),
+        ("ooo", "xx", "3/2/2", "bad", "All 2 proxies are down", f"Files {NEITHER} until a proxy is back."),
+        ("oxo", "ox", "3/2/2", "warn", "1 of 3 nodes and 1 of 2 proxies are down", f"{STAY} {OTHER}"),
+        ("xo", "", "", "warn", "1 of 2 nodes is down", "The nodes that are left answer."),
+    ],
+)
+async def test_the_verdict_says_what_users_can_do(
+    logic: Tab, nodes: str, proxies: str, quorum: str, level: str, line: str, detail: str
+) -> None:
+    states = {"o": "ok", "x": "dead"}
+
+    found = await judge(logic, [states[node] for node in nodes], [states[proxy] for proxy in proxies], quorum)
+
+    assert (found["level"], found["line"], found["detail"]) == (level, line, detail)
+
+
+async def test_what_is_not_yet_an_outage_is_said_too(logic: Tab) -> None:
+    corrupt = await judge(logic, ["ok"], ["ok"], corrupt_records="2", sync="always")  # type: ignore[arg-type]
+    unsynced = await judge(logic, ["ok"], ["ok"], sync="never")  # type: ignore[arg-type]
+    suspect = await judge(logic, ["ok"], ["ok"], error="recovering: it may have forgotten writes")  # type: ignore[arg-type]
+
+    assert corrupt["level"] == unsynced["level"] == suspect["level"] == "warn"
+    assert corrupt["notes"] == ["node-0:1 has found 2 records with a wrong checksum"]
+    assert unsynced["notes"] == ["node-0:1 acknowledges writes before they are on disk (sync=never)"]
+    assert suspect["line"] == "node-0:1 needs a look"
+
+
+async def rates(tab: Tab, *told: tuple[int, dict[str, str]]) -> list[float | None]:
+    """Reads per second after each of the answers (milliseconds, a node's STATS)."""
+    answers = json.dumps([[at, {"storages": {"a:1": stats}}] for at, stats in told])
+    return list(
+        await tab.evaluate(
+            f"(() => {{ const f = new Figures(); return {answers}.map(([at, answer]) => "
+            "{ f.take(at, answer); return f.nodes.get('a:1').last.reads; }); })()"
+        )
+    )
+
+
+async def test_a_rate_is_of_the_time_between_two_answers(logic: Tab) -> None:
+    found = await rates(logic, (0, {"cmd_get": "100"}), (2000, {"cmd_get": "1100"}), (6000, {"cmd_get": "1300"}))
+
+    assert found == [None, 500, 50]
+
+
+async def test_there_is_no_rate_across_a_restart_or_an_absence(logic: Tab) -> None:
+    found = await rates(
+        logic,
+        (0, {"pid": "1", "cmd_get": "100"}),
+        (2000, {"pid": "2", "cmd_get": "900"}),
+        (4000, {"pid": "2", "cmd_get": "1000"}),
+        (6000, {"pid": "2", "cmd_get": "10"}),
+        (8000, {"state": "dead"}),
+        (10000, {"pid": "2", "cmd_get": "2000"}),
+        (90000, {"pid": "2", "cmd_get": "2500"}),
+    )
+
+    assert found == [None, None, 50, None, None, None, None]
+
+
+async def test_a_percentile_is_of_the_last_answers_and_not_of_the_server_s_whole_life(logic: Tab) -> None:
+    found = await logic.evaluate(
+        """(() => {
+          const f = new Figures();
+          const tell = (at, counts) => f.take(at, { webserver: { pid: "1", histogram_get_us: counts } });
+          tell(0, { 1000: 1000000 });
+          tell(2000, { 1000: 1000000, 8000: 98, 64000: 2 });
+          const busy = f.total.last;
+          for (let at = 4000; at < 20000; at += 2000) tell(at, { 1000: 1000000, 8000: 98, 64000: 2 });
+          return [busy.readP50, busy.readP99, f.total.last.readP99];
+        })()"""
+    )
+
+    assert found == [8, 64, None]
+
+
+async def test_a_page_that_is_open_for_weeks_keeps_only_its_minutes(logic: Tab) -> None:
+    kept = await logic.evaluate(
+        """(() => {
+          const f = new Figures();
+          for (let at = 0; at < 4e6; at += 2000) f.take(at, { storages: { "a:1": { cmd_get: String(at) } } });
+          f.take(5e6, { storages: { "b:2": {} } });
+          return [f.total.samples.length, f.nodes.size];
+        })()"""
+    )
+
+    assert kept[0] <= 160
+    assert kept[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("format_", "value", "text"),
+    [
+        ("percent", 0.99997, "99.9 %"),
+        ("percent", 1, "100 %"),
+        ("percent", None, "–"),
+        ("bytes", 999, "999 B"),
+        ("bytes", 999_600, "1.0 MB"),
+        ("bytes", 48_300_000_000, "48.3 GB"),
+        ("rate", 0, "0"),
+        ("rate", 0.5, "0.5"),
+        ("rate", 1234.5, "1,235"),
+        ("milliseconds", 0.9, "0.90 ms"),
+        ("milliseconds", 2500, "2.5 s"),
+        ("duration", 59, "59 s"),
+        ("duration", 183_600, "2 d 3 h"),
+        ("count", 1_104_300, "1,104,300"),
+    ],
+)
+async def test_figures_are_put_in_words_that_do_not_flatter(
+    logic: Tab, format_: str, value: float | None, text: str
+) -> None:
+    assert await logic.evaluate(f"inWords({json.dumps(format_)}, {json.dumps(value)})") == text
+
+
+# --- the monitor -----------------------------------------------------------------------------------------
+
+
+async def test_the_monitor_shows_the_ring_s_balance_and_a_dead_node_in_red(
+    browser: Browser, cluster: InventedCluster
+) -> None:
+    monitor = await start_monitor(cluster, "127.0.0.1", 0)
+    try:
+        tab = await browser.open(script=FAST)
+        await tab.goto(f"http://127.0.0.1:{monitor.port}/")
+        await tab.wait_until("figures.total.samples.length > 2")
+        ring = await tab.text("#table-ring")
+        subject = await tab.text(".brand")
+        cluster.dead.add("localhost:7902")
+        await tab.wait_until(f"{row_of('localhost:7902')}.dataset.level === 'bad'")
+
+        assert subject == "sfss monitor of localhost:8900"
+        assert "Ring 1 · 4,096 partitions · a write waits for 2 of 3 nodes, a read for 2" in ring
+        for words in ("Zone", "Weight", "First owner of", "Partitions, share", "Off its weight", "33.8 %"):
+            assert words in ring
+        assert await tab.text("h1") == "1 of 3 nodes is down"
+        assert await fits_its_width(tab)
+        assert tab.complaints == []
+    finally:
+        await monitor.close()
