@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
 from sfss.memcache.commands.dispatch import carry_out, error_reply
@@ -35,16 +35,19 @@ FLUSH_BYTES = 256 * 1024
 """Replies at hand are handed to the transport in heaps of about this size."""
 
 
+Parts: TypeAlias = Iterator[Buffers | Pending]
+
+
 class Slot:
     """A request that was begun and isn't answered yet, or whose reply waits for an earlier one. `held_bytes` are on the
-    server's account until it is sent."""
+    server's account until it is sent. `stream`: the reply that it is a part of."""
 
-    __slots__ = ("begun", "held_bytes", "part", "pending", "reply", "request")
+    __slots__ = ("begun", "held_bytes", "pending", "reply", "request", "stream")
 
-    def __init__(self, request: Request | None, begun: float, part: bool) -> None:
+    def __init__(self, request: Request | None, begun: float, stream: Parts | None) -> None:
         self.request = request
         self.begun = begun
-        self.part = part
+        self.stream = stream
         self.pending: Pending | None = None
         self.reply: Buffers = b""
         self.held_bytes = 0
@@ -61,8 +64,9 @@ class Connection(asyncio.Protocol):
         self._transport: SocketTransport | None = None
         self._slots: deque[Slot] = deque()
         self._held: Request | None = None
-        self._stream: Iterator[Buffers | Pending] | None = None
+        self._stream: Parts | None = None
         self._stream_request: Request | None = None
+        self._stream_begun = 0.0
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._out_large = False
@@ -255,13 +259,13 @@ class Connection(asyncio.Protocol):
             return
         server.bytes_held -= reserved
         if type(answer) is Stream:
-            self._stream, self._stream_request = answer.parts, request
+            self._stream, self._stream_request, self._stream_begun = answer.parts, request, begun
         elif type(answer) is Close:
             self._ending = True
         else:
             self._reply(request, b"" if request.noreply else answer, begun)  # type: ignore[arg-type]
 
-    def _next_part(self, stream: Iterator[Buffers | Pending]) -> bool:
+    def _next_part(self, stream: Parts) -> bool:
         """Begin the next part of a streamed reply; False while enough of them are under way."""
         if len(self._slots) >= STREAM_WINDOW:
             return False
@@ -275,28 +279,30 @@ class Connection(asyncio.Protocol):
             self._stream = None
         if part is None:
             self._stream = None
+            if self._server.access_log:
+                self._server.log_access(request, b"", self._stream_begun)
         elif type(part) is Pending:
-            self._wait(request, part, 0.0, 0, part=True)
+            self._wait(request, part, 0.0, 0, stream)
         else:
-            self._reply(None, part, 0.0)  # type: ignore[arg-type]
+            self._reply(None, part, 0.0, stream)  # type: ignore[arg-type]
         return True
 
     # Replies out
 
-    def _wait(self, request: Request, pending: Pending, begun: float, held: int, part: bool = False) -> None:
-        slot = Slot(request, begun, part)
+    def _wait(self, request: Request, pending: Pending, begun: float, held: int, stream: Parts | None = None) -> None:
+        slot = Slot(request, begun, stream)
         slot.pending = pending
         slot.held_bytes = held
         self._slots.append(slot)
         pending.future.add_done_callback(self._drain)
 
-    def _reply(self, request: Request | None, reply: Buffers, begun: float) -> None:
+    def _reply(self, request: Request | None, reply: Buffers, begun: float, stream: Parts | None = None) -> None:
         if request is not None and self._server.access_log:
             self._server.log_access(request, reply, begun)
         if not self._slots:
             self._put(reply)
             return
-        slot = Slot(None, begun, False)
+        slot = Slot(None, begun, stream)
         slot.reply = reply
         slot.held_bytes = length(reply)
         self._slot_bytes += slot.held_bytes
@@ -331,19 +337,22 @@ class Connection(asyncio.Protocol):
             reply: Buffers = pending.finish(pending.future.result())
         except (Exception, asyncio.CancelledError) as error:
             reply = error_reply(self._service, request, error)
-            if slot.part:
-                self._cut_stream()
-        if self._server.access_log and not slot.part:
+            if slot.stream is not None:
+                self._cut(slot.stream)
+        if self._server.access_log and slot.stream is None:
             self._server.log_access(request, reply, slot.begun)
         if self._transport is not None and not request.noreply:
             self._put(reply)
 
-    def _cut_stream(self) -> None:
+    def _cut(self, stream: Parts) -> None:
         """A part failed and its error line ends the whole reply: forget the parts behind it."""
-        self._stream = None
-        while self._slots and self._slots[0].part:
+        if self._stream is stream:
+            self._stream = None
+        while self._slots and self._slots[0].stream is stream:
             slot = self._slots.popleft()
             self._server.bytes_held -= slot.held_bytes
+            if slot.pending is None:
+                self._slot_bytes -= slot.held_bytes
 
     def _put(self, reply: Buffers) -> None:
         if type(reply) is bytes:

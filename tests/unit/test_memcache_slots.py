@@ -1,0 +1,434 @@
+"""Order and limits of one connection to a server: answers that come late, requests that must wait, memory that is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from memcache_peer import FIRST_VERSION as V
+from memcache_peer import Clock, Peer, SlowStore, server_of
+
+from sfss import __version__
+from sfss.errors import (
+    CorruptRecord,
+    Expired,
+    Outcome,
+    OutOfDisk,
+    QuorumUnavailable,
+    Recovering,
+    SfssError,
+    Unreachable,
+)
+from sfss.memcache.server import ServerLimits
+from sfss.memory import MemoryStore
+from sfss.store import NO_CALL, Call, Record, Written, checksum_of
+
+VERSION = b"VERSION " + __version__.encode() + b"\r\n"
+
+
+async def turn() -> None:
+    """Let callbacks of settled futures run."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_answers_keep_the_order_of_requests_whichever_comes_first() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"get a\r\nget b\r\nversion\r\n")
+
+    store.waiting[1][2]()
+    await turn()
+    assert peer.sent == b""
+
+    store.waiting[0][2]()
+    await turn()
+    assert peer.sent == b"END\r\nEND\r\n" + VERSION
+
+
+async def test_a_noreply_request_keeps_its_place_and_says_nothing() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"set a 0 0 1 noreply\r\nx\r\nversion\r\n")
+
+    assert peer.sent == b""
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == VERSION
+
+
+async def test_a_get_waits_for_an_earlier_write_of_its_key_and_sees_it() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"set a 0 0 3 noreply\r\none\r\nget a\r\nget b\r\n")
+
+    assert [name for name, _, _ in store.waiting] == ["set"]
+    store.settle_all()
+    await turn()
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == b"VALUE a 0 3\r\none\r\nEND\r\nEND\r\n"
+
+
+async def test_a_write_waits_for_an_earlier_read_of_its_key() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"get a\r\ndelete a\r\n")
+
+    assert [name for name, _, _ in store.waiting] == ["get"]
+    store.settle_all()
+    await turn()
+
+    assert [name for name, _, _ in store.waiting] == ["delete"]
+
+
+async def test_requests_for_other_keys_run_side_by_side() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+
+    peer.say(b"set a 0 0 1\r\nx\r\nset b 0 0 1\r\nx\r\nget c\r\nget c\r\n")
+
+    assert [key for _, key, _ in store.waiting] == [b"a", b"b", b"c", b"c"]
+
+
+async def test_stamped_writes_of_one_key_run_side_by_side() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    line = b"ms a 1 F0 A0 V%d H%016x B O%d\r\nx\r\n"
+
+    peer.say(b"".join(line % (V + n, checksum_of(b"a", b"x", 0, 0, V + n, False), n) for n in range(3)))
+
+    assert len(store.waiting) == 3
+    store.settle_all()
+    await turn()
+    assert peer.sent.count(b"HD V") == 3
+
+
+async def test_a_get_of_many_keys_waits_for_unfinished_writes() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"set a 0 0 1 noreply\r\nx\r\nget b a\r\n")
+
+    assert [name for name, _, _ in store.waiting] == ["set"]
+    store.settle_all()
+    await turn()
+
+    assert [key for _, key, _ in store.waiting] == [b"b", b"a"]
+
+
+async def test_many_keys_are_looked_up_a_few_at_a_time() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"get " + b" ".join(b"k%d" % n for n in range(100)) + b"\r\nversion\r\n")
+
+    looked_up = 0
+    while store.waiting:
+        assert len(store.waiting) <= 4
+        looked_up += len(store.waiting)
+        store.settle_all()
+        await turn()
+
+    assert looked_up == 100
+    assert peer.sent == b"END\r\n" + VERSION
+
+
+async def test_a_key_that_cant_be_read_ends_the_reply_with_its_error_and_never_with_end() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    MemoryStore.set(store, b"a", b"one")
+    peer.say(b"get a b c d e f\r\nversion\r\n")
+
+    store.waiting[0][2]()
+    store.waiting[1][2](CorruptRecord("b"))
+    store.waiting[2][2]()
+    await turn()
+
+    assert peer.sent == b"VALUE a 0 3\r\none\r\nSERVER_ERROR corrupt\r\n" + VERSION
+
+
+async def test_parts_that_were_at_hand_behind_a_failed_one_are_dropped_with_it() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    MemoryStore.set(store, b"b", b"two")
+    slow, fast = store.get, MemoryStore(Clock())
+    fast.set(b"b", b"two")
+    store.get = lambda key, call=NO_CALL: slow(key) if key == b"a" else fast.get(key)  # type: ignore[method-assign]
+    peer.say(b"get a b b\r\nversion\r\n")
+
+    store.waiting[0][2](CorruptRecord("a"))
+    await turn()
+
+    assert peer.sent == b"SERVER_ERROR corrupt\r\n" + VERSION
+    assert peer.connection._slot_bytes == 0
+
+
+async def test_a_failed_part_ends_its_own_reply_only() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    MemoryStore.set(store, b"c", b"two")
+    peer.say(b"get a b\r\nget c d\r\n")
+
+    store.waiting[0][2](CorruptRecord("a"))
+    for _, _, settle in store.waiting[1:]:
+        settle()
+    await turn()
+    store.waiting.clear()
+
+    assert peer.sent == b"SERVER_ERROR corrupt\r\nVALUE c 0 3\r\ntwo\r\nEND\r\n"
+
+
+class RefusingStore(MemoryStore):
+    """Raises what it is given."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(Clock())
+        self._error = error
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        raise self._error
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Written:
+        raise self._error
+
+
+async def test_every_kind_of_failure_has_its_line_and_none_is_a_miss() -> None:
+    lines: list[tuple[SfssError, bytes]] = [
+        (CorruptRecord("x"), b"SERVER_ERROR corrupt\r\n"),
+        (Recovering("x"), b"SERVER_ERROR recovering\r\n"),
+        (OutOfDisk("x"), b"SERVER_ERROR out of disk\r\n"),
+        (Expired("x"), b"SERVER_ERROR deadline expired\r\n"),
+        (Unreachable("3 nodes"), b"SERVER_ERROR unreachable 3 nodes\r\n"),
+        (QuorumUnavailable("1 of 2"), b"SERVER_ERROR quorum unavailable not-applied 1 of 2\r\n"),
+        (QuorumUnavailable("1 of 2", Outcome.UNKNOWN), b"SERVER_ERROR quorum unavailable unknown 1 of 2\r\n"),
+        (Expired("late", Outcome.UNKNOWN), b"SERVER_ERROR quorum unavailable unknown late\r\n"),
+    ]
+    for error, line in lines:
+        peer = Peer(server_of(RefusingStore(error)))
+        assert peer.say(b"get a\r\n") == line
+        assert peer.say(b"set a 0 0 1\r\nx\r\n") == line
+        assert peer.say(b"mg a v\r\n") == line
+        assert peer.say(b"mg a v s f A V H O1\r\n") == line
+        assert peer.say(b"get a b c\r\n") == line
+        assert peer.say(b"version\r\n") == VERSION
+
+
+async def test_a_fault_of_ours_is_logged_and_said_to_be_ours(caplog: Any) -> None:
+    peer = Peer(server_of(RefusingStore(ZeroDivisionError("oops"))))
+
+    assert peer.say(b"get a\r\nversion\r\n") == b"SERVER_ERROR internal error\r\n" + VERSION
+    assert "oops" in caplog.text
+
+
+async def test_a_store_future_that_was_cancelled_is_an_error_and_no_miss(caplog: Any) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    class Cancelled(MemoryStore):
+        def get(self, key: bytes, call: Call = NO_CALL) -> Any:
+            return future
+
+    peer = Peer(server_of(Cancelled()))
+    peer.say(b"get a\r\n")
+    future.cancel()
+    await turn()
+
+    assert peer.sent == b"SERVER_ERROR internal error\r\n"
+
+
+class OnlyStore:
+    """What a coordinator offers: no more than the Store contract."""
+
+    def __init__(self) -> None:
+        inner = MemoryStore(Clock())
+        self.get, self.head, self.set, self.delete, self.stats = (
+            inner.get,
+            inner.head,
+            inner.set,
+            inner.delete,
+            inner.stats,
+        )
+
+
+async def test_a_store_without_updates_refuses_what_reads_decides_and_writes() -> None:
+    peer = Peer(server_of(OnlyStore()))
+    peer.say(b"set a 0 0 1\r\n1\r\n")
+
+    for said in (
+        b"add a 0 0 1\r\nx\r\n",
+        b"replace a 0 0 1\r\nx\r\n",
+        b"append a 0 0 1\r\nx\r\n",
+        b"prepend a 0 0 1\r\nx\r\n",
+        b"cas a 0 0 1 5\r\nx\r\n",
+        b"incr a 1\r\n",
+        b"decr a 1\r\n",
+        b"touch a 1\r\n",
+        b"gat 1 a\r\n",
+        b"gats 1 a\r\n",
+        b"mg a T1\r\n",
+        b"mg a N1\r\n",
+        b"mg a R1\r\n",
+        b"ms a 1 C1\r\nx\r\n",
+        b"ms a 1 ME\r\nx\r\n",
+        b"ms a 1 I\r\nx\r\n",
+        b"md a C1\r\n",
+        b"md a I\r\n",
+        b"ma a\r\n",
+    ):
+        name = said.split()[0]
+        assert peer.say(said).startswith(b"SERVER_ERROR not supported here: " + name), said
+    assert peer.say(b"get a\r\n") == b"VALUE a 0 1\r\n1\r\nEND\r\n"
+    assert peer.say(b"ms a 1 MS\r\n2\r\nmg a v\r\nmd a\r\n") == b"HD\r\nVA 1\r\n2\r\nHD\r\n"
+
+
+async def test_a_store_that_is_no_replica_keeps_raw_records_to_itself() -> None:
+    peer = Peer(server_of(OnlyStore()))
+
+    assert peer.say(b"sfss identity\r\n") == b"ERROR\r\n"
+    assert peer.say(b"mg a v s f A V H Y O1\r\n").startswith(b"SERVER_ERROR not supported here: mg ")
+    assert peer.say(b"ms a 1 F0 A0 V1 H0000000000000000 B O1\r\nx\r\n").startswith(b"SERVER_ERROR not supported here")
+    assert peer.say(b"md a A0 V1 H0000000000000000 B O1\r\n").startswith(b"SERVER_ERROR not supported here")
+
+
+async def test_no_more_requests_are_read_than_may_be_in_flight() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store, limits=ServerLimits(in_flight_max=4)))
+    peer.say(b"".join(b"get k%d\r\n" % n for n in range(10)))
+
+    assert len(store.waiting) == 4
+    assert not peer.reading
+    while store.waiting:
+        store.settle_all()
+        await turn()
+
+    assert peer.sent == b"END\r\n" * 10
+    assert peer.reading
+
+
+async def test_replies_that_wait_for_an_earlier_one_are_bounded() -> None:
+    store = SlowStore()
+    fast = MemoryStore(Clock())
+    fast.set(b"big", b"x" * 1000)
+    server = server_of(store, limits=ServerLimits(waiting_bytes_max=5000))
+    peer = Peer(server)
+    peer.say(b"get slow\r\n")
+    store.get = fast.get  # type: ignore[method-assign]
+
+    peer.say(b"get big\r\n" * 100)
+
+    assert not peer.reading
+    assert 5000 <= server.bytes_held <= 7000
+    store.settle_all()
+    await turn()
+    assert peer.sent.count(b"VALUE big") == 100
+    assert server.bytes_held == 0
+
+
+async def test_a_peer_that_doesnt_read_is_not_served_further() -> None:
+    server = server_of()
+    peer = Peer(server)
+    peer.unsent = 300_000
+    peer.connection.pause_writing()
+
+    assert peer.say(b"get a\r\n") == b""
+    assert not peer.reading
+    assert server.bytes_held == 300_000
+    peer.connection.resume_writing()
+
+    assert peer.sent == b"END\r\n"
+    assert peer.reading
+    assert server.bytes_held == 0
+
+
+async def test_over_the_memory_limit_requests_are_refused_at_once_and_served_again_after() -> None:
+    store = SlowStore()
+    server = server_of(store, limits=ServerLimits(bytes_held_max=1000))
+    first, second = Peer(server), Peer(server)
+
+    first.say(b"set a 0 0 900\r\n" + b"x" * 900 + b"\r\n")
+    assert second.say(b"set b 0 0 200\r\nx") == b"SERVER_ERROR busy\r\n"
+    assert second.say(b"x" * 199 + b"\r\nversion\r\n") == VERSION
+    store.settle_all()
+    await turn()
+    assert first.sent == b"STORED\r\n"
+    assert server.bytes_held == 0
+
+    second.say(b"set b 0 0 200\r\nx")
+    second.say(b"x" * 199 + b"\r\n")
+    store.settle_all()
+    await turn()
+    assert second.sent.endswith(b"STORED\r\n")
+    assert server.bytes_held == 0
+
+
+async def test_what_a_lost_connection_held_is_released_and_its_writes_go_on() -> None:
+    store = SlowStore()
+    server = server_of(store)
+    peer = Peer(server)
+    peer.say(b"set a 0 0 3\r\none\r\nset b 0 0 300\r\nx")
+    assert server.bytes_held == 303
+
+    peer.abort()
+    assert server.bytes_held == 0
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == b""
+    assert MemoryStore.get(store, b"a") is not None
+    assert MemoryStore.get(store, b"b") is None
+
+
+async def test_a_half_closed_peer_gets_the_answers_it_is_owed() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"get a\r\n")
+
+    assert peer.connection.eof_received()
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == b"END\r\n"
+    assert peer.ended
+
+
+async def test_quit_is_obeyed_after_what_was_asked_before() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"get a\r\nquit\r\nversion\r\n")
+
+    assert not peer.ended
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == b"END\r\n"
+    assert peer.ended
+
+
+async def test_a_request_whose_deadline_passed_while_it_waited_is_not_executed() -> None:
+    store = SlowStore()
+    server = server_of(store)
+    now = [100.0]
+    server.service.monotonic = lambda: now[0]
+    peer = Peer(server)
+    # Ordered, so the second waits for the first; the deadline is counted on the real monotonic clock.
+    peer.say(b"set a 0 0 1\r\nx\r\n")
+    peer.say(b"ms a 1\r\ny\r\n")
+    held = peer.connection._held
+    assert held is not None
+    held.call = Call(deadline=101.0)
+    now[0] = 102.0
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == b"STORED\r\nSERVER_ERROR deadline expired\r\n"
+    assert store.waiting == []
+
+
+async def test_one_line_per_request_in_the_access_log_with_the_request_id(caplog: Any) -> None:
+    caplog.set_level("INFO", "sfss.access")
+    peer = Peer(server_of(access_log=True))
+
+    peer.say(b"ms a 3 F0 A0 V H B U900 O1.req-7\r\none\r\nget a b\r\n")
+
+    assert [record.getMessage().split(" ")[:2] for record in caplog.records] == [["ms", "a"], ["get", "-"]]
+    assert caplog.records[0].request_id == "req-7"
