@@ -1,4 +1,4 @@
-"""Order and limits of one connection to a server: answers that come late, requests that must wait, memory that is bounded."""
+"""Order and limits of one connection to a server: late answers, requests that must wait, memory that is bounded."""
 
 from __future__ import annotations
 
@@ -170,11 +170,10 @@ async def test_a_failed_part_ends_its_own_reply_only() -> None:
     MemoryStore.set(store, b"c", b"two")
     peer.say(b"get a b\r\nget c d\r\n")
 
-    store.waiting[0][2](CorruptRecord("a"))
-    for _, _, settle in store.waiting[1:]:
-        settle()
-    await turn()
-    store.waiting.clear()
+    store.waiting.pop(0)[2](CorruptRecord("a"))
+    while store.waiting:
+        store.settle_all()
+        await turn()
 
     assert peer.sent == b"SERVER_ERROR corrupt\r\nVALUE c 0 3\r\ntwo\r\nEND\r\n"
 
