@@ -114,8 +114,14 @@ class ProxyRing:
 
     # --- which proxy ---
 
-    def choose(self, order: tuple[int, ...], of_read: bool) -> _Link:
-        """The proxy for a request's next try. Raises `Unreachable` when none is up."""
+    @property
+    def up_count(self) -> int:
+        """Proxies that requests are sent to."""
+        return sum(link.up for link in self._links)
+
+    def choose(self, order: tuple[int, ...], of_read: bool, failed: _Link | None) -> _Link:
+        """The proxy for a request's next try; for a read not the one that has just failed it, if there is another.
+        Raises `Unreachable` when none is up."""
         best: _Link | None = None
         for index in order:
             link = self._links[index]
@@ -123,7 +129,7 @@ class ProxyRing:
                 continue
             if not of_read or link.foreign:
                 return link
-            if best is None or link.in_hand < best.in_hand:
+            if best is None or best is failed or (link.in_hand < best.in_hand and link is not failed):
                 best = link
         if best is None:
             raise Unreachable("; ".join(f"{link.address}: {link.error}" for link in self._links))
@@ -174,7 +180,7 @@ class ProxyRing:
 class _Request:
     """One request on its way through one proxy or several. Callbacks, not a task: it is on every file's path."""
 
-    __slots__ = ("call", "deadline", "link", "of_read", "order", "result", "ring", "send", "tries_left")
+    __slots__ = ("call", "deadline", "failed", "link", "of_read", "order", "result", "ring", "send", "tries_left")
 
     def __init__(
         self,
@@ -194,12 +200,13 @@ class _Request:
         self.tries_left = tries_left
         self.result = result
         self.link: _Link
+        self.failed: _Link | None = None
         self.deadline = 0.0
 
     def attempt(self) -> None:
         while True:
             try:
-                self.link = link = self.ring.choose(self.order, self.of_read)
+                self.link = link = self.ring.choose(self.order, self.of_read, self.failed)
             except Unreachable as error:
                 self.result.set_exception(error)
                 return
@@ -232,7 +239,7 @@ class _Request:
     def _may_try_again(self, error: SfssError) -> bool:
         """Judge a failure: is the proxy to be left out, and may the request be sent once more?"""
         now = time.monotonic()
-        link = self.link
+        self.failed = link = self.link
         if isinstance(error, Unreachable):
             # Said by our client of the proxy, or by the proxy of its nodes? Only in the first nothing is connected.
             if link.client is not None and not link.client.connections:
