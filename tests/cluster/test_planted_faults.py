@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.disks import needs_root, needs_xfs
 from tests.cluster.history import History
-from tests.cluster.test_cancel_storm import storm
+from tests.cluster.test_cancel_storm import narrow_cluster, storm
 from tests.cluster.test_hot_key import hammer
 from tests.cluster.test_network_faults import lose_requests, relayed_cluster
 from tests.cluster.test_power_cut import cluster_on_disks, cut_all
@@ -81,7 +81,7 @@ async def test_a_node_that_stores_older_over_newer_is_caught_by_a_hot_key(tmp_pa
 
 async def test_replies_that_reach_the_wrong_request_are_caught_by_the_cancel_storm(tmp_path, history):
     async def scenario(attempt, number):
-        async with Cluster(tmp_path / str(number), nodes=3, plants={"web": "wrong-slot"}) as cluster:
+        async with narrow_cluster(tmp_path / str(number), plants={"web": "wrong-slot"}) as cluster:
             await storm(cluster, attempt, 4.0)
 
     await caught(scenario, history)
