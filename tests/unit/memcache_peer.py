@@ -85,7 +85,7 @@ class Peer:
 
 
 class SlowStore(MemoryStore):
-    """A `MemoryStore` whose answers come when the test says so: `waiting` holds (name, key, settle) as they were asked."""
+    """A `MemoryStore` whose answers come when the test says so: `waiting` holds (name, key, settle) in order."""
 
     def __init__(self, now: Any = NOW) -> None:
         super().__init__(Clock())
