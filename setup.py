@@ -30,7 +30,7 @@ setup(
     include_package_data=True,
     package_data={"sfss": ["py.typed", "http/static/*"], "proxy": ["py.typed"], "nodes": ["py.typed"]},
     install_requires=[
-        "aiohttp>=3.14.3,<4",
+        "aiohttp>=3.14.3,<3.15",
         "aiomcache>=0.8.2,<0.9",
         "click>=8.1,<9",
         "lmdb>=1.6,<4",

@@ -10,13 +10,17 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.servers import HOST, Server, Unavailable, tool
 
 HERE = Path(__file__).parent
+SEED = 1
+"""Of the choice of keys: the same for every server that is compared."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,9 @@ def build_memload(directory: Path) -> Path:
     return program
 
 
-def memcache(program: Path, server: Server, operation: str, load: Load, seed: int = 1) -> dict[str, Any]:
+def memcache(program: Path, server: Server, operation: str, load: Load) -> dict[str, Any]:
     """Run `get`, `set` or `fill`; figures as memload prints them. Raises `Unavailable` where answers were not good."""
-    command = [str(program), HOST, str(server.port), operation, str(load.bytes), str(load.connections), str(load.keys)]
-    ended = subprocess.run([*command, str(load.seconds), str(seed)], capture_output=True, text=True)
+    ended = subprocess.run(_memload(program, server, operation, load), capture_output=True, text=True)
     if ended.returncode:
         raise Unavailable(f"{operation} on {server.name} failed: {ended.stderr.strip()}")
     figures: dict[str, Any] = json.loads(ended.stdout)
@@ -50,6 +53,23 @@ def memcache(program: Path, server: Server, operation: str, load: Load, seed: in
     if bad:
         raise Unavailable(f"{operation} on {server.name} was answered badly: {bad} {figures['first_error']}")
     return figures
+
+
+@contextmanager
+def memcache_forever(program: Path, server: Server, operation: str, load: Load) -> Iterator[None]:
+    """The same load during the block, for longer than any block takes; the server may die under it."""
+    lasting = _memload(program, server, operation, replace(load, seconds=3600))
+    running = subprocess.Popen(lasting, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _memload(program: Path, server: Server, operation: str, load: Load) -> list[str]:
+    where = [str(program), HOST, str(server.port), operation]
+    return [*where, str(load.bytes), str(load.connections), str(load.keys), str(load.seconds), str(SEED)]
 
 
 def http(server: Server, operation: str, load: Load) -> dict[str, Any]:
