@@ -376,11 +376,13 @@ GET, PUT, DELETE = "GET", "PUT", "DELETE"
 
 @dataclass(slots=True)
 class Operation:
-    """One request. `due` is when it had to start (monotonic seconds); None means when a connection is free."""
+    """One request. `started` is what its latency counts from, in monotonic seconds: when it was due, or when it was
+    first sent. `generation` is the one that a PUT writes, once it was sent."""
 
     kind: str
     file: BenchFile
-    due: float | None = None
+    started: float | None = None
+    generation: int = 0
 
 
 class Listed:
@@ -481,6 +483,7 @@ def schedule(rate: float, process: int, processes: int) -> Callable[[int], float
 RECEIVE_BYTES = 256 * 1024
 HEAD_BYTES_MAX = 16 * 1024
 RECONNECT_S = 0.1
+IDLE_S = 1.0
 SWEEP_S = 0.25
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -491,7 +494,8 @@ class Tally:
 
     `cpu` and `busy` are one figure a process: the share of a core used, and the share of time not spent waiting for
     the server. `turns` are the microseconds that the loop took from one wait to the next: an answer may have lain
-    unseen that long. `gone`: the phase ended because no connection could be opened any more.
+    unseen that long. `repeated` counts requests sent again because the server had closed an idle connection. `gone`:
+    the phase ended because no connection could be opened any more.
     """
 
     latencies: dict[str, Histogram] = field(default_factory=dict)
@@ -502,6 +506,7 @@ class Tally:
     cpu: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
     turns: Histogram = field(default_factory=Histogram)
+    repeated: int = 0
     unsent: int = 0
     unsent_oldest_s: float = 0.0
     stopped: bool = False
@@ -517,6 +522,7 @@ class Tally:
         self.cpu += other.cpu
         self.busy += other.busy
         self.turns.merge(other.turns)
+        self.repeated += other.repeated
         self.unsent += other.unsent
         self.unsent_oldest_s = max(self.unsent_oldest_s, other.unsent_oldest_s)
         self.stopped |= other.stopped
@@ -530,15 +536,18 @@ class Tally:
 class Link:
     """One connection and the request it carries. `out` waits to be sent; `body` is filled up to `got`.
 
-    `sent_at` is when the request, or before the first one the connection, was begun. `used`: it is set up.
+    `sent_at` is when the request, or before the first one the connection, was begun; `idle_s` how long it had carried
+    none. `used`: it is set up.
     """
 
     __slots__ = (
         "body",
         "closing",
+        "free_at",
         "got",
         "handshaking",
         "head",
+        "idle_s",
         "mask",
         "oldest",
         "operation",
@@ -555,7 +564,8 @@ class Link:
         self.handshaking = False
         self.out: list[bytes | memoryview] = []
         self.operation: Operation | None = None
-        self.sent_at = time.monotonic()
+        self.sent_at = self.free_at = time.monotonic()
+        self.idle_s = 0.0
         self.oldest = 0
         self.head = b""  # of an answer whose head came in pieces
         self.status = 0
@@ -584,6 +594,7 @@ class Loop:
         self._inbox_view = memoryview(self._inbox)
         self._links: set[Link] = set()
         self._free: list[Link] = []
+        self._again: list[Operation] = []
         self._reconnect_at = 0.0
         self._unreachable_since = float("inf")
         self._stopped = False
@@ -605,10 +616,12 @@ class Loop:
                 source.end(now)
                 break
             self._open_links(now)
+            while self._free and self._again:
+                self._begin(self._free.pop(), self._again.pop(), now)
             while self._free and (operation := source.next(now)) is not None:
                 self._begin(self._free.pop(), operation, now)
             wait_s = source.wait_s(now)
-            if wait_s is None and len(self._free) == len(self._links):
+            if wait_s is None and len(self._free) == len(self._links) and not self._again:
                 break
             tally.turns.record(int((time.monotonic() - woken) * 1e6))
             # With nothing to send, or nothing to send it over, only the sockets and the sweep matter.
@@ -703,6 +716,7 @@ class Loop:
         link.used = True
         self._unreachable_since = float("inf")
         self._watch(link, _READ)
+        link.free_at = time.monotonic()
         self._free.append(link)
         return None
 
@@ -710,15 +724,20 @@ class Loop:
         file = operation.file
         link.operation = operation
         link.sent_at = now
+        link.idle_s = now - link.free_at
         link.oldest = file.acknowledged
+        if operation.started is None:
+            operation.started = now
         if operation.kind is GET:
             link.out = [file.get_request]
         elif operation.kind is DELETE:
             link.out = [file.delete_request]
         else:
-            file.issued += 1
-            file.writing = True
-            head, start, end = file.value(file.issued)
+            if not operation.generation:
+                file.issued += 1
+                file.writing = True
+                operation.generation = file.issued
+            head, start, end = file.value(operation.generation)
             if end - start <= CHUNK_BYTES:
                 link.out = [file.put_head + head + noise()[start:end]]
             else:
@@ -755,7 +774,7 @@ class Loop:
                 self._inbox[:offset] = link.head
                 got = link.sock.recv_into(self._inbox_view[offset:])
                 if not got:
-                    return self._drop(link, "answer ended early" if offset else "connection closed")
+                    return self._drop(link, "answer ended early" if offset else _CLOSED[0])
                 if self._read_head(link, offset + got):
                     return None
             # The selector tells when a socket has more, but not of what TLS has deciphered already.
@@ -829,18 +848,24 @@ class Loop:
             histogram = tally.latencies.get(kind)
             if histogram is None:
                 histogram = tally.latencies[kind] = Histogram()
-            histogram.record(int((now - (link.sent_at if operation.due is None else operation.due)) * 1e6))
+            histogram.record(int((now - (operation.started or now)) * 1e6))
             tally.bytes[kind] += file.size
         link.operation = None
         link.body = None
         if link.closing or link.out:
             self._forget(link)
         else:
+            link.free_at = now
             self._free.append(link)
 
     def _drop(self, link: Link, cause: str) -> None:
         """Close a connection that is of no more use, and count what it carried as failed for `cause`."""
-        if link.operation is not None:
+        if cause in _CLOSED and link.operation is not None and link.idle_s > IDLE_S and not (link.head or link.body):
+            # The server closed an idle connection while the request was on its way, as HTTP lets it. Each request here
+            # may be repeated: a write stores the same generation.
+            self.tally.repeated += 1
+            self._again.append(link.operation)
+        elif link.operation is not None:
             if link.operation.kind is PUT:
                 link.operation.file.writing = False
             self.tally.errors[f"{link.operation.kind} {cause}"] += 1
@@ -864,6 +889,9 @@ class Loop:
             waiting = link.operation is not None or not link.used
             if waiting and now - link.sent_at > self._target.timeout_s:
                 self._drop(link, f"no answer within {self._target.timeout_s:g} s")
+
+
+_CLOSED = ("connection closed", "connection reset")
 
 
 def content_length(head: bytes) -> int | None:
@@ -892,7 +920,7 @@ def _cause(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return "connection reset"
+        return _CLOSED[1]
     if isinstance(error, ssl.SSLCertVerificationError):
         return "certificate not trusted"
     if isinstance(error, ssl.SSLError):
@@ -1088,6 +1116,7 @@ def summary(result: Result, settings: dict[str, Any]) -> dict[str, Any]:
         "errors": dict(errors.most_common()),
         "error_count": sum(errors.values()),
         "wrong_reads": measured.wrong,
+        "repeated": measured.repeated,
         "unsent": measured.unsent,
         "unsent_oldest_ms": round(measured.unsent_oldest_s * 1000, 1),
         "files_left": result.left,

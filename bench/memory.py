@@ -26,6 +26,7 @@ KILLED_AFTER_S = 5.0
 GROWTH_MAX = 1.1
 LARGE_BYTES = 2 * 1024 * 1024
 LARGE_KEYS = 64
+CONNECTIONS = 16
 READ_SHARE = 0.5
 DISK_BYTES_SPARE = 4 << 30
 
@@ -117,6 +118,7 @@ def measure_large(minutes: int, rate: float, say: Callable[[str], None]) -> tupl
         web = servers.web(proxies)
         command = [sys.executable, str(CLIENT), "bench", "--host", HOST, "--port", str(web.port), "--json"]
         command += ["--sizes", "2m", "--keys", str(LARGE_KEYS), "--reads", str(READ_SHARE), "--rate", str(rate)]
+        command += ["--concurrency", str(CONNECTIONS)]
         say(f"{minutes} minutes of 2 MiB files, {rate:g} requests a second")
         load = subprocess.Popen([*command, "--duration", str(minutes * 60)], stdout=subprocess.PIPE, text=True)
         try:
@@ -135,8 +137,9 @@ def measure_large(minutes: int, rate: float, say: Callable[[str], None]) -> tupl
         verdicts.append(
             Verdict(f"{name}: last minute over second ({last / 1024:.0f} MiB)", last / second, GROWTH_MAX, "×")
         )
-    if client["error_count"] or client["wrong_reads"]:
-        raise Unavailable(f"the load had errors: {client['errors']}")
+    if client["wrong_reads"]:
+        raise Unavailable(f"files came back wrong: {client['errors']}")
+    verdicts.append(Verdict("errors of the load", client["error_count"], 0, ""))
     return figures, verdicts
 
 

@@ -274,6 +274,7 @@ async def test_bench_json_has_these_fields(server: TinyServer) -> None:
         "errors",
         "error_count",
         "wrong_reads",
+        "repeated",
         "unsent",
         "unsent_oldest_ms",
         "files_left",
@@ -369,6 +370,22 @@ async def test_bench_counts_errors_by_kind_and_goes_on(server: TinyServer) -> No
     }
     answered = sum(row["count"] for row in figures["operations"].values())
     assert answered + figures["error_count"] == 400
+
+
+async def test_a_request_that_meets_the_close_of_an_idle_connection_is_repeated(server: TinyServer) -> None:
+    """HTTP lets a server close a connection that idles, at the moment when a request is on its way."""
+    last: dict[str, float] = {}
+
+    async def close_after_idling(method: str, path: str, answer: bytes) -> bytes | None:
+        idled = time.monotonic() - last.get("at", time.monotonic()) > 1.2
+        last["at"] = time.monotonic()
+        return None if idled else answer
+
+    server.fault = close_after_idling
+    status, figures, _ = await bench(server, "--rate", 0.7, "--duration", 5, "--reads", 0.5, "--concurrency", 1)
+
+    assert (status, figures["errors"]) == (0, {})
+    assert figures["repeated"] > 0
 
 
 async def test_bench_gives_up_on_a_silent_request(server: TinyServer) -> None:

@@ -114,7 +114,9 @@ def test_an_operation_is_not_given_out_before_it_is_due_and_keeps_its_due_time_w
     first, second = source.next(1000.15), source.next(1000.15)
     assert first is not None
     assert second is not None
-    assert (first.due, second.due) == (1000.0, 1000.1), "latency counts from here, not from when a connection was free"
+    assert (first.started, second.started) == (1000.0, 1000.1), (
+        "latency counts from here, not from when a connection was free"
+    )
     assert source.next(1000.15) is None
 
 
