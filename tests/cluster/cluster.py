@@ -16,7 +16,13 @@ LIVE: list[Cluster] = []
 """Clusters that run now; their logs are printed when a test fails."""
 
 PROXY_SECTION = "listen = 127.0.0.1\nN = 3\nW = 2\nR = 2\naccesslog =\n"
-WEB_SETTINGS: Mapping[str, str] = {"SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.5"}
+PROXY_TIMES = "timeout = 2\nnode_timeout = 0.7\n"
+WEB_SETTINGS: Mapping[str, str] = {
+    "SFSS_STORAGE_PROXY_TIMEOUT_SECONDS": "2.5",
+    "SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.5",
+}
+NODE_OPTIONS = ("--volume-mib", "4")
+"""Volumes so small that they fill up and are compacted while a test runs."""
 
 
 class Cluster:
@@ -35,8 +41,8 @@ class Cluster:
         webs: int = 2,
         direct: bool = False,
         data: Mapping[str, Path] | None = None,
-        node_options: Sequence[str] = (),
-        proxy_settings: str = "",
+        node_options: Sequence[str] = NODE_OPTIONS,
+        proxy_settings: str = PROXY_TIMES,
         web_settings: Mapping[str, str] | None = None,
         plants: Mapping[str, str] | None = None,
     ) -> None:

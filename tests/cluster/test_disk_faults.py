@@ -16,11 +16,11 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.history import WRITES, History, Outcome
 from tests.cluster.parts import Part
-from tests.cluster.workload import Client, Mix, Workload, read_all
+from tests.cluster.workload import Client, Mix, Workload, keys_of, read_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, needs_root]
 
-KEYS = [f"k{number}" for number in range(12)]
+KEYS = keys_of("k")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
 
@@ -54,21 +54,20 @@ class FailingFsync:
 
 @needs_strace
 @pytest.mark.parametrize("every", [False, True], ids=["once", "for ever"])
-async def test_a_node_whose_fsync_fails_leaves_and_the_cluster_goes_on(tmp_path, history, every):
-    async with Cluster(tmp_path / "c", nodes=5) as cluster:
-        victim = random.Random(history.seed).choice(cluster.nodes)
+async def test_a_node_whose_fsync_fails_leaves_and_the_cluster_goes_on(standing, history, every):
+    victim = random.Random(history.seed).choice(standing.nodes)
 
-        async with Workload(cluster.web_addresses, history, keys=KEYS):
-            await asyncio.sleep(1)
-            with FailingFsync(victim, every=every):
-                status = await victim.ended(15)
-            await victim.start()
-            await asyncio.sleep(1)
-        await read_all(cluster.web_addresses, history)
+    async with Workload(standing.web_addresses, history, keys=keys_of(f"fsync-{every}")):
+        await asyncio.sleep(1)
+        with FailingFsync(victim, every=every):
+            status = await victim.ended(15)
+        await victim.start()
+        await asyncio.sleep(1)
+    await read_all(standing.web_addresses, history)
 
-        history.check()
-        assert status > 0, "it did not end by itself with a failure"
-        assert len(history.errors()) <= max(2, len(history.events) // 1000), [str(e) for e in history.errors()[:10]]
+    history.check()
+    assert status > 0, "it did not end by itself with a failure"
+    assert len(history.errors()) <= max(2, len(history.events) // 1000), [str(e) for e in history.errors()[:10]]
 
 
 @needs_strace
@@ -108,24 +107,23 @@ def tear(directory: Path, count: int) -> Path:
     return newest
 
 
-async def test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost(tmp_path, history, fault_seconds):
+async def test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost(standing, history, fault_seconds):
     rng = random.Random(history.seed)
-    async with Cluster(tmp_path / "c", nodes=3) as cluster:
-        for number in range(int((fault_seconds or 8) / 2)):
-            at_rest = number % 2
-            node = rng.choice(cluster.nodes)
-            async with Workload(cluster.web_addresses, history, keys=KEYS):
-                await asyncio.sleep(1)
-                if not at_rest:
-                    # What is cut off now was hardly in the index; after a rest, all of it is.
-                    await restart_torn(cluster, node, rng)
-            if at_rest:
-                await asyncio.sleep(1.5)
-                await restart_torn(cluster, node, rng)
-                assert "lost" in node.tail(), "the node did not notice that indexed records are gone"
-            await read_all(cluster.web_addresses, history)
+    for number in range(int((fault_seconds or 8) / 2)):
+        at_rest = number % 2
+        node = rng.choice(standing.nodes)
+        async with Workload(standing.web_addresses, history, keys=keys_of("torn")):
+            await asyncio.sleep(1)
+            if not at_rest:
+                # What is cut off now was hardly in the index; after a rest, all of it is.
+                await restart_torn(standing, node, rng)
+        if at_rest:
+            await asyncio.sleep(1.5)
+            await restart_torn(standing, node, rng)
+            assert "lost" in node.tail(), "the node did not notice that indexed records are gone"
+        await read_all(standing.web_addresses, history)
 
-        history.check()
+    history.check()
 
 
 async def restart_torn(cluster: Cluster, node: Part, rng: random.Random) -> None:

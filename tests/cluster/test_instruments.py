@@ -105,7 +105,7 @@ async def history_of(store, seed):
     history = History(seed)
     async with serving(store) as address:
         workload = Workload([address], history, keys=KEYS, clients=6, mix=MIX)
-        await workload.run(0.6)
+        await workload.run(0.4)
         await read_all([address], history)
     return history
 

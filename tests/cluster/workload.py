@@ -38,6 +38,11 @@ class Mix:
         return rng.choices(kinds, [getattr(self, kind) for kind in kinds])[0]
 
 
+def keys_of(test: str, count: int = 12) -> list[str]:
+    """Keys of one test alone: clusters are shared, and a history begins with absent keys."""
+    return [f"{test}/{number}" for number in range(count)]
+
+
 class Client:
     """One user: one operation at a time, over a kept connection to one of the web processes at a time."""
 
