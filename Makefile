@@ -10,9 +10,6 @@ VENV := .venv
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
 
-# Editable in setuptools' compat mode, so that mypy, editors and buildout see the three packages as plain folders.
-editable := --config-settings editable_mode=compat --editable
-
 .PHONY: run test check bench clean
 
 run: $(VENV)/installed
@@ -39,17 +36,17 @@ clean:
 
 $(VENV)/installed: setup.py pyproject.toml $(VENV)/made
 	@echo "installing sfss into $(VENV) (only the first time)"
-	@$(pip) $(editable) .
+	@$(pip) --editable .
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "installing what the tests need (only the first time)"
-	@$(pip) $(editable) '.[test]'
+	@$(pip) --editable '.[test]'
 	@touch $@
 
 $(VENV)/installed-check: $(VENV)/installed
 	@echo "installing what the checks need (only the first time)"
-	@$(pip) $(editable) '.[test,check]'
+	@$(pip) --editable '.[test,check]'
 	@touch $@
 
 # The first of these that is 3.11 or newer; a .venv that an interrupted run left half made is made anew.

@@ -38,6 +38,8 @@ setup(
         "uvloop>=0.21,<1",
         "xxhash>=3.5,<5",
     ],
+    # An editable installation is a path in a .pth file: the only kind that buildout, editors and mypy all see through.
+    options={"editable_wheel": {"mode": "compat"}},
     extras_require={
         "test": tests_require,
         "check": ["ruff>=0.17,<0.18", "mypy>=2.4,<3", "import-linter>=2.5,<3"],
