@@ -37,12 +37,15 @@ async def use(cluster: Cluster) -> None:
     """Write and read files, one after the other, until cancelled."""
     client = HttpClient(*cluster.webs[0].address)
     number = 0
-    while True:
-        number += 1
-        await client.request("PUT", f"/file?path=pages/{number % 50}", b"x" * 4096)
-        for _ in range(3):
-            await client.request("GET", f"/file?path=pages/{number % 50}")
-        await asyncio.sleep(0.02)
+    try:
+        while True:
+            number += 1
+            await client.request("PUT", f"/file?path=pages/{number % 50}", b"x" * 4096)
+            for _ in range(3):
+                await client.request("GET", f"/file?path=pages/{number % 50}")
+            await asyncio.sleep(0.02)
+    finally:
+        client.close()
 
 
 async def open_page(browser: Browser, url: str) -> Tab:

@@ -98,8 +98,11 @@ class Browser:
                 await self._process.wait()
 
     async def open(self, width: int = 1280, height: int = 900, dark: bool = False, script: str = "") -> Tab:
-        """A new tab of the given size, in CSS pixels. `script` runs in every document before its own scripts."""
-        target = await self.send("Target.createTarget", url="about:blank")
+        """A new tab of the given size, in CSS pixels. `script` runs in every document before its own scripts.
+
+        It has a window of its own: a tab behind another one would be hidden, and a page may rest then.
+        """
+        target = await self.send("Target.createTarget", url="about:blank", newWindow=True)
         attached = await self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         tab = Tab(self, attached["sessionId"])
         self._tabs[attached["sessionId"]] = tab

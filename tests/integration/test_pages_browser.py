@@ -31,6 +31,9 @@ FAST = """{
   window.setTimeout = (work, ms, ...rest) => later(work, ms / 10, ...rest);
 }"""
 
+HIDE = "Object.defineProperty(document, 'hidden', {{ configurable: true, get: () => {0} }});"
+TELL = "document.dispatchEvent(new Event('visibilitychange'))"
+
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -129,7 +132,7 @@ async def test_every_node_proxy_and_web_process_has_a_row_with_its_figures(
     ]
     assert nodes == [
         "Node",
-        "Last 5 min",
+        "Last minute",
         "Reads/s",
         "Writes/s",
         "Hit ratio",
@@ -210,18 +213,27 @@ async def test_a_hidden_page_asks_for_nothing_and_wakes_when_it_is_looked_at(
     browser: Browser, server: StatusServer
 ) -> None:
     tab = await open_status(browser, server)
-    hide = "Object.defineProperty(document, 'hidden', {{ configurable: true, get: () => {0} }});"
-    tell = "document.dispatchEvent(new Event('visibilitychange'))"
 
-    await tab.evaluate(hide.format("true") + tell)
+    await tab.evaluate(HIDE.format("true") + TELL)
     await tab.wait_until("document.body.dataset.link === 'paused' && !asking")
     asked = len(tab.requests)
     await tab.evaluate("new Promise((done) => setTimeout(done, 10000))")  # five times the page's own interval
     asked_while_hidden = len(tab.requests) - asked
-    await tab.evaluate(hide.format("false") + tell)
+    await tab.evaluate(HIDE.format("false") + TELL)
     await tab.wait_until("document.body.dataset.link === 'live'")
 
     assert asked_while_hidden == 0
+
+
+async def test_a_page_that_becomes_hidden_while_it_asks_says_that_it_rests(
+    browser: Browser, server: StatusServer
+) -> None:
+    tab = await open_status(browser, server)
+
+    await tab.evaluate("clearTimeout(timer); ask(); " + HIDE.format("true") + TELL)
+    await tab.wait_until("!asking")
+
+    assert await tab.text("#link-text") == "Paused while hidden"
 
 
 async def test_a_pointer_on_one_chart_shows_that_moment_in_all_of_them(browser: Browser, server: StatusServer) -> None:
@@ -319,7 +331,7 @@ async def test_a_screen_reader_finds_landmarks_tables_and_charts_in_words(
     assert ("columnheader", "Hit ratio") in parts
     charts = [name for role, name in parts if role in ("image", "img")]
     assert len(charts) == 4 + 7
-    assert all("last five minutes" in name for name in charts)
+    assert all("last minute: " in name for name in charts)
 
 
 # --- texts from outside ----------------------------------------------------------------------------------

@@ -76,14 +76,16 @@ class Chart {
     if (!plain) this.element.append(this.cursor);
   }
 
-  // `now` and `cursorAt` (or null) are on the samples' clock, in milliseconds. `ceiling` is the value at the top.
-  draw(samples, now, ceiling, cursorAt = null) {
+  // `now` and `cursorAt` (or null) are on the samples' clock, in milliseconds; the chart shows the last `minutes`.
+  // `ceiling` is the value at the top.
+  draw(samples, now, minutes, ceiling, cursorAt = null) {
     const { width, height } = this;
+    const span = minutes * 60000;
     const edge = this.plain ? 1 : 3;
-    const x = (at) => width - edge - ((now - at) / HISTORY_MS) * (width - 2 * edge);
+    const x = (at) => width - edge - ((now - at) / span) * (width - 2 * edge);
     const y = (value) => height - 1 - (Math.min(value, ceiling) / ceiling) * (height - 2 - edge);
     this.element.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const shown = samples.filter((sample) => sample.at >= now - HISTORY_MS);
+    const shown = samples.filter((sample) => sample.at >= now - span);
     this.series.forEach(({ key }, index) => {
       const { line, area } = trace(shown, key, x, y, height - 1);
       const parts = this.parts[index];
@@ -99,21 +101,16 @@ class Chart {
     });
     this.grid.setAttribute("d", `M0 ${y(ceiling)}H${width}M0 ${y(ceiling / 2)}H${width}M0 ${height - 0.5}H${width}`);
     this.cursor.setAttribute("d", cursorAt === null ? "" : `M${x(cursorAt).toFixed(1)} 0V${height}`);
-    this.element.setAttribute("aria-label", this.inWords(shown));
+    this.element.setAttribute("aria-label", this.inWords(shown, minutes));
   }
 
-  inWords(samples) {
+  inWords(samples, minutes) {
     const last = samples[samples.length - 1] ?? {};
     const parts = this.series.map(({ key, name }) => {
       const most = highest([{ key }], samples);
       return `${name} now ${inWords(this.format, last[key])}, at most ${inWords(this.format, most)}`;
     });
-    return `${this.title}, last five minutes: ${parts.join("; ")}`;
-  }
-
-  // The time under a pointer `offset` pixels from the chart's left edge, `shown` pixels wide.
-  timeAt(offset, shown, now) {
-    return now - (1 - Math.min(Math.max(offset / shown, 0), 1)) * HISTORY_MS;
+    return `${this.title}, last ${minutes === 1 ? "minute" : `${minutes} minutes`}: ${parts.join("; ")}`;
   }
 }
 

@@ -2,7 +2,8 @@
 // From one JSON answer after another to what is shown: rates, ratios, a verdict. Touches no document and asks no
 // server. A figure that a server doesn't give is null all the way, and shown as a dash: never as 0.
 
-const HISTORY_MS = 5 * 60 * 1000; // what the charts span
+const SPANS_MIN = [1, 2, 5]; // what the charts span, growing with what is known
+const HISTORY_MS = 5 * 60 * 1000;
 const SAMPLES_MAX = 400; // for each subject; bounds the memory of a page that is open for weeks
 const NOT_PROXIES = new Set(["storages", "webserver", "ring"]);
 
@@ -125,7 +126,7 @@ class Subject {
     this.stats = stats;
     this.seenAt = at;
     this.state = String(stats.state ?? "ok");
-    this.error = String(stats.error ?? "");
+    this.error = withoutPrefix(String(stats.error ?? ""), `${this.name}: `);
     this.keep(sample);
   }
 
@@ -154,6 +155,10 @@ class Subject {
   get last() {
     return this.samples[this.samples.length - 1] ?? {};
   }
+}
+
+function withoutPrefix(text, prefix) {
+  return text.startsWith(prefix) ? text.slice(prefix.length) : text;
 }
 
 function ratio(hits, misses) {
@@ -224,6 +229,12 @@ class Figures {
       sample[name] = values ? Math.max(...values) : null;
     }
     this.total.keep(sample);
+  }
+
+  // The minutes that charts span now: few at first, so that a new page isn't all empty paper.
+  spanMinutes(now) {
+    const known = now - (this.total.samples[0]?.at ?? now);
+    return SPANS_MIN.find((minutes) => known <= minutes * 60000) ?? SPANS_MIN[SPANS_MIN.length - 1];
   }
 
   // {copies, writes, reads}, or null where nobody tells. The ring has them as numbers, a proxy as `3/2/2`.

@@ -127,6 +127,7 @@ class Tile {
     this.cursor = cursor;
     this.chart = new Chart(plan.title, plan.series, plan.format, plan.bare ? "bare" : "");
     this.ceiling = make("span", { class: "ceiling" });
+    this.since = make("span");
     this.time = make("span", { class: "now" }, "now");
     this.readings = [
       ...plan.series.map((series, index) => new Reading({ format: plan.format, unit: plan.unit, ...series }, `s${index}${plan.bare ? " bare" : ""}`)),
@@ -139,7 +140,7 @@ class Tile {
       make("figcaption", null, plan.title),
       make("div", { class: "readings" }, ...this.readings.map((reading) => reading.element)),
       this.frame,
-      make("div", { class: "axis", "aria-hidden": "true" }, make("span", null, "5 min ago"), this.time),
+      make("div", { class: "axis", "aria-hidden": "true" }, this.since, this.time),
     );
     this.frame.addEventListener("pointermove", (event) => cursor.move(this, event));
     this.frame.addEventListener("pointerleave", () => cursor.leave());
@@ -149,18 +150,18 @@ class Tile {
     }).observe(this.frame);
   }
 
-  draw(samples, now) {
-    this.drawn = [samples, now];
-    const told = samples.some((sample) => this.plan.series.some(({ key }) => (sample[key] ?? null) !== null));
-    this.element.hidden = !told;
-    if (!told) return;
+  draw(samples, now, minutes) {
+    this.drawn = [samples, now, minutes];
+    this.element.hidden &&= !samples.some((sample) => this.plan.series.some(({ key }) => (sample[key] ?? null) !== null));
+    if (this.element.hidden) return;
     const at = this.cursor.at;
     const sample = (at === null ? samples[samples.length - 1] : nearest(samples, at)) ?? {};
     const ceiling = this.plan.ceiling ?? roundUp(highest(this.plan.series, samples));
     setText(this.ceiling, inWords(this.plan.format, ceiling).replace(".0", "") + (this.plan.unit ?? ""));
     for (const reading of this.readings) reading.draw(sample);
     setText(this.time, at === null ? "now" : clockTime(sample.clock));
-    this.chart.draw(samples, now, ceiling, at);
+    setText(this.since, `${minutes} min ago`);
+    this.chart.draw(samples, now, minutes, ceiling, at);
   }
 }
 
@@ -173,7 +174,9 @@ class Cursor {
 
   move(tile, event) {
     const box = tile.frame.getBoundingClientRect();
-    this.at = tile.chart.timeAt(event.clientX - box.left, box.width, tile.drawn[1]);
+    const [, now, minutes] = tile.drawn;
+    const part = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+    this.at = now - (1 - part) * minutes * 60000;
     this.redraw();
   }
 
@@ -342,12 +345,18 @@ function levelOf({ state, error }) {
   return state === "ok" && !error ? "ok" : "warn";
 }
 
+function heading(text, kind = "") {
+  return make("th", { scope: "col", role: "columnheader", class: kind }, text);
+}
+
 class Table {
   constructor(plan) {
     this.plan = plan;
     this.rows = new Map();
     this.titles = "";
+    this.told = new Set(); // titles of columns that ever had a figure: those stay
     this.head = make("tr", { role: "row" });
+    this.activity = heading("", "activity");
     this.body = make("tbody", { role: "rowgroup" });
     this.note = make("p", { class: "note", hidden: "" });
     const id = `table-${plan.title.toLowerCase().replaceAll(" ", "-")}`;
@@ -373,10 +382,13 @@ class Table {
       setText(this.note, this.plan.note(figures));
       this.note.hidden = !this.note.textContent;
     }
-    const columns = this.plan
-      .columns(subjects)
-      .filter((column) => subjects.some((subject) => (column.value(subject) ?? null) !== null));
-    this.drawHead(columns);
+    const minutes = figures.spanMinutes(now);
+    const planned = this.plan.columns(subjects);
+    for (const { title, value } of planned) {
+      if (subjects.some((subject) => (value(subject) ?? null) !== null)) this.told.add(title);
+    }
+    const columns = planned.filter(({ title }) => this.told.has(title));
+    this.drawHead(columns, minutes);
     const ceiling = Math.max(...subjects.map((subject) => highest(SPARKLINE, subject.samples))) || 1; // rows compare
     for (const name of this.rows.keys()) {
       if (subjects.some((subject) => subject.name === name)) continue;
@@ -387,17 +399,18 @@ class Table {
       if (!this.rows.has(subject.name)) this.rows.set(subject.name, new Row(this.plan));
       const row = this.rows.get(subject.name);
       if (this.body.children[index] !== row.element) this.body.insertBefore(row.element, this.body.children[index] ?? null);
-      row.draw(subject, subjects, columns, now, ceiling);
+      row.draw(subject, subjects, columns);
+      row.chart?.draw(subject.samples, now, minutes, ceiling);
     });
   }
 
-  drawHead(columns) {
+  drawHead(columns, minutes) {
+    setText(this.activity, minutes === 1 ? "Last minute" : `Last ${minutes} min`);
     const titles = columns.map((column) => column.title).join("|");
     if (titles === this.titles) return;
     this.titles = titles;
-    const heading = (text, kind = "") => make("th", { scope: "col", role: "columnheader", class: kind }, text);
     const word = this.plan.word[0].toUpperCase() + this.plan.word.slice(1);
-    const activity = this.plan.still ? [] : [heading("Last 5 min", "activity")];
+    const activity = this.plan.still ? [] : [this.activity];
     this.head.replaceChildren(
       heading(word, "name"),
       ...activity,
@@ -430,7 +443,7 @@ class Row {
     this.cells = null;
   }
 
-  draw(subject, subjects, columns, now, ceiling) {
+  draw(subject, subjects, columns) {
     if (!this.cells) {
       this.cells = columns.map((column) => new Cell(column));
       const activity = this.chart ? [make("td", { class: "activity", role: "cell" }, this.chart.element)] : [];
@@ -442,7 +455,6 @@ class Row {
     setText(this.name, subject.name);
     setText(this.state, stateInWords(subject));
     this.state.hidden = !this.state.textContent;
-    this.chart?.draw(subject.samples, now, ceiling);
     this.cells.forEach((cell, index) => {
       cell.column = columns[index];
       cell.draw(subject, subjects);
@@ -510,14 +522,17 @@ function fit() {
 new ResizeObserver(fit).observe(byId("tables"));
 
 function drawTiles() {
-  for (const tile of tiles) tile.draw(figures.total.samples, drawnAt);
+  for (const tile of tiles) tile.draw(figures.total.samples, drawnAt, figures.spanMinutes(drawnAt));
 }
 
 function draw(now) {
   drawnAt = now;
-  drawTiles();
-  for (const table of tables) table.draw(figures, now);
-  fit();
+  // One answer has no rates yet, and what comes and goes within half a second only disturbs.
+  if (figures.total.samples.length > 1) {
+    drawTiles();
+    for (const table of tables) table.draw(figures, now);
+    fit();
+  }
   showVerdict(verdict(figures));
   document.body.dataset.stale = String(figures.problem !== "");
   const [only, ...others] = figures.proxies.keys();
@@ -546,6 +561,7 @@ function showLink(state, text) {
 }
 
 let lastAnswer = null; // {at, clock} of the newest answer; `at` is on performance.now()'s clock
+let answered = 0;
 let failures = 0;
 let timer = 0;
 let asking = false;
@@ -565,6 +581,7 @@ async function ask() {
     figures.take(at, answer);
     lastAnswer = { at, clock: new Date() };
     if (figures.total.samples.length) figures.total.last.clock = lastAnswer.clock;
+    answered += 1;
     failures = 0;
     draw(at);
     showLink("live", "Live");
@@ -575,7 +592,14 @@ async function ask() {
     asking = false;
   }
   tick();
-  if (!document.hidden) timer = setTimeout(ask, Math.min(ASK_EVERY_MS * 1.5 ** failures, ASK_AGAIN_MS_MAX));
+  if (document.hidden) showLink("paused", "Paused while hidden");
+  else timer = setTimeout(ask, waitMs());
+}
+
+// A rate needs two answers: the second is asked for at once.
+function waitMs() {
+  if (failures) return Math.min(ASK_EVERY_MS * 1.5 ** failures, ASK_AGAIN_MS_MAX);
+  return answered === 1 ? ASK_EVERY_MS / 4 : ASK_EVERY_MS;
 }
 
 function lost(error) {
