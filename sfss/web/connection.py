@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._client_done = False
         self._unsent_bytes = 0
         self._held_bytes = 0
+        self._rest = memoryview(b"")
         self.peer = ""
         self.tls = False
 
@@ -118,10 +119,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # Writing is "paused" as long as anything is unsent: an answer is done when the kernel has all of it, so what a
-        # slow reader pins is known to the byte and always watched.
-        self._transport.set_write_buffer_limits(high=0)
         self.tls = self._transport.get_extra_info("sslcontext") is not None
+        # Writing is "paused" as long as anything is unsent: an answer is done when the kernel has all of it, so what a
+        # slow reader pins is known to the byte and always watched. (uvloop's TLS takes 0 for "always paused".)
+        self._transport.set_write_buffer_limits(high=1 if self.tls else 0, low=0)
         if self._server.access_log:
             self.peer = str(self._transport.get_extra_info("peername", ("-",))[0])
         if not self._server.admit(self):
@@ -257,9 +258,15 @@ class Connection(asyncio.Protocol):
             self._fail(request, error)
 
     def _fail(self, request: Request, error: BaseException) -> None:
+        failure = failure_of(error)
         if not isinstance(error, SfssError):
             _log.error("%s %s failed", request.method, request.path, exc_info=error, extra=_of(request))
-        self._send(request, failure_answer(failure_of(error), of_write=request.method in WRITE_METHODS))
+        elif failure.status >= 500:
+            # Not above debug: while the cluster is away there is one for each request.
+            _log.debug(
+                "%s %s: %d %s", request.method, request.path, failure.status, failure.message, extra=_of(request)
+            )
+        self._send(request, failure_answer(failure, of_write=request.method in WRITE_METHODS))
 
     def _unparsable(self, error: HttpProcessingError) -> None:
         """Answer bytes that are no HTTP, and end the connection."""
@@ -359,8 +366,19 @@ class Connection(asyncio.Protocol):
             transport.write(head)
         elif len(body) <= JOINED_BYTES_MAX:
             transport.write(b"".join((head, body)))
+        elif self.tls:
+            transport.write(head)
+            self._rest = memoryview(body)
+            self._write_rest()
         else:
             transport.writelines((head, body))
+
+    def _write_rest(self) -> None:
+        """Send a large body in slices. TLS passes all that it is given to the transport beneath, where nobody could see
+        how much of it is still unsent."""
+        while self._rest and not self._unsent_bytes and self._transport is not None:
+            piece, self._rest = self._rest[:JOINED_BYTES_MAX], self._rest[JOINED_BYTES_MAX:]
+            self._transport.write(piece)
 
     def _next(self, now: float) -> None:
         """Turn to the next request; what came of it meanwhile is at hand."""
@@ -371,16 +389,16 @@ class Connection(asyncio.Protocol):
             self._pump(self._take_backlog())
 
     def pause_writing(self) -> None:
-        """Some of an answer is unsent (the high-water mark is 0)."""
+        """Some of an answer is unsent."""
         if self._transport is not None:
-            self._unsent_bytes = self._transport.get_write_buffer_size()
-            self._held_bytes = self._unsent_bytes
+            self._unsent_bytes = self._held_bytes = self._transport.get_write_buffer_size() + len(self._rest)
             self._server.memory.hold_anyway(self._held_bytes)
 
     def resume_writing(self) -> None:
         self._server.memory.release(self._held_bytes)
         self._unsent_bytes = self._held_bytes = 0
-        if self.phase is Phase.FLUSH:
+        self._write_rest()
+        if self.phase is Phase.FLUSH and not self._unsent_bytes:
             self._next(time.monotonic())
 
     # --- flow control of bodies; called by aiohttp's StreamReader ---
@@ -416,9 +434,11 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _check_reader(self, now: float) -> None:
-        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if self._transport is None:
+            return
+        unsent = self._transport.get_write_buffer_size() + len(self._rest)
         if unsent != self._unsent_bytes:
-            self._unsent_bytes = unsent
+            self._unsent_bytes = max(unsent, 1)  # until resume_writing says so, it isn't over
             self._since = now
         elif now - self._since >= self._limits.reader_stall_s:
             self._server.counters.add("aborted")

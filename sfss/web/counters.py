@@ -3,6 +3,9 @@
 The pages are made before the workers are forked. Each worker writes only its own slot, so no lock is needed: a
 reader may see a figure that is one request old, never one that is torn (64-bit aligned words). A worker that was
 restarted takes over its predecessor's slot and counts on, so sums never fall; its gauges are reset.
+
+Percentiles are those of the last 10 to 20 seconds: a slot also keeps its histograms as they were at the last two marks,
+and what counts is the difference to the older one.
 """
 
 from __future__ import annotations
@@ -53,8 +56,15 @@ _BUCKETS = 104
 
 _NAMES = GAUGES + COUNTS
 _SLOT = {name: index for index, name in enumerate(_NAMES)}
-_HISTOGRAM = {name: len(_NAMES) + index * _BUCKETS for index, name in enumerate(TIMED)}
-_WORDS = len(_NAMES) + len(TIMED) * _BUCKETS
+_HISTOGRAM = {name: index * _BUCKETS for index, name in enumerate(TIMED)}
+_HISTOGRAMS_START = len(_NAMES)
+_HISTOGRAMS_WORDS = len(TIMED) * _BUCKETS
+_NOW = slice(_HISTOGRAMS_START, _HISTOGRAMS_START + _HISTOGRAMS_WORDS)
+_LAST_MARK = slice(_NOW.stop, _NOW.stop + _HISTOGRAMS_WORDS)
+_MARK_BEFORE = slice(_LAST_MARK.stop, _LAST_MARK.stop + _HISTOGRAMS_WORDS)
+_WORDS = _MARK_BEFORE.stop
+
+MARK_S = 10.0
 
 
 def bucket_of(microseconds: int) -> int:
@@ -78,6 +88,7 @@ class WorkerCounters:
 
     def __init__(self, words: memoryview, index: int) -> None:
         self._words = words[index * _WORDS : (index + 1) * _WORDS]
+        self._marked_at = float("-inf")
 
     def start(self) -> None:
         """Take the slot over for this process."""
@@ -111,10 +122,15 @@ class WorkerCounters:
                 words[_MISSES] += 1
         histogram = _HISTOGRAM.get(operation)
         if histogram is not None:
-            words[histogram + bucket_of(int(seconds * 1e6))] += 1
+            words[_HISTOGRAMS_START + histogram + bucket_of(int(seconds * 1e6))] += 1
 
-    def measure_process(self) -> None:
-        """Refresh what the system knows of this process."""
+    def measure_process(self, now: float) -> None:
+        """Refresh what the system knows of this process, and mark the histograms. `now` is `time.monotonic()`; to be
+        called every second or so."""
+        if now >= self._marked_at + MARK_S:
+            self._marked_at = now
+            self._words[_MARK_BEFORE] = self._words[_LAST_MARK]
+            self._words[_LAST_MARK] = self._words[_NOW]
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self.set("rusage_user_us", int(usage.ru_utime * 1e6))
         self.set("rusage_system_us", int(usage.ru_stime * 1e6))
@@ -142,8 +158,8 @@ class SharedCounters:
 
     def figures(self, now: float) -> dict[str, object]:
         """All workers together, and `workers`: the same for each. `now` is
-        Unix seconds. Values are strings, as in the other parts of /status; `latency_*` are percentiles in
-        microseconds, `histogram_*` the counts they come from (bucket ceiling in microseconds → count)."""
+        Unix seconds. Values are strings, as in the other parts of /status; `latency_*` are recent percentiles in
+        microseconds, not there when there was nothing to measure."""
         slots = [self._words[index * _WORDS : (index + 1) * _WORDS].tolist() for index in range(self._workers)]
         alive = [slot for slot in slots if slot[_SLOT["pid"]]]
         together = [sum(words) for words in zip(*alive, strict=True)] if alive else [0] * _WORDS
@@ -163,13 +179,12 @@ def _named(words: Sequence[int], now: float) -> dict[str, object]:
     figures["time"] = str(int(now))
     figures["uptime"] = str(max(0, int(now) - words[_SLOT["started"]]))
     figures["restarts"] = str(words[_SLOT["restarts"]])
+    recent = [count - earlier for count, earlier in zip(words[_NOW], words[_MARK_BEFORE], strict=True)]
     for name, first in _HISTOGRAM.items():
-        counts = words[first : first + _BUCKETS]
-        for percent in (50, 90, 99):
-            figures[f"latency_{name}_p{percent}_us"] = str(percentile(counts, percent))
-        figures[f"histogram_{name}_us"] = {
-            str(bucket_ceiling(bucket)): count for bucket, count in enumerate(counts) if count
-        }
+        counts = recent[first : first + _BUCKETS]
+        if any(counts):
+            for percent in (50, 90, 99):
+                figures[f"latency_{name}_p{percent}_us"] = str(percentile(counts, percent))
     return figures
 
 

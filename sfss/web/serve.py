@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -21,6 +22,11 @@ from sfss.web.status import StatusSource
 
 OpenBackend: TypeAlias = "Callable[[], AbstractAsyncContextManager[tuple[Store, StatusSource]]]"
 """Opens what the web tier stands on: its files, and the figures of the tiers below."""
+
+FILES_RESERVED = 32
+FILES_PER_SERVER = 12
+"""Open files kept back from clients: for the process itself, and for each server below (its connections, and those that
+/status opens). Without them a crowd of clients would cut the web tier off from its proxies."""
 
 _log = logging.getLogger("sfss.web")
 
@@ -48,10 +54,21 @@ async def serve(
                 body_rate_min=settings.body_rate_min,
                 reader_stall_s=settings.reader_stall_seconds,
             ),
-            connections_max=settings.connections_max,
+            connections_max=connections_max(settings),
             access_log=settings.access_log,
         )
         await server.start(sockets, tls)
         _log.info("serving on %s port %d", settings.host, server.port)
         await stop.wait()
         await server.close(settings.stop_timeout_seconds)
+
+
+def connections_max(settings: Settings) -> int:
+    """As many connections as are configured, and as the limit on open files has room for."""
+    servers = settings.storages if settings.direct else settings.storage_proxies
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = open_files - FILES_RESERVED - FILES_PER_SERVER * len(servers)
+    if room >= settings.connections_max:
+        return settings.connections_max
+    _log.warning("%d connections at most: %d files may be open (ulimit -n)", max(room, 1), open_files)
+    return max(room, 1)

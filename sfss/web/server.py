@@ -133,7 +133,7 @@ class WebServer:
             connection.check(now)
         self.counters.set("curr_connections", len(self._connections))
         self.counters.set("body_bytes", max(0, self.memory.held))
-        self.counters.measure_process()
+        self.counters.measure_process(now)
         self._sweep = asyncio.get_running_loop().call_later(self._sweep_s, self._check_connections)
 
     # --- close ---

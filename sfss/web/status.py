@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import aiomcache
 
@@ -32,7 +32,8 @@ class StatusSource(Protocol):
     """Where the figures of the tiers below come from."""
 
     async def collect(self) -> dict[str, object]:
-        """One entry for each proxy by its address, and `storages`. Raises `Unreachable` when nobody answers."""
+        """One entry for each proxy by its address, `storages`, and under `webserver` what is known of this process
+        besides its counters. Raises `Unreachable` when nobody answers."""
 
 
 class ProxiesStatus:
@@ -67,9 +68,10 @@ class DirectStatus:
     async def collect(self) -> dict[str, object]:
         call = Call(time.monotonic() + self._timeout_s)
         storages = by_node(await settled(self._store.stats("storages", call)))
+        own = await settled(self._store.stats("", call))
         if storages and all(figures["state"] == "dead" for figures in storages.values()):
             raise Unreachable(f"none of {len(storages)} nodes answered")
-        return {"storages": storages}
+        return {"storages": storages, "webserver": own}
 
 
 class StatusHandler:
@@ -89,7 +91,8 @@ class StatusHandler:
 
     async def _figures(self) -> Answer:
         collected = await self._source.collect()
-        webserver = {"state": "ok"} | self._counters.figures(time.time())
+        known = cast("dict[str, object]", collected.get("webserver", {}))
+        webserver = {"state": "ok"} | known | self._counters.figures(time.time())
         return json_answer(200, collected | {"webserver": webserver}, {"Vary": "Accept"})
 
     async def ready(self, request: Request) -> Answer:

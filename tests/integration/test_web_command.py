@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from web_tier import PATIENCE_S, RawClient, Reply, request
+from web_tier import PATIENCE_S, RawClient, Reply, make_certificate, request
 
 from sfss.memcache.server import MemcacheServer
 from sfss.memory import MemoryStore
@@ -164,24 +163,8 @@ async def test_ctrl_c_in_a_terminal_is_one_stop_for_all_workers(proxy: str) -> N
     assert process.returncode == 0, log
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
-
-
-async def test_tls_serves_files_of_all_sizes(proxy: str, certificate: tuple[Path, Path]) -> None:
-    cert, key = certificate
+async def test_tls_serves_files_of_all_sizes(proxy: str, tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
     port = free_port()
     trust = ssl.create_default_context(cafile=str(cert))
     async with sfss(
@@ -222,6 +205,44 @@ async def test_the_access_log_has_each_request_with_its_id(proxy: str) -> None:
     lines = [json.loads(line) for line in log.splitlines()]
     (line,) = [line for line in lines if line.get("request") == "my-id"]
     assert '"PUT /file?path=a%0a" 400' in line["message"]
+
+
+async def test_a_crowd_beyond_the_open_files_leaves_room_for_the_proxies(proxy: str) -> None:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(
+            "prlimit",
+            "--nofile=256",
+            sys.executable,
+            "-m",
+            "sfss.commands.main",
+            "--port",
+            str(port),
+            "--proxies",
+            proxy,
+        ),
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    try:
+        assert (await ask(port, request("PUT", "/file?path=a", body=b"1"))).status == 200
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(400)]
+        served = [RawClient(*pair) for pair in crowd[:100]]
+        for client in served:
+            await client.send(request("GET", "/file?path=a"))
+            assert (await client.reply()).body == b"1"
+        refused_one = RawClient(*crowd[-1])
+        assert (await refused_one.reply()).status == 503
+        for _, writer in crowd:
+            writer.transport.abort()
+
+        async with asyncio.timeout(PATIENCE_S):
+            while (await ask(port, request("GET", "/file?path=a"))).status != 200:
+                await asyncio.sleep(0.05)
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 0
 
 
 def refused(*options: str, **settings: str) -> str:

@@ -72,7 +72,21 @@ def test_percentiles_are_those_of_the_latencies_within_a_quarter() -> None:
 
     for percent, expected_us in ((50, 50_000), (90, 90_000), (99, 99_000)):
         assert expected_us <= int(told[f"latency_get_p{percent}_us"]) <= expected_us * 1.25 + 1
-    assert told["latency_put_p50_us"] == "0"
+    assert "latency_put_p50_us" not in told
+
+
+def test_percentiles_forget_what_is_over_twenty_seconds_old() -> None:
+    counters = SharedCounters(1)
+    worker = counters.worker(0)
+    worker.start()
+    for second in range(0, 60, 10):
+        worker.answered("get", 200, 10.0 if second == 0 else 0.001, 0, 0)
+        worker.measure_process(second)
+
+    told = figures(counters)
+
+    assert int(told["latency_get_p99_us"]) < 2000
+    assert told["requests_get"] == "6"
 
 
 @given(st.integers(0, 10**8))

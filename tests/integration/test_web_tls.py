@@ -1,0 +1,82 @@
+"""The limits of a connection hold over TLS too."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+from web_tier import RawClient, WebTier, eventually, make_certificate, request, web_tier
+
+from sfss.store import VALUE_BYTES_MAX
+from sfss.web.connection import ConnectionLimits
+from sfss.web.server import tls_context
+
+QUICK = ConnectionLimits(idle_s=0.5, body_grace_s=0.4, body_rate_min=16 * 1024, reader_stall_s=0.5)
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's and the client's."""
+    cert, key = make_certificate(tmp_path)
+    return tls_context(str(cert), str(key)), ssl.create_default_context(cafile=str(cert))
+
+
+async def connect(web: WebTier, trust: ssl.SSLContext) -> RawClient:
+    return RawClient(
+        *await asyncio.open_connection("127.0.0.1", web.port, ssl=trust, server_hostname="localhost", limit=1 << 23)
+    )
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, theirs = contexts
+    async with web_tier(limits=QUICK, tls=ours) as web:
+        web.store.set(b"x", bytes(VALUE_BYTES_MAX))
+        async with await connect(web, theirs) as client:
+            client.writer.transport.pause_reading()
+            await client.send(request("GET", "/file?path=x") * 20)
+            await eventually(lambda: web.counters.worker(0).get("aborted") == 1)
+        await eventually(lambda: web.memory.held == 0)
+
+
+async def test_a_reader_that_takes_little_at_a_time_gets_it_all(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    ours, theirs = contexts
+    async with web_tier(limits=QUICK, tls=ours) as web:
+        web.store.set(b"x", bytes(VALUE_BYTES_MAX))
+        async with await connect(web, theirs) as client:
+            await client.send(request("GET", "/file?path=x") * 10)
+            for _ in range(10):
+                await asyncio.sleep(QUICK.reader_stall_s / 2)
+                assert len((await client.reply()).body) == VALUE_BYTES_MAX
+
+
+async def test_a_refused_upload_reads_its_answer(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, theirs = contexts
+    async with web_tier(tls=ours) as web, await connect(web, theirs) as client:
+        await client.send(request("PUT", "/file?path=x", f"Content-Length: {VALUE_BYTES_MAX + 1}") + bytes(100_000))
+
+        reply = await client.reply()
+        assert (reply.status, reply.closes) == (413, True)
+        assert await client.ended()
+
+
+async def test_slow_headers_and_slow_bodies_are_ended(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, theirs = contexts
+    async with web_tier(limits=QUICK, tls=ours) as web:
+        async with await connect(web, theirs) as client:
+            await client.send(b"GET /healthz HT")
+            assert await client.ended()
+        async with await connect(web, theirs) as client:
+            await client.send(request("PUT", "/file?path=x", "Content-Length: 100000") + b"1")
+            assert (await client.reply()).status == 408
+            assert await client.ended()
+
+
+async def test_what_is_not_tls_is_closed(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, _ = contexts
+    async with web_tier(tls=ours) as web, await web.connect() as client:
+        await client.send(request("GET", "/healthz"))
+        assert await client.ended()
