@@ -463,6 +463,27 @@ async def test_bench_says_when_the_server_is_gone(server: TinyServer) -> None:
     assert figures["files_left"] == 8
 
 
+async def test_a_server_that_takes_few_connections_is_not_stormed(server: TinyServer) -> None:
+    accepted = 0
+
+    def take_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        if len(server._tasks) < 2:
+            server._accept(reader, writer)
+        else:
+            writer.close()
+
+    limited = await asyncio.start_server(take_two, "127.0.0.1", 0)
+    server.port = limited.sockets[0].getsockname()[1]
+    status, figures, _ = await bench(server, "--duration", 1)
+    limited.close()
+
+    assert status == 1
+    assert figures["total"]["count"] > 0
+    assert accepted < 100
+
+
 async def test_ctrl_c_ends_the_measuring_and_still_clears_up_and_prints(server: TinyServer) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(CLIENT), "bench", "--port", str(server.port), "--duration", "60", "--keys", "50"),
