@@ -150,16 +150,15 @@ class InventedCluster:
             "status_2xx": str(reads + writes),
             "status_4xx": str(reads // 80),
             "status_5xx": "0",
-            "histogram_get_us": self._histogram(reads, (700, 900, 1300, 2200, 5100), 0.2),
-            "histogram_put_us": self._histogram(writes, (1900, 2600, 3600, 7000, 14300), 0.9),
+            "latency_get_p50_us": str(self._swinging(900, index)),
+            "latency_get_p99_us": str(self._swinging(5100, index + 1)),
+            "latency_put_p50_us": str(self._swinging(2600, index + 2)),
+            "latency_put_p99_us": str(self._swinging(14300, index + 3)),
         }
 
-    def _histogram(self, count: int, ceilings: tuple[int, ...], phase: float) -> dict[str, int]:
-        """Spread `count` over the buckets; the slowest two swing, so that the 99th percentile moves."""
-        slow = self._risen(0.012 * count / max(self._elapsed(), 1), phase) if count else 0
-        shares = (0.4, 0.33, 0.2, 0.05)
-        counts = [int(count * share) for share in shares]
-        return {str(ceiling): value for ceiling, value in zip(ceilings, [*counts, slow], strict=True) if value}
+    def _swinging(self, around: int, phase: float) -> int:
+        """A figure that swings around its mean in the minutes."""
+        return int(around * (1 + 0.2 * math.sin(self._elapsed() / 31 + phase) + 0.06 * math.sin(self._elapsed() / 3)))
 
 
 class StatusServer:

@@ -483,20 +483,20 @@ async def test_there_is_no_rate_across_a_restart_or_an_absence(logic: Tab) -> No
     assert found == [None, None, 50, None, None, None, None]
 
 
-async def test_a_percentile_is_of_the_last_answers_and_not_of_the_server_s_whole_life(logic: Tab) -> None:
+async def test_the_cluster_is_as_slow_as_its_slowest_operation_and_server(logic: Tab) -> None:
     found = await logic.evaluate(
         """(() => {
           const f = new Figures();
-          const tell = (at, counts) => f.take(at, { webserver: { pid: "1", histogram_get_us: counts } });
-          tell(0, { 1000: 1000000 });
-          tell(2000, { 1000: 1000000, 8000: 98, 64000: 2 });
-          const busy = f.total.last;
-          for (let at = 4000; at < 20000; at += 2000) tell(at, { 1000: 1000000, 8000: 98, 64000: 2 });
-          return [busy.readP50, busy.readP99, f.total.last.readP99];
+          const web = { latency_get_p99_us: "64000", latency_put_p99_us: "8000", latency_post_p99_us: "9000" };
+          f.take(0, { "p:1": { "a:1/read_p99_us": "500" }, storages: { "a:1": {} }, webserver: web });
+          const above = [f.total.last.readP99, f.total.last.writeP99, f.total.last.readP50];
+          const proxy = { "a:1/read_p99_us": "500", "b:2/read_p99_us": "700" };
+          f.take(1, { "p:1": proxy, storages: { "a:1": {}, "b:2": {} } });
+          return [...above, f.total.last.readP99, f.nodes.get("a:1").last.readP99];
         })()"""
     )
 
-    assert found == [8, 64, None]
+    assert found == [64, 9, None, 0.7, 0.5]
 
 
 async def test_a_page_that_is_open_for_weeks_keeps_only_its_minutes(logic: Tab) -> None:

@@ -55,46 +55,14 @@ function counter(stats, alternatives) {
   return null;
 }
 
-// --- latency ------------------------------------------------------------------------------------------
-
 // What stands for a read and for a write, wherever it is told.
 const OPERATIONS = { read: ["get", "read"], write: ["put", "post", "set", "apply"] };
-const LATENCY_WINDOW = 5; // answers, so about ten seconds: one request more or less must not make the figure jump
 
-// How often each latency was met since the server's start, {ceiling in µs: count} of `operations` together; null where
-// nobody tells.
-function histogram(stats, operations) {
-  let merged = null;
-  for (const operation of operations) {
-    const counts = stats[`histogram_${operation}_us`];
-    if (!isObject(counts)) continue;
-    merged ??= new Map();
-    for (const [ceiling, count] of Object.entries(counts)) {
-      merged.set(Number(ceiling), (merged.get(Number(ceiling)) ?? 0) + Number(count));
-    }
-  }
-  return merged;
-}
-
-// The percentile, in milliseconds, of what was counted between two histograms; null where nothing was.
-function percentileBetween(before, after, percent) {
-  const counts = [...after].map(([ceiling, count]) => [ceiling, count - (before.get(ceiling) ?? 0)]);
-  const counted = counts.filter(([, count]) => count > 0).sort(([a], [b]) => a - b);
-  let left = (counted.reduce((sum, [, count]) => sum + count, 0) * percent) / 100;
-  for (const [ceiling, count] of counted) {
-    left -= count;
-    if (left <= 0) return ceiling / 1000;
-  }
-  return null;
-}
-
-// A percentile, in milliseconds, that the server has worked out itself; 0 means that it had nothing to count.
-function toldPercentile(stats, operations, percent) {
-  for (const operation of operations) {
-    const microseconds = number(stats, `latency_${operation}_p${percent}_us`);
-    if (microseconds) return microseconds / 1000;
-  }
-  return null;
+// A recent percentile in milliseconds, or null. Of several operations it is the slowest one's: percentiles can't be
+// added up. 0 means that the server had nothing to measure.
+function latency(stats, operations, percent) {
+  const told = operations.map((operation) => number(stats, `latency_${operation}_p${percent}_us`) ?? 0);
+  return Math.max(...told) / 1000 || null;
 }
 
 // One proxy, node or web process over time.
@@ -103,7 +71,6 @@ class Subject {
     this.name = name;
     this.kind = kind;
     this.samples = [];
-    this.histograms = [];
     this.seenAt = 0;
     this.stats = {};
     this.state = "ok";
@@ -122,28 +89,14 @@ class Subject {
       const to = counter(stats, alternatives);
       sample[name] = from === null || to === null || to < from ? null : (to - from) / seconds;
     }
-    this.takeLatency(sample, stats, comparable);
+    for (const [kind, operations] of Object.entries(OPERATIONS)) {
+      for (const percent of [50, 99]) sample[`${kind}P${percent}`] = latency(stats, operations, percent);
+    }
     this.stats = stats;
     this.seenAt = at;
     this.state = String(stats.state ?? "ok");
     this.error = withoutPrefix(String(stats.error ?? ""), `${this.name}: `);
     this.keep(sample);
-  }
-
-  takeLatency(sample, stats, comparable) {
-    const histograms = {};
-    if (!comparable) this.histograms = [];
-    for (const [kind, operations] of Object.entries(OPERATIONS)) {
-      histograms[kind] = histogram(stats, operations);
-      const before = this.histograms[0]?.[kind];
-      for (const percent of [50, 99]) {
-        sample[`${kind}P${percent}`] = histograms[kind]
-          ? before && percentileBetween(before, histograms[kind], percent)
-          : toldPercentile(stats, operations, percent);
-      }
-    }
-    this.histograms.push(histograms);
-    if (this.histograms.length > LATENCY_WINDOW) this.histograms.shift();
   }
 
   keep(sample) {
@@ -223,7 +176,7 @@ class Figures {
       }
     }
     for (const name of ["readP50", "readP99", "writeP50", "writeP99"]) {
-      // A percentile can't be added up: several servers are as slow as the slowest of them.
+      // Several servers are as slow as the slowest of them.
       const told = tiers.map((tier) => tier.filter(answers).map((subject) => subject.last[name] ?? null));
       const values = told.map((tier) => tier.filter((value) => value !== null)).find((tier) => tier.length > 0);
       sample[name] = values ? Math.max(...values) : null;
