@@ -8,6 +8,7 @@ The map is a sparse file's; `grow` enlarges it, which LMDB allows only while nob
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import sys
@@ -26,6 +27,9 @@ from sfss.errors import CorruptRecord, SetupError
 
 MAP_BYTES_MIN = 1024 * 1024 * 1024
 """Address space, not memory or disk."""
+
+FULL_BYTES = 1024 * 1024
+"""A disk with less room than this is full: LMDB writes up to 64 pages at once, more of them where they are large."""
 
 SLICE_ENTRIES = 500
 """Entries handed to LMDB in one call. It holds the interpreter for under 1 ms then."""
@@ -192,9 +196,14 @@ class Index:
         except lmdb.DiskError as error:
             raise IndexDiskFull(str(error)) from None
         except lmdb.Error as error:
-            if "No space left" in str(error):
+            # A write that finds room for a part of it only is an I/O error to LMDB.
+            if "No space left" in str(error) or ("Input/output error" in str(error) and self._disk_is_full()):
                 raise IndexDiskFull(str(error)) from None
             raise IndexDamaged(str(error)) from None
+
+    def _disk_is_full(self) -> bool:
+        free = os.statvfs(self._path)
+        return free.f_bavail * free.f_frsize < FULL_BYTES
 
     def _put_all(self, transaction: lmdb.Transaction[bytes], entries: Mapping[bytes, bytes]) -> None:
         # In key order neighbours share pages, and the tree is walked once: a third of the time of random order. Buckets
