@@ -3,9 +3,9 @@ can return an older one.
 
 The bytes come from one replica, version and checksum from others. Where all agree, that is all. Where they don't, the
 newest counts: it is fetched where only its version is known, and written back to the replicas that lack it, whole:
-value, flags, expiry and version, tombstones too. A newer version that shows up after the quorum has answered belongs
-to a write that is still under way and needn't be returned, but a replica that holds it holds enough. The argument:
-docs/replication.rst.
+value, flags, expiry and version, tombstones too. A replica that turns out to hold something newer still makes that the
+newest. What is returned is held by W replicas as it is, not merely overtaken there: only that proves that its stamp
+is above all that was acknowledged before it was written. The argument: docs/replication.rst.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sfss.store import Applied, Call, Record
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
+    from proxy.writing import Write
 
 
 class Survey(Gathering):
@@ -44,7 +45,7 @@ class Survey(Gathering):
 class Read(Gathering):
     """The newest live record, or None. `whole` is whether the value is wanted."""
 
-    __slots__ = ("_decided", "_floor", "_quorum", "_repaired", "_target", "_waits_for_write", "_wanted")
+    __slots__ = ("_decided", "_floor", "_newest", "_quorum", "_repaired", "_waits_for_write", "_wanted")
 
     def __init__(self, coordinator: Coordinator, key: bytes, call: Call, quorum: Quorum, whole: bool) -> None:
         super().__init__(coordinator, key, call, quorum.answers)
@@ -53,9 +54,10 @@ class Read(Gathering):
         self._decided = False
         self._floor = (0, 0)
         """Once decided: what must be returned at least, the newest that the quorum knew of."""
-        self._target: Record | None = None
-        """What will be returned once enough hold it."""
-        self._repaired: set[Peer] = set()
+        self._newest = (0, 0)
+        """The newest that any replica was seen to hold; of one that refused a write-back no more is known."""
+        self._repaired: dict[Peer, tuple[int, int]] = {}
+        """What was last written back to whom."""
         self._waits_for_write = False
 
     def _wants_value(self) -> bool:
@@ -73,50 +75,46 @@ class Read(Gathering):
                 self._finish(None)
                 return False
             self._decided = True
-            self._floor = (best.version, best.checksum)
-        target = self._target or self._complete_record()
-        if target is None:
-            if self._wanted or best is None or self._held_by(best) < quorum.holders:
-                return self._fetch()
-            target = best
-        elif self._held_by(target) < quorum.holders:
-            return self._write_back(target)
-        self._answer(target)
-        return False
-
-    def _answer(self, target: Record) -> None:
-        if not target.live(self._coordinator.now()):
-            self._finish(None)
-        elif self._wanted or not target.value:
-            self._finish(target)
-        else:
-            self._finish(target._replace(value=b""))
-
-    def _complete_record(self) -> Record | None:
-        """Fix what will be returned and written back: a record that is complete, and not older than any seen."""
+            self._floor = self._newest = (best.version, best.checksum)
+        elif best is not None:
+            self._newest = max(self._newest, best.order())
+        for record in (self._whole, None if self._wanted else best):
+            if record is not None and record.order() >= self._floor and self._held_by(record) >= quorum.holders:
+                self._answer(record)
+                return False
+        if self._waits_for_write or self._wait_for_own_write():
+            return False
         whole = self._whole
-        if whole is not None and (whole.version, whole.checksum) >= self._floor:
-            self._target = whole
-        return self._target
+        if whole is None or whole.order() < self._newest:
+            return self._fetch()
+        return self._write_back(whole)
 
-    def _held_by(self, target: Record) -> int:
-        """How many replicas are known to hold the record or a newer one."""
-        version, checksum = target.version, target.checksum
+    def _answer(self, record: Record) -> None:
+        if not record.live(self._coordinator.now()):
+            self._finish(None)
+        elif self._wanted or not record.value:
+            self._finish(record)
+        else:
+            self._finish(record._replace(value=b""))
+
+    def _held_by(self, record: Record) -> int:
+        """How many replicas are known to hold this very record."""
+        version, checksum = record.version, record.checksum
         count = 0
         for held in self._answers.values():
-            if held is not None and (held.version > version or (held.version == version and held.checksum >= checksum)):
+            if held is not None and held.version == version and held.checksum == checksum:
                 count += 1
         return count
 
-    # where only the version of the newest is known, or it must be written back
+    # where only the version of the newest is known
 
     def _fetch(self) -> bool:
         """Ask for the whole record, from a replica that holds it or else from one that may."""
         if any(self._pending.values()):
             return False
+        self._renew_call(self._coordinator.monotonic())
         for peer, held in self._answers.items():
-            if held is not None and held.order() >= self._floor and peer not in self._pending:
-                self._renew_call(self._coordinator.monotonic())
+            if held is not None and held.order() >= self._newest and peer not in self._pending:
                 return self._ask(peer, True)
         if self._unasked < len(self._owners):
             return self._ask_next(True)
@@ -128,15 +126,12 @@ class Read(Gathering):
 
     def _write_back(self, target: Record) -> bool:
         """Bring the record to the replicas that lack it, and ask those not heard yet. True if one answered at once."""
-        if self._waits_for_write or self._wait_for_own_write(target):
-            return False
+        order = target.order()
         moved = False
         self._renew_call(self._coordinator.monotonic())
-        for peer, held in list(self._answers.items()):
-            if peer not in self._repaired and (held is None or held.order() < target.order()):
-                moved |= self._repair(peer, target)
-        for peer, error in list(self._errors.items()):
-            if peer not in self._repaired and isinstance(error, CorruptRecord):
+        for peer in self._owners:
+            if self._repaired.get(peer) != order and peer not in self._pending and self._lacks(peer, order):
+                self._repaired[peer] = order
                 moved |= self._repair(peer, target)
         while self._unasked < len(self._owners):
             moved |= self._ask_next(False)
@@ -144,28 +139,35 @@ class Read(Gathering):
             self._finish(None, self._out_of_reach())
         return moved
 
-    def _wait_for_own_write(self, target: Record) -> bool:
-        """Where this coordinator is itself writing the record or a newer one, that write brings it to enough replicas;
+    def _lacks(self, peer: Peer, order: tuple[int, int]) -> bool:
+        """Whether a replica is known to hold something older, nothing, or a corrupt record."""
+        if peer not in self._answers:
+            return isinstance(self._errors.get(peer), CorruptRecord)
+        held = self._answers[peer]
+        return held is None or held.order() < order
+
+    def _wait_for_own_write(self) -> bool:
+        """Where this coordinator is itself writing the newest or a newer one, that write brings it to enough replicas;
         on a key that is written all the time, each read would otherwise write every value once more."""
         write = self._coordinator.write_under_way(self._key)
-        if write is None or write.order() < target.order():
+        if write is None or write.order() < self._newest:
             return False
         self._waits_for_write = True
-        write.when_settled(partial(self._write_settled, target))
+        write.when_settled(self._write_settled)
         return True
 
-    def _write_settled(self, target: Record, stored: bool) -> None:
+    def _write_settled(self, write: Write) -> None:
         self._waits_for_write = False
         if self._finished:
             return
-        if stored:
-            self._answer(target)
+        record = write.proven_record()
+        if record is not None:
+            self._answer(record)
         else:
             self._advance()
 
     def _repair(self, peer: Peer, target: Record) -> bool:
         """Write the record to one replica. True if it answered at once."""
-        self._repaired.add(peer)
         self._coordinator.counters.write_backs += 1
         try:
             reply = peer.replica.apply(self._key, target, self._call)
@@ -195,13 +197,16 @@ class Read(Gathering):
             self._coordinator.health.answered(peer)
         if peer.suspect:
             return
+        self._errors.pop(peer, None)
         if applied.accepted:
             self._answers[peer] = target
         else:
-            self._answers[peer] = Record(b"", 0, version=applied.version, checksum=applied.checksum)
+            held = Record(b"", 0, version=applied.version, checksum=applied.checksum)
+            self._answers[peer] = held
+            self._newest = max(self._newest, held.order())
 
     def _out_of_reach(self) -> QuorumUnavailable:
-        holders = 0 if self._best is None else self._held_by(self._best)
+        holders = sum(held is not None and held.order() >= self._newest for held in self._answers.values())
         return QuorumUnavailable(
             f"the newest version is known on {holders} of {len(self._owners)} replicas, "
             f"{self._quorum.holders} needed: {self._reasons()}"

@@ -120,7 +120,7 @@ class Write:
         self._errors: dict[Peer, Exception] | None = None
         self.later: Write | None = None
         """The next write of the key that this coordinator stamped while this one wasn't settled."""
-        self._watchers: list[Callable[[bool], None]] | None = None
+        self._watchers: list[Callable[[Write], None]] | None = None
         self._settled = False
         self._strictly = False
         """Whether W replicas took it, or a later one in its stead, as the newest: proof that its stamp is above all
@@ -163,8 +163,14 @@ class Write:
         """What compares it with records; below all of them as long as it isn't stamped."""
         return self._record.order() if self._record else (0, 0)
 
-    def when_settled(self, watcher: Callable[[bool], None]) -> None:
-        """Call `watcher` with whether W replicas hold this write, or a newer one."""
+    def proven_record(self) -> Record | None:
+        """What was written, if W replicas hold it or newer and its stamp is known to be above all that was acknowledged
+        before; a write that took the outcome of a later one lacks that proof."""
+        proven = self._written is not None and (self._asked or self._accepted >= self._coordinator.quorum.w)
+        return self._record if proven else None
+
+    def when_settled(self, watcher: Callable[[Write], None]) -> None:
+        """Call `watcher` with this write once its outcome is known."""
         if self._watchers is None:
             self._watchers = []
         self._watchers.append(watcher)
@@ -305,7 +311,7 @@ class Write:
     def _follow(self, later: Write) -> None:
         """Take the outcome of a later write of this coordinator."""
         if not later._settled:
-            later.when_settled(partial(self._followed, later))
+            later.when_settled(self._followed)
         elif later._strictly and later._written is not None:
             self._strictly = True
             self._settle(self._achieved(later._written.durable), None)
@@ -314,7 +320,7 @@ class Write:
         else:
             self._settle(None, self._shortfall(self._coordinator.monotonic(), silent=0))
 
-    def _followed(self, later: Write, stored: bool) -> None:
+    def _followed(self, later: Write) -> None:
         if not self._settled:
             self._follow(later)
 
@@ -344,7 +350,7 @@ class Write:
                     future.exception()  # a caller that has left isn't reported as one that forgot
         watchers, self._watchers = self._watchers, None
         for watcher in watchers or ():
-            watcher(written is not None)
+            watcher(self)
 
     def _shortfall(self, now: float, silent: int) -> SfssError:
         """The error for too few acceptances, in numbers, and what may have become of the write."""

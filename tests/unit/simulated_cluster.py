@@ -1,0 +1,208 @@
+"""A whole cluster on virtual time: coordinators with clocks of their own, nodes behind a network that delays, reorders,
+loses requests and answers, and cuts nodes off; clients that write unique values and note what they saw.
+
+All randomness comes from one seed, so a run can be repeated. Parts can be substituted to plant faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.coordinator import Coordinator
+from proxy.health import Health
+from proxy.options import Options
+from proxy.peer import Peer
+from proxy.quorum import Quorum
+from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, SfssError, Unreachable
+from sfss.memory import MemoryStore
+from sfss.ring import Member, NodeRing
+from sfss.stamps import StampClock
+from sfss.store import NO_CALL, Call, Record, settled
+from tests.cluster.linearizability import Operation
+from tests.unit.replica_lab import WALL, AlwaysReserved
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How bad the network is. Probabilities are per request; delays are seconds, and some are `late_times` as long, so
+    that requests overtake one another and now and then one arrives when all is over."""
+
+    delay_s: float = 0.01
+    late: float = 0.03
+    late_times: float = 30.0
+    lost: float = 0.02
+    refused: float = 0.02
+    corrupt: float = 0.01
+    cut_off_every_s: float = 2.0
+    cut_off_s: float = 1.0
+
+
+class SimulatedNode:
+    """One node behind the network of one coordinator."""
+
+    def __init__(self, store: MemoryStore, weather: Weather, rng: random.Random, cut_off: Callable[[], bool]) -> None:
+        self._store = store
+        self._weather = weather
+        self._rng = rng
+        self._cut_off = cut_off
+
+    def _send(self, kind: str, *args: Any) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        rng, weather = self._rng, self._weather
+        if rng.random() < weather.refused:
+            raise rng.choice([Busy("simulated"), Unreachable("simulated")])
+        if rng.random() >= weather.lost:
+            loop.call_later(self._delay(), self._arrive, future, kind, args)
+        elif rng.random() < 0.5:
+            loop.call_later(self._delay(), self._fail, future, ConnectionLost("simulated", Outcome.UNKNOWN))
+        return future
+
+    def _delay(self) -> float:
+        late = self._rng.random() < self._weather.late
+        return self._rng.expovariate(1 / self._weather.delay_s) * (self._weather.late_times if late else 1.0)
+
+    def _arrive(self, future: asyncio.Future[Any], kind: str, args: tuple[Any, ...]) -> None:
+        if self._cut_off():
+            return
+        loop = asyncio.get_running_loop()
+        if kind == "read" and self._rng.random() < self._weather.corrupt:
+            loop.call_later(self._delay(), self._fail, future, CorruptRecord("simulated"))
+            return
+        answer = getattr(self._store, kind)(*args)
+        if self._rng.random() < self._weather.lost:
+            loop.call_later(self._delay(), self._fail, future, ConnectionLost("simulated", Outcome.UNKNOWN))
+        else:
+            loop.call_later(self._delay(), self._resolve, future, answer)
+
+    def _resolve(self, future: asyncio.Future[Any], answer: Any) -> None:
+        if not future.done():
+            future.set_result(answer)
+
+    def _fail(self, future: asyncio.Future[Any], error: SfssError) -> None:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()
+
+    def read(self, key: bytes, call: Call = NO_CALL) -> Any:
+        return self._send("read", key)
+
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> Any:
+        return self._send("inspect", key)
+
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Any:
+        return self._send("apply", key, record)
+
+    def identify(self) -> Any:
+        return self._send("identify")
+
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> Any:
+        raise AssertionError("a coordinator binds nobody")
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Any:
+        return self._send("stats", topic)
+
+
+class SimulatedCluster:
+    """Three nodes and some coordinators. `histories` has what the clients saw, by key."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        coordinators: int = 1,
+        shared: bool = False,
+        skew_s: float = 0.0,
+        quorum: Quorum | None = None,
+        weather: Weather | None = None,
+        node: Callable[..., MemoryStore] = MemoryStore,
+    ) -> None:
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._weather = weather or Weather()
+        self._cut_off_until = [0.0, 0.0, 0.0]
+        self._stores = [node(self.now, node=f"n{index}", durable=True) for index in range(3)]
+        self._ring = NodeRing([Member(f"n{index}:1") for index in range(3)], 3, partitions=2)
+        self._quorum = quorum or Quorum.over(3)
+        self._shared = shared
+        self._value = 0
+        self.histories: dict[bytes, list[Operation]] = {}
+        self.outcomes: dict[str, int] = {}
+        self.coordinators = [self._coordinator(rng.uniform(-skew_s, skew_s)) for _ in range(coordinators)]
+
+    def now(self) -> float:
+        return WALL + self._loop.time()
+
+    def _coordinator(self, skew_s: float) -> Coordinator:
+        peers = [
+            Peer(f"n{index}:1", SimulatedNode(store, self._weather, self._rng, lambda index=index: self._is_cut(index)))
+            for index, store in enumerate(self._stores)
+        ]
+        return Coordinator(
+            self._ring,
+            peers,
+            self._quorum,
+            options=Options(shared=self._shared, deadline_s=1.0, node_deadline_s=0.3),
+            health=Health(peers, probe_s_min=0.05, probe_s_max=0.5, rng=self._rng),
+            clock=StampClock(lambda: self.now() + skew_s),
+            reserve=AlwaysReserved(),
+            now=self.now,
+            monotonic=self._loop.time,
+        )
+
+    def _is_cut(self, index: int) -> bool:
+        return self._cut_off_until[index] > self._loop.time()
+
+    async def run(self, *, clients: int, operations: int, keys: int = 2, pause_s: float = 0.01) -> None:
+        """Let clients work side by side, each on one coordinator; then wait until nothing is under way."""
+        trouble = asyncio.ensure_future(self._make_trouble())
+        await asyncio.gather(*(self._client(number, operations, keys, pause_s) for number in range(clients)))
+        trouble.cancel()
+        for coordinator in self.coordinators:
+            await coordinator.close(10.0)
+
+    async def _make_trouble(self) -> None:
+        while True:
+            await asyncio.sleep(self._rng.expovariate(1 / self._weather.cut_off_every_s))
+            index = self._rng.randrange(3)
+            self._cut_off_until[index] = self._loop.time() + self._rng.expovariate(1 / self._weather.cut_off_s)
+
+    async def _client(self, number: int, operations: int, keys: int, pause_s: float) -> None:
+        coordinator = self.coordinators[number % len(self.coordinators)]
+        for _ in range(operations):
+            key = b"key/%d" % self._rng.randrange(keys)
+            await self._operate(coordinator, key, self._rng.choices(["set", "get", "head", "delete"], [8, 8, 3, 2])[0])
+            await asyncio.sleep(self._rng.expovariate(1 / pause_s))
+
+    async def _operate(self, coordinator: Coordinator, key: bytes, kind: str) -> None:
+        history = self.histories.setdefault(key, [])
+        began = self._loop.time()
+        written: int | None = None
+        try:
+            if kind == "set":
+                self._value += 1
+                written = self._value
+                # The flags carry the value's number, so that a head tells which write it saw.
+                await settled(coordinator.set(key, b"%d" % written * 3, flags=written))
+                history.append((began, self._loop.time(), "w", written))
+            elif kind == "delete":
+                found = await settled(coordinator.delete(key))
+                history.append((began, self._loop.time(), "r" if found is None else "w", None))
+            else:
+                record = await settled(getattr(coordinator, kind)(key))
+                if record is not None and kind == "get":
+                    assert record.value == b"%d" % record.flags * 3
+                history.append((began, self._loop.time(), "r", None if record is None else record.flags))
+            self._count(kind, "ok")
+        except SfssError as error:
+            if kind in ("set", "delete") and error.outcome is Outcome.UNKNOWN:
+                history.append((began, math.inf, "w", written))
+            self._count(kind, error.outcome.value if kind in ("set", "delete") else "failed")
+
+    def _count(self, kind: str, outcome: str) -> None:
+        self.outcomes[f"{kind} {outcome}"] = self.outcomes.get(f"{kind} {outcome}", 0) + 1

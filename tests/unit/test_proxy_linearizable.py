@@ -1,0 +1,157 @@
+"""Random schedules of a simulated cluster: every history must be one that a single copy could have given; and each
+rule, taken away, must be missed by that judgement.
+
+A failure prints the seed of its schedule: `SEEDS` narrowed to it repeats the run.
+"""
+
+import random
+
+import pytest
+
+from proxy.quorum import Quorum
+from proxy.reading import Read
+from proxy.writing import Write
+from sfss.memory import MemoryStore
+from sfss.store import NO_CALL, Applied
+from tests.cluster.linearizability import linearizable
+from tests.unit.simulated_cluster import SimulatedCluster, Weather
+from tests.unit.virtual_time import run
+
+SEEDS = range(12)
+PLANTED_SEEDS = range(60)
+"""Many, because a planted fault shows only in some schedules; the first that shows it ends the test."""
+
+CALM = Weather(late_times=3.0, lost=0.0, refused=0.0, corrupt=0.0, cut_off_every_s=1e9)
+
+SETTINGS = {
+    "one coordinator": {"coordinators": 1},
+    "several that share their keys": {"coordinators": 4, "shared": True},
+    "several that don't know of one another": {"coordinators": 3},
+    "several with clocks apart": {"coordinators": 3, "skew_s": 2.0},
+    "several that share, with clocks apart": {"coordinators": 3, "skew_s": 2.0, "shared": True},
+}
+
+
+async def simulate(seed, clients=8, operations=40, keys=2, **settings):
+    cluster = SimulatedCluster(random.Random(seed), **settings)
+    await cluster.run(clients=clients, operations=operations, keys=keys)
+    return cluster
+
+
+def is_clean(cluster):
+    return all(linearizable(history) for history in cluster.histories.values())
+
+
+def caught(**settings):
+    """Whether some schedule shows the fault that was planted."""
+    return any(not is_clean(run(simulate(seed, **settings))) for seed in PLANTED_SEEDS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_every_history_is_linearizable(settings, seed):
+    cluster = run(simulate(seed, **settings))
+
+    assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_one_hot_key_on_a_calm_network_gives_no_error_at_all(shared):
+    async def hot():
+        cluster = SimulatedCluster(random.Random(1), coordinators=4 if shared else 1, shared=shared, weather=CALM)
+        await cluster.run(clients=64, operations=30, keys=1, pause_s=0.001)
+        return cluster
+
+    cluster = run(hot())
+
+    assert {outcome.split()[1] for outcome in cluster.outcomes} == {"ok"}
+    assert is_clean(cluster)
+
+
+def test_most_operations_succeed_in_bad_weather():
+    outcomes = run(simulate(1, clients=8, operations=100)).outcomes
+
+    assert outcomes["set ok"] > 0.8 * sum(count for name, count in outcomes.items() if name.startswith("set"))
+    assert outcomes["get ok"] > 0.8 * sum(count for name, count in outcomes.items() if name.startswith("get"))
+
+
+# Faults planted by substituting a part. If one of these isn't caught, the judgement above proves nothing.
+
+
+def test_a_write_quorum_of_one_is_caught():
+    assert caught(quorum=Quorum(3, 1, 2), coordinators=2)
+
+
+def test_a_read_quorum_of_one_is_caught():
+    class ReadsOne(Quorum):
+        answers = answers_for_absence = holders = 1
+
+    assert caught(quorum=ReadsOne(3, 2, 1))
+
+
+def test_answering_without_write_back_is_caught(monkeypatch):
+    class NoWriteBack(Read):
+        def _write_back(self, target):
+            self._answer(target)
+            return False
+
+    monkeypatch.setattr("proxy.coordinator.Read", NoWriteBack)
+
+    assert caught(coordinators=3)
+
+
+def test_nodes_that_store_whatever_comes_last_are_caught():
+    class LastComesWins(MemoryStore):
+        def apply(self, key, record, call=NO_CALL):
+            self.records[key] = record
+            return Applied(True, record.version, record.checksum, True)
+
+    assert caught(node=LastComesWins)
+
+
+def test_counting_refusals_of_a_blind_stamp_is_caught(monkeypatch):
+    class CountsRefusals(Write):
+        def _decide(self):
+            self._asked = True
+            super()._decide()
+
+    monkeypatch.setattr("proxy.coordinator.Write", CountsRefusals)
+
+    assert caught(coordinators=3, skew_s=2.0)
+
+
+def test_stamping_again_after_an_acceptance_is_caught(monkeypatch):
+    class StampsAgain(Write):
+        def _fall_short(self):
+            if self._held:
+                self._accepted = self._doubtful = self._held = 0
+                self._asked = True
+                self.later = None
+                self._send(self._coordinator.clock.next(self._highest))
+            else:
+                super()._fall_short()
+
+    monkeypatch.setattr("proxy.coordinator.Write", StampsAgain)
+
+    assert caught(coordinators=3, skew_s=2.0)
+
+
+def test_taking_an_error_for_a_miss_is_caught(monkeypatch):
+    class ErrorIsAMiss(Read):
+        def _fail(self, peer, error):
+            self._take(peer, None, False)
+
+    monkeypatch.setattr("proxy.coordinator.Read", ErrorIsAMiss)
+
+    assert caught()
+
+
+def test_saying_not_applied_of_a_write_that_may_come_to_be_is_caught(monkeypatch):
+    class ForgetsDoubts(Write):
+        def _shortfall(self, now, silent):
+            self._accepted = self._doubtful = 0
+            return super()._shortfall(now, 0)
+
+    monkeypatch.setattr("proxy.coordinator.Write", ForgetsDoubts)
+
+    assert caught(weather=Weather(lost=0.2))
