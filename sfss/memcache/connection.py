@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes = 0
         self._writing_paused = False
         self._reading_paused = False
-        self._advancing = False
+        self._at_end = False
         self._ending = False
         self._ended = False
         self.bytes_read = 0
@@ -141,9 +141,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # Half-closed: what was asked before is still answered.
-        if self._ended:
-            return False
-        self.finish()
+        self._at_end = True
+        if not self._reading_paused:
+            self._advance()
         return not self._ended
 
     def pause_writing(self) -> None:
@@ -174,18 +174,17 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Carry out what has arrived as far as the limits allow, and send what can be sent."""
-        if self._advancing:
-            # A handler or a transport called back from within the loop below, which goes on anyhow.
-            return
-        self._advancing = True
-        try:
-            full = self._take_requests()
-        finally:
-            self._advancing = False
+        full = self._take_requests()
         if self._out:
             self._flush()
+        if full or self._reading_paused or self._ending or self._at_end:
+            self._pause_or_end(full)
+
+    def _pause_or_end(self, full: bool) -> None:
         if self._transport is None or self._ended:
             return
+        if self._at_end and not full:
+            self._ending = True
         if self._ending and not (self._slots or self._held or self._stream):
             self._end()
         elif full and not self._reading_paused:
@@ -197,7 +196,7 @@ class Connection(asyncio.Protocol):
 
     def _take_requests(self) -> bool:
         """Take requests until there are no more (False) or a limit is reached (True)."""
-        slots, limits, parser = self._slots, self._limits, self._parser
+        slots, limits, next_request = self._slots, self._limits, self._parser.next
         while True:
             if slots and (len(slots) >= limits.in_flight_max or self._slot_bytes > limits.waiting_bytes_max):
                 return True
@@ -209,14 +208,15 @@ class Connection(asyncio.Protocol):
                 if not self._next_part(self._stream):
                     return True
                 continue
-            request: Request | Refusal | None = self._held
+            request = self._held
             if request is None:
-                request = None if self._ending else parser.next()
-                if request is None:
+                came = None if self._ending else next_request()
+                if came is None:
                     return False
-            if isinstance(request, Refusal):
-                self._refuse(request)
-                continue
+                if isinstance(came, Refusal):
+                    self._refuse(came)
+                    continue
+                request = came
             if slots and request.ordered and self._conflicts(request):
                 self._held = request
                 return True
@@ -252,6 +252,11 @@ class Connection(asyncio.Protocol):
             answer: Answer = BUSY
         else:
             answer = carry_out(self._service, request)
+        if isinstance(answer, bytes) and not (self._slots or reserved or request.noreply or begun):
+            # Nearly all requests: the answer is at hand and nothing waits before it.
+            self._out.append(answer)
+            self._out_bytes += len(answer)
+            return
         if type(answer) is Pending:
             held = len(request.value)
             server.bytes_held += held - reserved
@@ -327,7 +332,10 @@ class Connection(asyncio.Protocol):
                 self._put(slot.reply)
             if self._out_bytes > FLUSH_BYTES:
                 self._flush()
-        self._advance()
+        if self._held or self._stream or self._reading_paused or self._ending or self._at_end or self._parser.waiting:
+            self._advance()
+        elif self._out:
+            self._flush()
 
     def _settle(self, slot: Slot, pending: Pending) -> None:
         request = slot.request

@@ -10,8 +10,8 @@ from sfss.memcache.answers import Answer
 from sfss.memcache.errors import EXPIRED, INTERNAL, UNKNOWN_COMMAND, client_error, error_line
 from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
+from sfss.store import NO_CALL
 
-_NO_DEADLINE = float("inf")
 _RESERVED = (b"?", b"@")
 _log = logging.getLogger("sfss.memcache")
 
@@ -24,7 +24,8 @@ def carry_out(service: Service, request: Request) -> Answer:
             return _not_offered(request)
         if request.writes and request.key.startswith(_RESERVED):
             return client_error(f"bad key: keys that begin with {chr(request.key[0])} are reserved")
-        if request.call.deadline != _NO_DEADLINE and request.call.deadline <= service.monotonic():
+        call = request.call
+        if call is not NO_CALL and call.deadline <= service.monotonic():
             return EXPIRED
         return command.handle(service, request)
     except Exception as error:

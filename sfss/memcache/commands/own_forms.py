@@ -6,63 +6,59 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 
 from sfss.memcache import own
-from sfss.memcache.answers import Answer, Buffers, answer, with_block
-from sfss.memcache.commands.words import call_of
+from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
 from sfss.memcache.numbers import FLAGS_MAX
 from sfss.memcache.requests import Command, Lane, Request
 from sfss.memcache.service import Service
-from sfss.store import Applied, Call, Record, Written
+from sfss.store import NO_CALL, Applied, Call, Record, Written
 
 
 def _call_of(ring: bytes | None, milliseconds: bytes | None, opaque: bytes | None) -> Call:
-    return call_of(int(ring or 0), None if milliseconds is None else int(milliseconds), opaque)
+    request_id = opaque.partition(b".")[2] if opaque is not None and b"." in opaque else b""
+    if milliseconds is not None:
+        return Call(time.monotonic() + int(milliseconds) / 1000.0, int(ring) if ring else 0, request_id)
+    return Call(ring=int(ring or 0), request_id=request_id) if ring or request_id else NO_CALL
 
 
 def _get(service: Service, request: Request) -> Answer:
     with_value, _, opaque = request.arguments
     service.counters.cmd_get += 1
-    ending = b" O%b\r\n" % opaque if opaque else b"\r\n"
-
-    def finish(record: Record | None) -> Buffers:
-        if record is None:
-            service.counters.get_misses += 1
-            return b"EN" + ending
-        service.counters.get_hits += 1
-        return _found(record, with_value, b"", ending)
-
     store = service.store
     reply = store.get(request.key, request.call) if with_value else store.head(request.key, request.call)
-    return answer(reply, finish)
+    if isinstance(reply, asyncio.Future):
+        return Pending(reply, lambda record: _found(service, record, with_value, False, opaque))
+    return _found(service, reply, with_value, False, opaque)
 
 
 def _read(service: Service, request: Request) -> Answer:
     with_value, _, opaque = request.arguments
     service.counters.cmd_get += 1
-    ending = b" O%b\r\n" % opaque if opaque else b"\r\n"
-
-    def finish(record: Record | None) -> Buffers:
-        if record is None:
-            service.counters.get_misses += 1
-            return b"EN" + ending
-        if record.tombstone:
-            service.counters.get_misses += 1
-            return _found(record, False, b" Yt", ending)
-        service.counters.get_hits += 1
-        return _found(record, with_value, b" Yv", ending)
-
     replica = service.replica
     reply = replica.read(request.key, request.call) if with_value else replica.inspect(request.key, request.call)
-    return answer(reply, finish)
+    if isinstance(reply, asyncio.Future):
+        return Pending(reply, lambda record: _found(service, record, with_value, True, opaque))
+    return _found(service, reply, with_value, True, opaque)
 
 
-def _found(record: Record, with_value: object, kind: bytes, ending: bytes) -> Buffers:
-    value, size, flags, expires, version, checksum, _ = record
-    if with_value:
-        line = b"VA %d s%d f%d A%d V%d H%016x%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
-        return with_block(line, value)
+def _found(service: Service, record: Record | None, with_value: object, raw: bool, opaque: bytes | None) -> Buffers:
+    ending = b" O%b\r\n" % opaque if opaque else b"\r\n"
+    if record is None:
+        service.counters.get_misses += 1
+        return b"EN" + ending
+    value, size, flags, expires, version, checksum, tombstone = record
+    kind = b"" if not raw else b" Yt" if tombstone else b" Yv"
+    if tombstone:
+        service.counters.get_misses += 1
+    else:
+        service.counters.get_hits += 1
+        if with_value:
+            line = b"VA %d s%d f%d A%d V%d H%016x%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
+            return with_block(line, value)
     return b"HD s%d f%d A%d V%d H%016x%b%b" % (size, flags, expires, version, checksum, kind, ending)
 
 
@@ -131,49 +127,29 @@ def _make_mg(match: re.Match[bytes]) -> Request:
     return Request(READ if raw else GET, key, (value, raw, opaque), -1, False, False, call)
 
 
-_MS_STAMPED, _MS = own.MS_STAMPED.match, own.MS.match
-
-
-def _match_ms(line: bytes, at: int) -> re.Match[bytes] | None:
-    return _MS_STAMPED(line, at) or _MS(line, at)
-
-
 def _make_ms(match: re.Match[bytes]) -> Request | None:
-    arguments: tuple[object, ...]
-    if match.re is own.MS_STAMPED:
-        key, size, flags, expires, version, checksum, ring, milliseconds, opaque = match.groups()
-        command, arguments = SET_STAMPED, (False, int(flags), int(expires), int(version), int(checksum, 16), opaque)
-    else:
-        key, size, flags, expires, ring, milliseconds, opaque = match.groups()
-        command, arguments = SET, (int(flags), int(expires), opaque)
-    if int(flags) > FLAGS_MAX:
+    key, size, flags_, expires, version, checksum, ring, milliseconds, opaque = match.groups()
+    flags = int(flags_)
+    if flags > FLAGS_MAX or bool(version) is not bool(checksum):
         return None
-    return Request(
-        command,
-        key,
-        arguments,
-        int(size),
-        False,
-        False,
-        _call_of(ring, milliseconds, opaque),
-    )
+    call = _call_of(ring, milliseconds, opaque)
+    if version:
+        stamped = (False, flags, int(expires), int(version), int(checksum, 16), opaque)
+        return Request(SET_STAMPED, key, stamped, int(size), False, False, call)
+    return Request(SET, key, (flags, int(expires), opaque), int(size), False, False, call)
 
 
-def _match_md(line: bytes, at: int) -> re.Match[bytes] | None:
-    return own.MD_STAMPED.match(line, at) or own.MD.match(line, at)
-
-
-def _make_md(match: re.Match[bytes]) -> Request:
-    arguments: object
-    if match.re is own.MD_STAMPED:
-        key, expires, version, checksum, ring, milliseconds, opaque = match.groups()
-        command, arguments = DELETE_STAMPED, (True, 0, int(expires), int(version), int(checksum, 16), opaque)
-    else:
-        key, ring, milliseconds, opaque = match.groups()
-        command, arguments = DELETE, opaque
-    return Request(command, key, arguments, -1, False, False, _call_of(ring, milliseconds, opaque))
+def _make_md(match: re.Match[bytes]) -> Request | None:
+    key, expires, version, checksum, ring, milliseconds, opaque = match.groups()
+    call = _call_of(ring, milliseconds, opaque)
+    if version and checksum:
+        stamped = (True, 0, int(expires or 0), int(version), int(checksum, 16), opaque)
+        return Request(DELETE_STAMPED, key, stamped, -1, False, False, call)
+    if version or checksum or expires:
+        return None
+    return Request(DELETE, key, opaque, -1, False, False, call)
 
 
 MG_LANE = Lane(own.MG.match, _make_mg)
-MS_LANE = Lane(_match_ms, _make_ms)
-MD_LANE = Lane(_match_md, _make_md)
+MS_LANE = Lane(own.MS.match, _make_ms)
+MD_LANE = Lane(own.MD.match, _make_md)

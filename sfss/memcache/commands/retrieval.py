@@ -6,10 +6,11 @@ the memory. A key that can't be read ends the reply with its error line in place
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 
-from sfss.memcache.answers import Answer, Buffers, Pending, Stream, answer, with_block
+from sfss.memcache.answers import COPIED_BYTES_MAX, Answer, Buffers, Pending, Stream, answer, with_block
 from sfss.memcache.commands.words import exptime_of, key_of
 from sfss.memcache.numbers import absolute_expiry
 from sfss.memcache.requests import RETRIEVAL_LINE_BYTES_MAX, Command, Lane, Request
@@ -32,6 +33,25 @@ def get(service: Service, request: Request) -> Answer:
     if request.key:
         return _get_one(service, request.key, False, END)
     return _get_many(service, request.arguments, False)
+
+
+def get_one(service: Service, request: Request) -> Buffers | Pending:
+    """The same as `get` for one key that isn't reserved, in as few calls as can be."""
+    counters = service.counters
+    counters.cmd_get += 1
+    key = request.key
+    reply = service.store.get(key)
+    if isinstance(reply, asyncio.Future):
+        return Pending(reply, lambda record: _value_reply(service, key, record, False, END))
+    if reply is None:
+        counters.get_misses += 1
+        return END
+    counters.get_hits += 1
+    value = reply.value
+    size = len(value)
+    if size > COPIED_BYTES_MAX:
+        return (b"VALUE %b %d %d\r\n" % (key, reply.flags, size), value, b"\r\nEND\r\n")
+    return b"VALUE %b %d %d\r\n%b\r\nEND\r\n" % (key, reply.flags, size, value)
 
 
 def gets(service: Service, request: Request) -> Answer:
@@ -149,6 +169,7 @@ def with_expiry(expires: int) -> Callable[[Record | None], Change]:
 
 
 GET = Command(b"get", parse_get, get, words_min=2, words_max=WORDS_MAX)
+GET_ONE = Command(b"get", parse_get, get_one)
 COMMANDS = (
     GET,
     Command(b"gets", parse_get, gets, words_min=2, words_max=WORDS_MAX),
@@ -158,7 +179,7 @@ COMMANDS = (
 
 
 def _make_get(match: re.Match[bytes]) -> Request:
-    return Request(GET, match[1], None)
+    return Request(GET_ONE, match[1], None)
 
 
 # One key that isn't reserved: nearly all gets. 0.9 µs less than the long way.
