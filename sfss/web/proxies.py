@@ -224,12 +224,10 @@ class _Request:
 
     def _settle(self, reply: asyncio.Future[Any]) -> None:
         self.link.in_hand -= 1
-        error = None if reply.cancelled() else reply.exception()
+        error = ConnectionLost("the request was dropped", Outcome.UNKNOWN) if reply.cancelled() else reply.exception()
         if self.result.done():
             return  # whoever asked has left
-        if reply.cancelled():
-            self.result.cancel()
-        elif error is None:
+        if error is None:
             self.result.set_result(reply.result())
         elif isinstance(error, SfssError) and self._may_try_again(error):
             self.attempt()
