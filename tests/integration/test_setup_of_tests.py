@@ -1,0 +1,88 @@
+"""What the tests' own common ground promises: the loop, the seed, and that nothing is skipped in CI."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+SKIPPING = """
+import asyncio, random
+import pytest
+
+def test_skips_inside():
+    pytest.skip("no such tool")
+
+@pytest.mark.skipif(True, reason="no such right")
+def test_skips_outside(): ...
+
+@pytest.mark.xfail(strict=True)
+def test_known_to_fail():
+    raise ValueError
+
+async def test_runs_on_uvloop():
+    assert type(asyncio.get_running_loop()).__module__ == "uvloop"
+
+def test_randomness(rng):
+    print("drawn", rng.random())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(CONFTEST, tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    return tmp_path
+
+
+def run_pytest(folder: Path, *options: str, ci: str = "") -> str:
+    environment = {**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_a_skip_is_a_skip_at_a_developers(folder: Path) -> None:
+    (folder / "test_some.py").write_text(SKIPPING)
+
+    said = run_pytest(folder)
+
+    assert "2 passed, 2 skipped, 1 xfailed" in said
+
+
+def test_a_skip_is_a_failure_in_ci(folder: Path) -> None:
+    (folder / "test_some.py").write_text(SKIPPING)
+
+    said = run_pytest(folder, ci="true")
+
+    assert "1 failed, 2 passed, 1 xfailed, 1 error" in said
+    assert "may not be skipped in CI: Skipped: no such tool" in said
+
+
+def test_a_module_that_skips_itself_is_a_failure_in_ci(folder: Path) -> None:
+    (folder / "test_some.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")
+
+    assert "1 skipped" in run_pytest(folder)
+    assert "1 error" in run_pytest(folder, ci="true")
+
+
+def test_a_run_can_be_repeated_with_the_seed_that_it_printed(folder: Path) -> None:
+    (folder / "test_some.py").write_text(SKIPPING)
+
+    first, other = run_pytest(folder, "-s"), run_pytest(folder, "-s")
+    seed = re.search(r"--seed=\d+", first)
+    assert seed is not None
+    again = run_pytest(folder, "-s", seed[0])
+
+    drawn = [re.search(r"drawn (\S+)", said) for said in (first, other, again)]
+    assert None not in drawn
+    assert drawn[0][1] == drawn[2][1] != drawn[1][1]  # type: ignore[index]
