@@ -49,8 +49,8 @@ class _Check:
             self._fault(f"{_name(key)}: the index knows it, but no volume has it")
         for volume in recovered.volumes:
             self._check_volume(volume)
-        for where in self._unindexed.values():
-            self._fault(f"{where} is not in the index")
+        for newer in self._unindexed.values():
+            self._fault(newer)
         self._check_entries()
         self._check_figures()
 
@@ -93,24 +93,26 @@ class _Check:
             return
         key = index_key(header.key)
         packed = self._offline.newest(key)
+        newer = f"{where} is newer than what the index has"
         if packed is None:
             # A tombstone is taken out of the index before its volume goes, and with it all that it had deleted.
             if header.kind == Kind.TOMBSTONE:
                 self._unindexed.pop(key, None)
             else:
-                self._unindexed[key] = where
+                self._unindexed[key] = newer
             return
         try:
             entry = unpack_entry(key, packed)
         except CorruptRecord:
             return  # counted when the entries are checked
         if (entry.volume, entry.offset) == (volume.number, found.offset):
+            self._unindexed.pop(key, None)
             self._pointed_to += 1
             same = (header.value_bytes, header.flags, header.expires, header.version, header.checksum, header.kind)
             if same != (entry.value_bytes, entry.flags, entry.expires, entry.version, entry.checksum, entry.kind):
                 self._fault(f"{where} differs from what the index says of it")
         elif (entry.version, entry.checksum) < (header.version, header.checksum):
-            self._fault(f"{where} is newer than what the index has")
+            self._unindexed[key] = newer
 
     def _check_entries(self) -> None:
         count = 0

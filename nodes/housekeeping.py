@@ -5,15 +5,18 @@ reserve.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 from nodes.identity import DataDirectory, NodeState
 from nodes.options import NodeOptions, Sync
 from nodes.reserve import Reserve
 from nodes.writer import Writer
+from sfss.errors import OutOfDisk, SfssError, Unavailable
 from sfss.stamps import COUNT_BITS, StampClock
 
 FLOOR_AHEAD_S = 30
@@ -23,6 +26,9 @@ _FLOOR_MARGIN = (FLOOR_AHEAD_S * 500) << COUNT_BITS
 """The floor is moved when stamps come as close to it as half of `FLOOR_AHEAD_S`."""
 
 _PERIOD_S = 1.0
+
+_IDENTITY_BYTES = 64 * 1024
+"""Room that replacing the identity file needs on any file system, with slack."""
 
 _log = logging.getLogger("sfss.node")
 
@@ -79,26 +85,37 @@ class Housekeeper:
         async with self._saving:
             floor = max(floor, self.state.stamp_floor)
             wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position)
-            await loop.run_in_executor(self._thread, self._directory.save, wanted)
+            await loop.run_in_executor(self._thread, self._save, wanted)
             self.state = replace(self.state, stamp_floor=floor)
 
-    def raise_floor(self) -> None:
-        """Begin to move the floor ahead, unless that is under way."""
-        if self._raising is None or self._raising.done():
-            self._raising = asyncio.get_running_loop().create_task(self._raise_floor())
-
-    async def _raise_floor(self) -> None:
+    def _save(self, state: NodeState) -> None:
         try:
-            await self.save(floor_ahead(self._now(), self._clock.last))
+            self._directory.save(state)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._reserve.release(_IDENTITY_BYTES):
+                raise
+            self._directory.save(state)
+
+    async def raise_floor(self) -> None:
+        """Move the floor ahead of all stamps. Raises `OutOfDisk` or `Unavailable` when it can't be saved."""
+        if self._raising is None or self._raising.done():
+            saving = self.save(floor_ahead(self._now(), self._clock.last))
+            self._raising = asyncio.get_running_loop().create_task(saving)
+        try:
+            await asyncio.shield(self._raising)
         except OSError as error:
             _log.error("the identity file can't be written: %s", error)
+            if error.errno == errno.ENOSPC:
+                raise OutOfDisk("out of disk") from None
+            raise Unavailable(f"the identity file can't be written: {error.strerror}") from None
 
     async def _keep_house(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_PERIOD_S)
             if self._clock.last > self.state.stamp_floor - _FLOOR_MARGIN:
-                self.raise_floor()
+                with suppress(SfssError):  # logged; the next round tries again
+                    await self.raise_floor()
             if self._reserve.short:
                 await loop.run_in_executor(self._thread, self._reserve.fill)
 

@@ -108,7 +108,7 @@ class Indexer:
         figures = overlay.figures
         volume = self._writer.volume
         covered = Covered(
-            self._node, volume.number, volume.end, volume.end_position, figures.version_max, figures.files
+            self._node, volume.number, volume.end, self._writer.synced_position, figures.version_max, figures.files
         )
         return _Generation(overlay.freeze(), covered, figures.take_changed(), overlay.forget_index)
 

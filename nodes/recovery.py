@@ -106,7 +106,7 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
         reasons.append(f"data ends at position {end}, but {floor} was durable")
     begun = bool(volumes) and volumes[-1].number == newest_number and end >= floor
     newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
-    replay.commit(newest)
+    replay.commit(newest, begun)
     return Recovered(
         index,
         overlay,
@@ -149,7 +149,7 @@ def _open_index(
         index = Index.open(aside or directory.index, state.node)
     covered = index.covered()
     if has_volumes and not covered.volume:
-        _log.warning("building the index from the volumes")
+        _log.info("building the index from the volumes")
     return index, covered
 
 
@@ -209,7 +209,7 @@ class _Replay:
             self._apply(volume, event)
             end = event.end
             if len(self._overlay.current) >= _COMMIT_ENTRIES:
-                self._commit_at(volume, end)
+                self._commit_at(volume, end, base + end)
         volume.end = max(end, VOLUME_HEADER_BYTES)
 
     def _rot(self, reason: str) -> None:
@@ -254,12 +254,12 @@ class _Replay:
             os.ftruncate(tail.fd, tail.volume.end)
             os.fsync(tail.fd)
 
-    def commit(self, newest: Volume) -> None:
+    def commit(self, newest: Volume, begun: bool) -> None:
         """Put what is left into the index."""
         if self.replayed:
-            self._commit_at(newest, newest.end)
+            self._commit_at(newest, newest.end, newest.end_position if begun else newest.header.position)
 
-    def _commit_at(self, volume: Volume, offset: int) -> None:
+    def _commit_at(self, volume: Volume, offset: int, position: int) -> None:
         if self._index.read_only:
             return
         overlay = self._overlay
@@ -268,7 +268,7 @@ class _Replay:
             self._state.node,
             volume.number,
             offset,
-            volume.header.position + offset,
+            position,
             figures.version_max,
             figures.files,
         )

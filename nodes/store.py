@@ -57,6 +57,7 @@ from sfss.store import (
     Reply,
     Written,
     checksum_of,
+    settled,
 )
 
 T = TypeVar("T")
@@ -211,12 +212,17 @@ class NodeStore:
 
     def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
         self._check_write(call, len(value))
-        version = self._stamp()
+        version = self._clock.next()
+        if version > self._state.stamp_floor:
+            return self._spawn(self._above_floor(self.set, key, value, flags, expires, call))
         write = self._add(_FILE, key, value, flags, expires, version)
         return self._when_durable(write, Written(version, write.record.checksum, self._durable, 1))
 
     def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
         self._check_write(call, 0)
+        version = self._clock.next()
+        if version > self._state.stamp_floor:
+            return self._spawn(self._above_floor(self.delete, key, call))
         lookup = index_key(key)
         pending = self._pending.get(lookup) or self._flushing
         if pending is not None:
@@ -226,7 +232,6 @@ class NodeStore:
             entry = self._newest_durable(lookup)
             if entry is None or not self._is_live(unpack_entry(lookup, entry)):
                 return None
-        version = self._stamp()
         write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
         return self._when_durable(write, Written(version, write.record.checksum, self._durable, 1))
 
@@ -340,6 +345,8 @@ class NodeStore:
         self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
     ) -> Reply[tuple[Change, Record | None, Written]]:
         self._check_write(call, 0)
+        if self._clock.next() > self._state.stamp_floor:
+            return self._spawn(self._above_floor(self.update, key, change, call))
         lookup = index_key(key)
         pending = self._pending.get(lookup) or self._flushing
         if pending is not None:
@@ -380,7 +387,7 @@ class NodeStore:
             return answer if pending is None else self._when_durable(pending, answer)
         if len(wanted.value) > WIRE_VALUE_BYTES_MAX:
             raise TooLarge(f"value of {len(wanted.value)} bytes; the limit is {WIRE_VALUE_BYTES_MAX}")
-        version = self._stamp()
+        version = self._clock.next()
         if wanted.delete:
             write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
         else:
@@ -392,7 +399,10 @@ class NodeStore:
         if self._state.cluster:
             raise Unsupported("a node of a cluster can't forget its files: the others would bring them back")
         self._check_write(NO_CALL, 0)
-        write = self._add(Kind.FLUSH, b"*", b"", 0, 0, self._stamp())
+        version = self._clock.next()
+        if version > self._state.stamp_floor:
+            return self._spawn(self._above_floor(self.flush))
+        write = self._add(Kind.FLUSH, b"*", b"", 0, 0, version)
         # Files stored before are in batches before it; whoever decides anything from now on sees none of them.
         self._pending = {}
         self._flushing = write
@@ -536,13 +546,11 @@ class NodeStore:
         if call.ring and call.ring != self._state.ring:
             raise WrongCluster(f"stale ring {self._state.ring}")
 
-    def _stamp(self) -> int:
-        version = self._clock.next()
-        if version > self._state.stamp_floor:
-            # Only after the clock has leapt ahead: the floor is moved long before it is reached.
-            self._housekeeper.raise_floor()
-            raise Busy("the clock has leapt ahead; its new mark is being saved")
-        return version
+    async def _above_floor(self, work: Callable[..., Reply[T]], *arguments: object) -> T:
+        """Do `work` once its stamp can't be issued again by a later life. Comes to pass after a pause in writing,
+        or when the clock leaps ahead; under load the floor is moved long before it is reached."""
+        await self._housekeeper.raise_floor()
+        return await settled(work(*arguments))
 
     def _is_live(self, entry: Entry) -> bool:
         return entry.kind == _FILE and (entry.expires == 0 or entry.expires > self._now())

@@ -170,8 +170,9 @@ class Writer:
         self._held = False
         self._idle = asyncio.Event()
         self.pending_bytes = 0
-        self.acknowledged_position = newest.end_position
-        self.synced_position = newest.end_position
+        # The header of a volume that isn't there yet doesn't count.
+        self.acknowledged_position = newest.end_position if begun else newest.header.position
+        self.synced_position = self.acknowledged_position
         self.oldest_unsynced_at: float | None = None
         self.appended_bytes = 0
         if begun:
