@@ -272,6 +272,8 @@ async def test_at_360_pixels_nothing_lies_at_the_side(
         " && !part.closest('thead') && !part.closest('.skip')).length"
     )
     assert clipped == 0
+    too_narrow = "[...document.querySelectorAll('td')].filter((cell) => cell.scrollWidth > cell.clientWidth + 1).length"
+    assert await tab.evaluate(too_narrow) == 0
 
 
 async def test_tables_become_cards_where_they_do_not_fit_and_tables_again_where_they_do(

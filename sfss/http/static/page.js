@@ -465,7 +465,7 @@ class Row {
 function stateInWords(subject) {
   const { name, state, error, stats } = subject;
   const pid = answers(subject) && stats.pid && !name.includes(stats.pid) ? `pid ${stats.pid}` : "";
-  return [state, error, pid, stats.note].filter(Boolean).join(" · ");
+  return [state === "ok" && error ? "" : state, error, pid, stats.note].filter(Boolean).join(" · ");
 }
 
 class Cell {
