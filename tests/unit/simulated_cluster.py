@@ -109,14 +109,15 @@ class SimulatedNode:
 
 
 class SimulatedCluster:
-    """Three nodes and some coordinators. `histories` has what the clients saw, by key."""
+    """Three nodes and some coordinators, of which `sharing` know that there are others. `histories` has what clients
+    saw, by key."""
 
     def __init__(
         self,
         rng: random.Random,
         *,
         coordinators: int = 1,
-        shared: bool = False,
+        sharing: int = 0,
         skew_s: float = 0.0,
         quorum: Quorum | None = None,
         weather: Weather | None = None,
@@ -129,16 +130,17 @@ class SimulatedCluster:
         self._stores = [node(self.now, node=f"n{index}", durable=True) for index in range(3)]
         self._ring = NodeRing([Member(f"n{index}:1") for index in range(3)], 3, partitions=2)
         self._quorum = quorum or Quorum.over(3)
-        self._shared = shared
         self._value = 0
         self.histories: dict[bytes, list[Operation]] = {}
         self.outcomes: dict[str, int] = {}
-        self.coordinators = [self._coordinator(rng.uniform(-skew_s, skew_s)) for _ in range(coordinators)]
+        self.coordinators = [
+            self._coordinator(rng.uniform(-skew_s, skew_s), shared=index < sharing) for index in range(coordinators)
+        ]
 
     def now(self) -> float:
         return WALL + self._loop.time()
 
-    def _coordinator(self, skew_s: float) -> Coordinator:
+    def _coordinator(self, skew_s: float, shared: bool) -> Coordinator:
         peers = [
             Peer(f"n{index}:1", SimulatedNode(store, self._weather, self._rng, lambda index=index: self._is_cut(index)))
             for index, store in enumerate(self._stores)
@@ -147,7 +149,7 @@ class SimulatedCluster:
             self._ring,
             peers,
             self._quorum,
-            options=Options(shared=self._shared, deadline_s=1.0, node_deadline_s=0.3),
+            options=Options(shared=shared, deadline_s=1.0, node_deadline_s=0.3),
             health=Health(peers, probe_s_min=0.05, probe_s_max=0.5, rng=self._rng),
             clock=StampClock(lambda: self.now() + skew_s),
             reserve=AlwaysReserved(),

@@ -25,10 +25,11 @@ CALM = Weather(late_times=3.0, lost=0.0, refused=0.0, corrupt=0.0, cut_off_every
 
 SETTINGS = {
     "one coordinator": {"coordinators": 1},
-    "several that share their keys": {"coordinators": 4, "shared": True},
+    "several that share their keys": {"coordinators": 4, "sharing": 4},
     "several that don't know of one another": {"coordinators": 3},
     "several with clocks apart": {"coordinators": 3, "skew_s": 2.0},
-    "several that share, with clocks apart": {"coordinators": 3, "skew_s": 2.0, "shared": True},
+    "several that share, with clocks apart": {"coordinators": 3, "skew_s": 2.0, "sharing": 3},
+    "some that share and some that don't": {"coordinators": 4, "skew_s": 0.5, "sharing": 2},
 }
 
 
@@ -55,10 +56,10 @@ def test_every_history_is_linearizable(settings, seed):
     assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_one_hot_key_on_a_calm_network_gives_no_error_at_all(shared):
+@pytest.mark.parametrize("sharing", [0, 4])
+def test_one_hot_key_on_a_calm_network_gives_no_error_at_all(sharing):
     async def hot():
-        cluster = SimulatedCluster(random.Random(1), coordinators=4 if shared else 1, shared=shared, weather=CALM)
+        cluster = SimulatedCluster(random.Random(1), coordinators=max(sharing, 1), sharing=sharing, weather=CALM)
         await cluster.run(clients=64, operations=30, keys=1, pause_s=0.001)
         return cluster
 
