@@ -12,7 +12,9 @@ the limits allow are refused at once with `Busy`.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -251,13 +253,16 @@ class MemcacheClient:
         except TimeoutError:
             raise Unreachable(f"{where}: no connection within {self.limits.connect_s} s") from None
         except OSError as error:
-            raise Unreachable(f"{where}: {error.strerror or error}") from None
+            raise Unreachable(f"{where}: {_reason(error)}") from None
         SocketTransport(loop, sock, link)
         if self._greet is not None:
             try:
                 self._greet(self, await self._first_identity(link, loop))
             except SfssError as error:
                 link.close(error)
+                raise
+            except BaseException:
+                link.close(ConnectionLost("the client was closed"))
                 raise
         return link
 
@@ -275,6 +280,13 @@ class MemcacheClient:
         except TimeoutError:
             raise Unreachable(f"{self.host}:{self.port}: no identity within {self.limits.connect_s} s") from None
         return identity
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    # The loop's own words name the address once more.
+    return os.strerror(error.errno)
 
 
 def _checked(key: bytes) -> bytes:
