@@ -289,10 +289,7 @@ class Writer:
             self._failed(job, error)
             return
         if job.begins is not None:
-            self._begun = True
-            # The volume before was synced whole when this one was begun.
-            self._on_volume(job.volume)
-            self._volume = job.volume
+            self._take_over(job.volume)
         job.volume.end = job.end
         self.appended_bytes += job.end - job.offset
         self.acknowledged_position = job.volume.end_position
@@ -305,11 +302,23 @@ class Writer:
         for write in job.writes:
             write.settle(None)
 
+    def _take_over(self, volume: Volume) -> None:
+        """A volume has been begun: what follows goes there."""
+        self._begun = True
+        self._on_volume(volume)
+        self._volume = volume
+
     def _synced(self, position: int) -> None:
         self.synced_position = position
         self.oldest_unsynced_at = time.monotonic() if self._queue else None
 
     def _failed(self, batch: _Batch, error: OSError) -> None:
+        if batch.begins is not None and self._appender.number == batch.volume.number:
+            # It was begun before its first batch failed, and the appender stands in it. The volume before was synced
+            # whole then.
+            self._take_over(batch.volume)
+            self.acknowledged_position = batch.volume.end_position
+            self._synced(self.acknowledged_position)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason: SfssError
         if full:
@@ -349,7 +358,8 @@ class _Appender:
         self._reserve = reserve
         self._die = die
         self._fd = -1
-        self._number = -1
+        self.number = -1
+        """Of the volume that it appends to."""
         self._allocated = 0
         self._end = 0
         self.syncs = 0
@@ -359,7 +369,7 @@ class _Appender:
         """Go on in an existing volume, whose file ends where its data does."""
         path = volume_path(self._directory, volume.number)
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._number = volume.number
+        self.number = volume.number
         self._allocated = self._end = volume.end
 
     def do(self, job: _Batch | _SyncJob) -> OSError | None:
@@ -371,7 +381,7 @@ class _Appender:
                 self._append(job)
         except _SyncFailed as failure:
             self.dead = True
-            self._die(f"sync of volume {self._number} failed: {failure}; acknowledging nothing more")
+            self._die(f"sync of volume {self.number} failed: {failure}; acknowledging nothing more")
         except OSError as error:
             return error
         return None
@@ -401,7 +411,7 @@ class _Appender:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
-        self._number = header.number
+        self.number = header.number
         self._allocated = self._end = VOLUME_HEADER_BYTES
 
     def _finish(self) -> None:
