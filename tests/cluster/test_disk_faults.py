@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -148,12 +148,18 @@ async def test_full_disks_refuse_writes_and_go_on_reading_and_deleting(tmp_path,
         stack.callback(cluster.kill)
         async with cluster:
             await fill_and_free(cluster, disks, history)
-        history.check()
+            history.check()
 
 
 async def fill_and_free(cluster: Cluster, disks: list[SmallDisk], history: History) -> None:
     rng = random.Random(history.seed)
-    client = Client("user", cluster.web_addresses, history, rng)
+    with closing(Client("user", cluster.web_addresses, history, rng)) as client:
+        await fill_and_free_as(client, cluster, disks, rng)
+    await read_all(cluster.web_addresses, history)
+
+
+async def fill_and_free_as(client: Client, cluster: Cluster, disks: list[SmallDisk], rng: random.Random) -> None:
+    history = client.history
     for number in range(60):
         await client.put(f"kept/{number}", 8192)
 
@@ -187,5 +193,3 @@ async def fill_and_free(cluster: Cluster, disks: list[SmallDisk], history: Histo
     print(f"writes were back {time.monotonic() - freed:.1f} s after there was room")
     async with Workload(cluster.web_addresses, history, keys=KEYS):
         await asyncio.sleep(1)
-    await read_all(cluster.web_addresses, history)
-    client.close()

@@ -48,7 +48,7 @@ class Client:
 
     def __init__(self, name: str, webs: Sequence[Address], history: History, rng: random.Random) -> None:
         self.name = name
-        self._history = history
+        self.history = history
         self._rng = rng
         self._connections = [HttpClient(host, port) for host, port in webs]
         self._tags: dict[str, str] = {}
@@ -56,7 +56,7 @@ class Client:
 
     async def put(self, key: str, size: int, post: bool = False) -> Event:
         """Write a new value."""
-        number = self._history.next_number()
+        number = self.history.next_number()
         body = make_value(key, number, size)
         method, target = ("POST", file_target(key, "files")) if post else ("PUT", file_target(key))
         kind = "post" if post else "put"
@@ -142,7 +142,7 @@ class Client:
             return self._note(key, "get", start, Outcome.OK, answer, note)
         number = number_of(key, answer.body)
         if number is None:
-            self._history.complain(
+            self.history.complain(
                 f"{self.name} GET {key}: {len(answer.body)} bytes that are no whole value: {answer.body[:80]!r}"
             )
         self._tags[key] = answer.headers.get("etag", "")
@@ -177,7 +177,7 @@ class Client:
             tag is not None,
             note.strip(),
         )
-        self._history.add(event)
+        self.history.add(event)
         return event
 
 
@@ -269,12 +269,11 @@ async def read_all(webs: Sequence[Address], history: History, seconds: float = 3
     async def reader(name: str) -> None:
         while waiting:
             key, web = waiting.pop()
-            client = Client(name, [web], history, random.Random(name))
-            while (await client.get(key)).outcome is not Outcome.OK:
-                if time.monotonic() > give_up:
-                    history.complain(f"{key} never became readable after healing")
-                    break
-                await asyncio.sleep(0.2)
-            client.close()
+            with contextlib.closing(Client(name, [web], history, random.Random(name))) as client:
+                while (event := await client.get(key)).outcome is not Outcome.OK:
+                    if time.monotonic() > give_up:
+                        history.complain(f"{key} never became readable after healing; at last: {event}")
+                        break
+                    await asyncio.sleep(0.2)
 
     await asyncio.gather(*(reader(f"last{number}") for number in range(at_once)))
