@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from sfss.errors import SfssError
+from sfss.memcache.block import Block
 from sfss.memcache.requests import LINE_BYTES_MAX
 from sfss.store import WIRE_VALUE_BYTES_MAX
 
@@ -26,8 +27,7 @@ class ReplyParser:
         self._value_bytes_max = value_bytes_max
         self._buffer = b""
         self._at = 0
-        self._missing = -1
-        self._pieces: list[bytes | memoryview] = []
+        self._block: Block | None = None
 
     @property
     def waiting(self) -> int:
@@ -37,7 +37,7 @@ class ReplyParser:
     @property
     def missing(self) -> int:
         """Bytes of the present block that are still to come."""
-        return max(0, self._missing)
+        return self._block.missing if self._block is not None else 0
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -67,25 +67,19 @@ class ReplyParser:
 
     def block(self, size: int, keep: bool = True) -> bytes | None:
         """Take a block and its CRLF. Without `keep` it is dropped as it arrives, and comes out empty."""
-        buffer, at = self._buffer, self._at
-        if self._missing < 0:
+        buffer, at, block = self._buffer, self._at, self._block
+        if block is None:
             if size > self._value_bytes_max:
                 raise OutOfStep(f"a block of {size} bytes; the limit is {self._value_bytes_max}")
             end = at + size
             if buffer[end : end + 2] == b"\r\n":
                 self._at = end + 2
                 return buffer[at:end]
-            self._missing = size
-        if self._missing:
-            # A view, so that the join is the only copy that is made of these bytes.
-            piece: bytes | memoryview = buffer
-            if at or len(buffer) > self._missing:
-                piece = memoryview(buffer)[at : at + self._missing]
-            if keep and piece:
-                self._pieces.append(piece)
-            self._missing -= len(piece)
-            self._at = at = at + len(piece)
-            if self._missing:
+            self._block = block = Block(size, keep)
+        block.keep = block.keep and keep
+        if block.missing:
+            self._at = at = block.fill(buffer, at)
+            if block.missing:
                 return None
         ending = buffer[at : at + 2]
         if ending != b"\r\n":
@@ -93,6 +87,5 @@ class ReplyParser:
                 return None
             raise OutOfStep("a block that doesn't end with CRLF")
         self._at = at + 2
-        self._missing = -1
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces) if keep else b""
+        self._block = None
+        return block.value() if block.keep else b""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sfss.errors import SfssError
+from sfss.memcache.block import Block
 from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, UnknownCommand, client_error, error_line
 from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call
 
@@ -127,8 +128,7 @@ class RequestParser:
         self._buffer = b""
         self._at = 0
         self._head: Request | None = None
-        self._pieces: list[bytes | memoryview] = []
-        self._missing = 0
+        self._block = Block(0)
         self._swallow = 0
         self._closed = False
         self.reserved = 0
@@ -244,21 +244,14 @@ class RequestParser:
             return self._refuse(b"" if request.noreply else BUSY, size)
         self.reserved = size
         self._head = request
-        self._missing = size
+        self._block = Block(size)
         return self._next_piece(request)
 
     def _next_piece(self, request: Request) -> Request | Refusal | None:
-        buffer, at = self._buffer, self._at
-        if self._missing:
-            # A view, so that the join is the only copy that is made of these bytes.
-            piece: bytes | memoryview = buffer
-            if at or len(buffer) > self._missing:
-                piece = memoryview(buffer)[at : at + self._missing]
-            if piece:
-                self._pieces.append(piece)
-            self._missing -= len(piece)
-            self._at = at = at + len(piece)
-            if self._missing:
+        buffer, at, block = self._buffer, self._at, self._block
+        if block.missing:
+            self._at = at = block.fill(buffer, at)
+            if block.missing:
                 return None
         ending = buffer[at : at + 2]
         if ending != b"\r\n":
@@ -266,7 +259,7 @@ class RequestParser:
                 return None
             return self._close(client_error("bad data chunk"))
         self._at = at + 2
-        request.value = b"".join(self._pieces)
-        self._pieces = []
+        request.value = block.value()
+        self._block = Block(0)
         self._head = None
         return request

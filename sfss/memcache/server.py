@@ -31,6 +31,8 @@ _log = logging.getLogger("sfss.memcache")
 _access_log = logging.getLogger("sfss.access")
 
 BACKLOG = 1024
+REFUSED_MAX = 64
+"""Refused connections that are told why, at a time; more are closed without a word."""
 ACCEPTS_MAX = 64
 """Connections accepted in one turn of the loop."""
 
@@ -178,11 +180,14 @@ class MemcacheServer:
 
     def admit(self, connection: Connection) -> bytes:
         """Register a new connection; the line to refuse it with, or nothing."""
-        refused = self.closing or len(self._connections) >= self.limits.connections_max
+        number = len(self._connections)
+        refused = self.closing or number >= self.limits.connections_max
         self._connections[connection] = _Watched(time.monotonic())
         self._empty.clear()
         if refused:
             self.service.counters.rejected_connections += 1
+            if number >= self.limits.connections_max + REFUSED_MAX:
+                connection.abort()
             return TOO_MANY_CONNECTIONS
         self.service.counters.total_connections += 1
         return b""

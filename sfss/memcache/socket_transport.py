@@ -117,8 +117,10 @@ class SocketTransport:
         if self._closing:
             return
         was_empty = not self._unsent
-        self._unsent.extend(piece for piece in pieces if piece)
-        self._unsent_bytes = sum(map(len, self._unsent))
+        for piece in pieces:
+            if piece:
+                self._unsent.append(piece)
+                self._unsent_bytes += len(piece)
         if was_empty:
             self._send_unsent()
             if self._unsent and not self._closing:
