@@ -106,8 +106,8 @@ class Index:
         except (lmdb.Error, OSError) as error:
             raise IndexDamaged(str(error)) from None
         try:
+            _check_length(environment, data)
             index = cls(environment, path, node, read_only)
-            index._check_length(data)
             index._check_owner()
             index.live_bytes()
         except lmdb.Error as error:
@@ -127,12 +127,6 @@ class Index:
             )
         if covered.node != self._node or covered.byte_order != sys.byteorder:
             raise IndexDamaged(f"it belongs to node {covered.node}")
-
-    def _check_length(self, data: Path) -> None:
-        # LMDB would map what is missing, and the process would die by SIGBUS when it looks there.
-        needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
-        if data.stat().st_size < needed:
-            raise IndexDamaged(f"{data} is shorter than the {needed} bytes that it says it has")
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -274,6 +268,13 @@ class Index:
 
 errors = lmdb.Error
 """What `Index.get` raises when a page of the index is damaged."""
+
+
+def _check_length(environment: lmdb.Environment, data: Path) -> None:
+    # LMDB would map what is missing, and the process would die by SIGBUS when it looks there.
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if data.stat().st_size < needed:
+        raise IndexDamaged(f"{data} is shorter than the {needed} bytes that it says it has")
 
 
 def _power_of_two(size: int) -> int:

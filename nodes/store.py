@@ -419,7 +419,8 @@ class NodeStore:
         write = Write(lookup, RecordHeader(kind, key, len(value), flags, expires, version, checksum), value)
         self._writer.add(write)
         self._pending[lookup] = write
-        self._stored += 1
+        if kind == _FILE:
+            self._stored += 1
         return write
 
     def _when_durable(self, write: Write, answer: T) -> asyncio.Future[T]:

@@ -1,0 +1,195 @@
+"""Compaction gives room back and loses nothing, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nodes.checker import check_directory
+from nodes.store import NodeStore
+from sfss.errors import CorruptRecord
+from sfss.store import settled
+from tests.unit.small_nodes import Clock, killed, node, take_turns_on_disk
+
+
+async def compacted(store: NodeStore) -> int:
+    """Compact all that is worth it; returns how many volumes went."""
+    before = store._compactor.compacted
+    store._compactor._left_alone.clear()
+    await store._indexer.commit()
+    while await store._compactor.compact():
+        pass
+    await store._indexer.commit()
+    return store._compactor.compacted - before
+
+
+async def overwrite(store: NodeStore, rounds: int = 10, keys: int = 5) -> None:
+    for number in range(rounds):
+        for key in range(keys):
+            await settled(store.set(b"k%d" % key, b"%d" % number * 3000))
+
+
+def used(directory: Path) -> int:
+    return sum(path.stat().st_size for path in (directory / "volumes").iterdir())
+
+
+async def test_room_of_overwritten_files_comes_back(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"kept", b"from the first volume"))
+        await overwrite(store)
+        before = used(tmp_path)
+
+        assert await compacted(store) > 0
+
+        assert used(tmp_path) < before / 2
+        assert (await settled(store.get(b"kept"))).value == b"from the first volume"
+        assert (await settled(store.get(b"k4"))).value == b"9" * 3000
+    assert check_directory(tmp_path, print) == 0
+
+
+async def test_a_version_is_not_changed_by_moving(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"kept", b"v", 9))
+        before = store.inspect(b"kept")
+        await overwrite(store)
+
+        await compacted(store)
+
+        assert store.inspect(b"kept") == before
+
+
+async def test_a_file_written_while_it_is_moved_stays_written(tmp_path):
+    async with node(tmp_path) as store:
+        for key in range(5):
+            await settled(store.set(b"kept%d" % key, b"old"))
+        await overwrite(store)
+        moving = asyncio.ensure_future(compacted(store))
+
+        for turn in range(200):
+            await settled(store.set(b"kept%d" % (turn % 5), b"new %d" % turn))
+        await moving
+
+        for key in range(5):
+            assert (await settled(store.get(b"kept%d" % key))).value == b"new %d" % (195 + key)
+    assert check_directory(tmp_path, print) == 0
+
+
+async def test_a_deleted_file_does_not_come_back_even_if_the_index_is_lost(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"pinned", b"p" * 40_000))
+        await settled(store.set(b"doomed", b"v"))
+        await overwrite(store)
+        await settled(store.delete(b"doomed"))
+        await overwrite(store)
+        await compacted(store)
+        assert store.read(b"doomed").tombstone, "its volume still holds the older record"
+    shutil.rmtree(tmp_path / "index")
+    async with node(tmp_path) as store:
+        assert store.get(b"doomed") is None
+
+
+async def test_a_tombstone_goes_once_nothing_older_is_left(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"doomed", b"v"))
+        await settled(store.delete(b"doomed"))
+        await overwrite(store, 20)
+
+        await compacted(store)
+
+        assert store.read(b"doomed") is None
+    shutil.rmtree(tmp_path / "index")
+    async with node(tmp_path) as store:
+        assert store.read(b"doomed") is None
+
+
+async def test_a_node_of_a_cluster_keeps_its_tombstones_and_expired_files(tmp_path):
+    clock = Clock()
+    async with node(tmp_path, clock) as store:
+        await settled(store.bind("new", 1, "print"))
+        await settled(store.set(b"doomed", b"v"))
+        await settled(store.delete(b"doomed"))
+        await settled(store.set(b"short", b"lived", 0, int(clock.now) + 5))
+        clock.now += 10
+        await overwrite(store, 20)
+
+        await compacted(store)
+
+        assert store.read(b"doomed").tombstone
+        assert (await settled(store.read(b"short"))).value == b"lived"
+
+
+async def test_an_expired_file_gives_its_room_back(tmp_path):
+    clock = Clock()
+    async with node(tmp_path, clock) as store:
+        await settled(store.set(b"pinned", b"p" * 40_000))
+        await settled(store.set(b"short", b"s" * 15_000, 0, int(clock.now) + 5))
+        await overwrite(store)
+        await settled(store.set(b"pinned", b"elsewhere"))
+        clock.now += 10
+
+        await compacted(store)
+
+        assert store.get(b"short") is None
+        record = await settled(store.read(b"short"))
+        assert record is None or record.tombstone
+
+
+async def test_a_damaged_file_is_not_dropped_with_its_volume(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"damaged", b"\xee" * 2000))
+        await overwrite(store)
+        volume = tmp_path / "volumes" / "0000000001.volume"
+        content = volume.read_bytes()
+        with volume.open("r+b") as file:
+            file.seek(content.index(b"\xee" * 2000))
+            file.write(b"\xef")
+
+        await compacted(store)
+
+        with pytest.raises(CorruptRecord):
+            await settled(store.get(b"damaged"))
+        await settled(store.set(b"damaged", b"healed"))
+        await compacted(store)
+        assert not volume.exists()
+
+
+async def test_a_kill_at_any_moment_of_compaction_loses_nothing(tmp_path, monkeypatch):
+    take_turns_on_disk(monkeypatch)
+    async with node(tmp_path / "a") as store:
+        for key in range(5):
+            await settled(store.set(b"kept%d" % key, b"kept"))
+        await settled(store.set(b"doomed", b"v"))
+        await settled(store.delete(b"doomed"))
+        await overwrite(store)
+        moving = asyncio.ensure_future(compacted(store))
+        copies = []
+        while not moving.done():
+            copies.append(killed(tmp_path / "a", tmp_path / f"copy{len(copies)}"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await moving
+    assert len(copies) > 5
+    for copy in copies:
+        assert check_directory(copy, print) == 0
+        async with node(copy) as store:
+            for key in range(5):
+                assert (await settled(store.get(b"kept%d" % key))).value == b"kept"
+                assert (await settled(store.get(b"k%d" % key))).value == b"9" * 3000
+            assert store.get(b"doomed") is None
+
+
+async def test_a_read_under_way_outlives_its_volume(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", b"old" * 1000))
+        await overwrite(store)
+        store._reader._flags = 0
+        reading = store.get(b"k")
+        await asyncio.sleep(0)
+        with store._volumes.held(1):
+            await settled(store.set(b"k", b"new"))
+            await compacted(store)
+            assert not (tmp_path / "volumes" / "0000000001.volume").exists()
+        assert (await reading).value == b"old" * 1000
