@@ -194,16 +194,16 @@ class _Roll:
                 f"{self._ring.fingerprint[:8]}): nodes, zones, weights, N or partitions differ from those of the "
                 "existing files, and changing them isn't possible yet"
             )
+        known = self._members.get(peer.name)
+        if known is not None and known != identity.node:
+            raise WrongCluster(f"at {peer.name} there was node {known} and now is {identity.node}; put it back")
         for name, node in self._members.items():
             if node == identity.node and name != peer.name:
                 raise WrongCluster(f"{name} and {peer.name} are one and the same node ({node}); name each node once")
-        known = self._members.get(peer.name)
         if known is None:
             self._members[peer.name] = identity.node
             if self._complete:
                 self._remember()
-        elif known != identity.node:
-            raise WrongCluster(f"at {peer.name} there was node {known} and now is {identity.node}; put it back")
 
     async def bind(self, peer: Peer) -> Identity:
         """Make an unbound node part of the cluster; the first one makes up the cluster's id. Raises `WrongCluster`."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sfss.errors import SetupError
-from sfss.stamps import COUNT_BITS
+from sfss.stamps import COUNT_BITS, stamp_time, too_far_ahead
 
 _MAGIC = "sfss-proxy-state"
 _FORMAT = 1
@@ -123,6 +123,12 @@ class StampReserve:
         self._saving: asyncio.Future[int] | None = None
         self.floor = directory.state.ceiling
         """What an earlier life may have issued: stamps must be above it."""
+        if too_far_ahead(self.floor, now()):
+            # The clock was wrong then, or is now. Nodes refuse such stamps; lower ones are safe, and mostly taken.
+            _log.warning(
+                "stamps had risen to Unix time %.0f, which is too far ahead; forgotten", stamp_time(self.floor)
+            )
+            self.floor = 0
         try:
             self._ceiling = self._save_ahead_of(self.floor)
         except OSError as error:

@@ -1,0 +1,397 @@
+"""How a cluster is founded, who may belong to it, and what a start refuses."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
+from proxy.options import Options
+from sfss.errors import SetupError, Unreachable
+from sfss.memory import MemoryStore
+from sfss.store import settled
+from tests.unit.virtual_time import in_virtual_time
+
+KEY = b"some/file"
+
+
+class Node:
+    """A node as the network has it: a store, whether it can be reached, and the connections that were greeted."""
+
+    def __init__(self, name):
+        self.name = name
+        self.store = MemoryStore(node=name, durable=True)
+        self.up = True
+        self.state = "ok"
+
+    def identity(self):
+        return replace(self.store.identify(), position=len(self.store.records), state=self.state)
+
+    def wipe(self):
+        self.store = MemoryStore(node=self.name + "-new", durable=True)
+
+
+class Client:
+    """A connection to a node; greets on its first use and on the first after an outage, as the real one does."""
+
+    def __init__(self, node, greet):
+        self._node = node
+        self._greet = greet
+        self._greeted = False
+        self.closed = False
+
+    def _reach(self):
+        if not self._node.up:
+            self._greeted = False
+            raise Unreachable(f"{self._node.name}: refused")
+        if not self._greeted:
+            self._greet(self._node.identity())
+            self._greeted = True
+        return self._node.store
+
+    def identify(self):
+        self._reach()
+        return self._node.identity()
+
+    def bind(self, cluster, ring, fingerprint):
+        return self._reach().bind(cluster, ring, fingerprint)
+
+    def read(self, key, call=None):
+        return self._reach().read(key)
+
+    def inspect(self, key, call=None):
+        return self._reach().inspect(key)
+
+    def apply(self, key, record, call=None):
+        return self._reach().apply(key, record)
+
+    def stats(self, topic="", call=None):
+        return self._reach().stats(topic)
+
+    async def close(self):
+        self.closed = True
+
+
+class Network:
+    """Nodes by port."""
+
+    def __init__(self, count=3):
+        self.nodes = {7900 + index: Node(f"n{index}") for index in range(count)}
+        self.clients = []
+
+    def connect(self, address, greet):
+        client = Client(self.nodes[address.port], greet)
+        self.clients.append(client)
+        return client
+
+    def config(self, **settings):
+        addresses = settings.pop("addresses", None) or tuple(NodeAddress("localhost", port) for port in self.nodes)
+        settings.setdefault("partitions", 16)
+        settings.setdefault("founding_s", 2.0)
+        return ClusterConfig(addresses, options=Options(probe_s_min=0.05, probe_s_max=0.2), **settings)
+
+    async def open(self, **settings):
+        return await open_cluster(self.config(**settings), connect=self.connect)
+
+
+async def found(network, **settings):
+    """Found a cluster and put a file into it."""
+    cluster = await network.open(**settings)
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_new_cluster_binds_all_nodes_to_one_id_and_ring():
+    network = Network()
+
+    cluster = await network.open()
+
+    identities = [node.store.identify() for node in network.nodes.values()]
+    assert len({identity.cluster for identity in identities}) == 1
+    assert {identity.fingerprint for identity in identities} == {cluster.coordinator.ring.fingerprint}
+    assert identities[0].cluster
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_two_coordinators_that_start_together_found_one_cluster():
+    network = Network()
+
+    first, second = await asyncio.gather(network.open(), network.open())
+
+    assert len({node.store.identify().cluster for node in network.nodes.values()}) == 1
+    await first.close()
+    await second.close()
+
+
+@in_virtual_time
+async def test_a_new_cluster_waits_for_all_its_nodes():
+    network = Network()
+    network.nodes[7902].up = False
+    opening = asyncio.ensure_future(network.open())
+    await asyncio.sleep(1)
+    assert not opening.done()
+
+    network.nodes[7902].up = True
+    cluster = await opening
+
+    assert network.nodes[7902].store.identify().cluster
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_new_cluster_that_lacks_a_node_is_refused_after_a_while_in_one_line():
+    network = Network()
+    network.nodes[7902].up = False
+
+    with pytest.raises(
+        SetupError, match="2 of 3 nodes answer, and a new cluster is founded with all of them"
+    ) as refused:
+        await network.open()
+
+    assert "\n" not in str(refused.value)
+    assert all(not node.store.identify().cluster for node in network.nodes.values())
+    assert all(client.closed for client in network.clients)
+
+
+@in_virtual_time
+async def test_a_founding_that_was_cut_short_is_taken_up_again(tmp_path):
+    network = Network()
+    cluster = await network.open(state=tmp_path)
+    await cluster.close()
+    for port in (7901, 7902):
+        network.nodes[port].store = MemoryStore(node=f"n{port - 7900}", durable=True)
+    (tmp_path / "state").unlink()
+
+    cluster = await network.open(state=tmp_path)
+
+    assert len({node.store.identify().cluster for node in network.nodes.values()}) == 1
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_founded_cluster_is_served_with_a_node_down():
+    network = Network()
+    await found(network)
+    network.nodes[7901].up = False
+
+    cluster = await network.open()
+
+    assert (await settled(cluster.coordinator.get(KEY))).value == b"there"
+    assert (await settled(cluster.coordinator.set(KEY, b"new"))).durable == 2
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_remembered_cluster_is_served_with_a_node_down_even_if_it_is_empty(tmp_path):
+    network = Network()
+    await (await network.open(state=tmp_path)).close()
+    network.nodes[7901].up = False
+
+    cluster = await network.open(state=tmp_path)
+
+    assert await settled(cluster.coordinator.get(KEY)) is None
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_that_was_down_at_start_serves_when_it_comes():
+    network = Network()
+    await found(network)
+    network.nodes[7901].up = False
+    cluster = await network.open()
+    assert not cluster.coordinator.health.well
+
+    network.nodes[7901].up = True
+    await asyncio.sleep(1)
+
+    assert cluster.coordinator.health.well
+    assert (await settled(cluster.coordinator.set(KEY, b"new"))).durable == 3
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_of_another_cluster_that_comes_later_is_left_alone():
+    network, other = Network(), Network()
+    await found(network)
+    await found(other)
+    network.nodes[7901].up = False
+    cluster = await network.open()
+
+    network.nodes[7901].store = other.nodes[7901].store
+    network.nodes[7901].up = True
+    await asyncio.sleep(1)
+
+    peer = next(peer for peer in cluster.coordinator.peers if peer.name == "localhost:7901")
+    assert peer.down
+    assert "belongs to cluster" in peer.error
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_of_another_cluster_is_refused_at_start():
+    network, other = Network(), Network()
+    await found(network)
+    await found(other)
+    network.nodes[7901].store = other.nodes[7901].store
+
+    with pytest.raises(SetupError, match=r"node localhost:790\d belongs to cluster"):
+        await network.open()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 2, "w": 2},
+        {"partitions": 32},
+        {"addresses": (NodeAddress("localhost", 7900), NodeAddress("localhost", 7901))},
+        {"addresses": tuple(NodeAddress("localhost", port, weight=port - 7899) for port in (7900, 7901, 7902))},
+        {"addresses": tuple(NodeAddress("localhost", port, zone=str(port)) for port in (7900, 7901, 7902))},
+    ],
+    ids=["copies", "partitions", "nodes", "weights", "zones"],
+)
+@in_virtual_time
+async def test_another_ring_over_existing_files_is_refused_in_one_line(change):
+    network = Network()
+    await found(network)
+
+    with pytest.raises(SetupError, match="was bound to another ring") as refused:
+        await network.open(**change)
+
+    assert "\n" not in str(refused.value)
+
+
+@in_virtual_time
+async def test_nodes_in_another_order_or_by_another_name_of_this_machine_are_the_same_ring():
+    network = Network()
+    await found(network)
+    addresses = (NodeAddress("127.0.0.1", 7902), NodeAddress("::1", 7900), NodeAddress("localhost", 7901))
+
+    cluster = await network.open(addresses=addresses)
+
+    assert (await settled(cluster.coordinator.get(KEY))).value == b"there"
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_two_addresses_of_one_node_are_refused():
+    network = Network()
+    network.nodes[7901].store = network.nodes[7900].store
+
+    with pytest.raises(SetupError, match="are one and the same node"):
+        await network.open()
+
+
+@in_virtual_time
+async def test_a_node_named_twice_is_refused():
+    network = Network()
+
+    with pytest.raises(SetupError, match="localhost:7900 is named twice"):
+        await network.open(addresses=(NodeAddress("localhost", 7900), NodeAddress("127.0.0.1", 7900)))
+
+
+@in_virtual_time
+async def test_nodes_that_changed_places_are_refused_where_that_is_remembered(tmp_path):
+    network = Network()
+    await found(network, state=tmp_path)
+    one, other = network.nodes[7900], network.nodes[7901]
+    one.store, other.store = other.store, one.store
+
+    with pytest.raises(SetupError, match="there was node n"):
+        await network.open(state=tmp_path)
+
+
+@in_virtual_time
+async def test_a_wiped_node_is_left_alone_and_the_others_serve():
+    network = Network()
+    await found(network)
+    network.nodes[7901].wipe()
+
+    cluster = await network.open()
+
+    assert (await settled(cluster.coordinator.get(KEY))).value == b"there"
+    peer = next(peer for peer in cluster.coordinator.peers if peer.name == "localhost:7901")
+    assert peer.down
+    assert "wiped" in peer.error
+    assert network.nodes[7901].store.records == {}
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_wiped_while_others_serve_is_not_taken_back_as_a_member_that_knows_of_no_files():
+    network = Network()
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    network.nodes[7901].up = False
+    await settled(cluster.coordinator.set(KEY, b"new"))
+    network.nodes[7901].wipe()
+    network.nodes[7901].up = True
+    await asyncio.sleep(1)
+
+    for _ in range(10):
+        assert (await settled(cluster.coordinator.get(KEY))).value == b"new"
+    assert network.nodes[7901].store.records == {}
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_that_says_it_lost_data_counts_for_no_quorum_until_it_says_otherwise():
+    network = Network()
+    await found(network)
+    network.nodes[7901].state = "suspect"
+    cluster = await network.open()
+    assert (await settled(cluster.coordinator.set(KEY, b"new"))).durable == 2
+
+    network.nodes[7901].state = "ok"
+    await asyncio.sleep(1)
+
+    assert (await settled(cluster.coordinator.set(KEY, b"new"))).durable == 3
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_nodes_wiped_all_at_once_are_not_founded_anew_behind_a_remembered_cluster(tmp_path):
+    network = Network()
+    await found(network, state=tmp_path)
+    for node in network.nodes.values():
+        node.wipe()
+
+    with pytest.raises(SetupError, match="is remembered, but"):
+        await network.open(state=tmp_path)
+
+
+@in_virtual_time
+async def test_with_a_state_directory_writes_are_stamped_at_once_and_rise_over_a_restart(tmp_path):
+    network = Network()
+    cluster = await network.open(state=tmp_path)
+    first = await settled(cluster.coordinator.set(KEY, b"1"))
+    assert cluster.coordinator.stamping == "at once"
+    await cluster.close()
+
+    cluster = await network.open(state=tmp_path)
+    second = await settled(cluster.coordinator.set(KEY, b"2"))
+
+    assert second.version > first.version
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_without_a_state_directory_writes_ask_first():
+    network = Network()
+
+    cluster = await network.open()
+
+    assert cluster.coordinator.stamping == "ask first"
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_close_is_idempotent():
+    network = Network()
+    cluster = await network.open()
+
+    await cluster.close()
+    await cluster.close()
+
+    assert all(client.closed for client in network.clients)

@@ -1,0 +1,161 @@
+"""When a node is left alone, and when it is looked at again."""
+
+import asyncio
+import random
+
+import pytest
+
+from proxy.health import Health
+from proxy.peer import Peer
+from sfss.errors import (
+    Busy,
+    ConnectionLost,
+    CorruptRecord,
+    Expired,
+    Outcome,
+    OutOfDisk,
+    Recovering,
+    RemoteError,
+    Unreachable,
+    WrongCluster,
+)
+from sfss.store import Identity
+from tests.unit.virtual_time import in_virtual_time
+
+
+class Node:
+    """Says who it is, or why not; notes when it was asked."""
+
+    def __init__(self):
+        self.asked_at = []
+        self.answer = Unreachable("refused")
+
+    def identify(self):
+        self.asked_at.append(asyncio.get_running_loop().time())
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def watched(**settings):
+    node = Node()
+    peer = Peer("a:1", node)
+    return node, peer, Health([peer], rng=random.Random(1), probe_s_min=0.1, probe_s_max=2.0, **settings)
+
+
+IDENTITY = Identity("n", "cluster", 1, "ring")
+
+
+@pytest.mark.parametrize("error", [Unreachable("refused"), ConnectionLost("cut"), WrongCluster("stale ring 2")])
+@in_virtual_time
+async def test_a_node_that_is_gone_or_not_ours_is_down_at_once(error):
+    _, peer, health = watched()
+
+    health.failed(peer, error)
+
+    assert peer.down
+    assert not health.well
+    assert peer.error == str(error)
+
+
+@pytest.mark.parametrize("error", [Expired("late", Outcome.UNKNOWN), RemoteError("SERVER_ERROR what")])
+@in_virtual_time
+async def test_silence_makes_a_node_down_only_when_it_repeats(error):
+    _, peer, health = watched()
+
+    health.failed(peer, error)
+    health.failed(peer, error)
+    assert not peer.down
+    health.failed(peer, error)
+
+    assert peer.down
+
+
+@in_virtual_time
+async def test_an_answer_ends_a_row_of_silences():
+    _, peer, health = watched()
+    for _ in range(5):
+        health.silent(peer)
+        health.answered(peer)
+
+    assert not peer.down
+
+
+@pytest.mark.parametrize("error", [Busy("full"), OutOfDisk("full"), CorruptRecord("rotten"), Expired("late")])
+@in_virtual_time
+async def test_a_node_that_refuses_in_words_is_up(error):
+    _, peer, health = watched()
+    for _ in range(10):
+        health.failed(peer, error)
+
+    assert not peer.down
+
+
+@in_virtual_time
+async def test_a_down_node_is_asked_ever_less_often_but_never_less_than_the_limit():
+    node, peer, health = watched()
+    health.failed(peer, Unreachable("refused"))
+
+    await asyncio.sleep(60)
+
+    gaps = [later - earlier for earlier, later in zip(node.asked_at, node.asked_at[1:], strict=False)]
+    assert gaps[0] < 0.4
+    assert all(1.0 <= gap <= 3.0 for gap in gaps[6:])
+    assert len({round(gap, 3) for gap in gaps[6:]}) > 5  # jittered
+    health.close()
+
+
+@in_virtual_time
+async def test_a_good_answer_brings_a_node_back():
+    node, peer, health = watched()
+    health.failed(peer, Unreachable("refused"))
+    node.answer = IDENTITY
+
+    await asyncio.sleep(1)
+
+    assert not peer.down
+    assert health.well
+    assert peer.error == ""
+
+
+@in_virtual_time
+async def test_a_node_that_says_it_lost_data_is_suspect_until_it_says_otherwise():
+    node, peer, health = watched()
+    node.answer = Identity("n", "cluster", 1, "ring", state="suspect")
+    health.failed(peer, Recovering("lost"))
+    await asyncio.sleep(10)
+    assert peer.suspect
+    assert not peer.down
+
+    node.answer = IDENTITY
+    await asyncio.sleep(10)
+
+    assert not peer.suspect
+    assert health.well
+
+
+@in_virtual_time
+async def test_a_node_that_came_back_as_somebody_else_stays_down():
+    def refuse(peer, identity):
+        raise WrongCluster("belongs to another cluster")
+
+    node, peer, health = watched(examine=refuse)
+    node.answer = IDENTITY
+    health.failed(peer, Unreachable("refused"))
+
+    await asyncio.sleep(10)
+
+    assert peer.down
+    assert peer.error == "belongs to another cluster"
+    health.close()
+
+
+@in_virtual_time
+async def test_nobody_is_asked_after_close():
+    node, peer, health = watched()
+    health.failed(peer, Unreachable("refused"))
+
+    health.close()
+    await asyncio.sleep(10)
+
+    assert node.asked_at == []

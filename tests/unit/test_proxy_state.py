@@ -1,0 +1,150 @@
+"""What a proxy remembers over a restart."""
+
+import asyncio
+
+import pytest
+
+from proxy.state import ProxyState, StampReserve, StateDirectory
+from sfss.errors import SetupError
+from sfss.stamps import COUNT_BITS, StampClock
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 1_800_000_000.0
+
+    def __call__(self):
+        return self.seconds
+
+
+async def settle(condition):
+    """Wait for what a thread does."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_what_is_remembered_is_there_after_a_restart(tmp_path):
+    directory = StateDirectory(tmp_path / "state")
+    directory.update(cluster="c", members={"a:1": "n1"})
+    directory.close()
+
+    assert StateDirectory(tmp_path / "state").state == ProxyState(cluster="c", members={"a:1": "n1"})
+
+
+async def test_no_stamp_is_issued_again_even_if_the_clock_was_set_back(tmp_path):
+    clock = Clock()
+    directory = StateDirectory(tmp_path)
+    reserve = StampReserve(directory, clock)
+    stamps = StampClock(clock, floor=reserve.floor)
+    issued = []
+    for _ in range(50):
+        clock.seconds += 0.1
+        stamp = stamps.next()
+        if reserve.covers(stamp):
+            issued.append(stamp)
+        await asyncio.sleep(0.001)
+    await reserve.close()
+    directory.close()
+    clock.seconds -= 300
+
+    directory = StateDirectory(tmp_path)
+    reserve = StampReserve(directory, clock)
+    first = StampClock(clock, floor=reserve.floor).next()
+
+    assert issued
+    assert first > max(issued)
+    directory.close()
+
+
+async def test_the_ceiling_is_moved_on_before_it_is_reached(tmp_path):
+    clock = Clock()
+    directory = StateDirectory(tmp_path)
+    reserve = StampReserve(directory, clock)
+    stamps = StampClock(clock, floor=reserve.floor)
+    refused = 0
+    for _ in range(30):
+        clock.seconds += 0.5
+        refused += not reserve.covers(stamps.next())
+        await settle(lambda: reserve._saving is None)
+
+    assert refused == 0
+    directory.close()
+
+
+async def test_a_stamp_past_the_ceiling_is_not_covered_until_that_is_saved(tmp_path):
+    clock = Clock()
+    directory = StateDirectory(tmp_path)
+    reserve = StampReserve(directory, clock)
+    clock.seconds += 60
+    stamp = int(clock.seconds * 1000) << COUNT_BITS
+
+    assert not reserve.covers(stamp)
+    await settle(lambda: reserve._saving is None)
+
+    assert reserve.covers(stamp)
+    directory.close()
+
+
+async def test_a_disk_that_fails_means_asking_first_and_not_an_end(tmp_path, monkeypatch):
+    clock = Clock()
+    directory = StateDirectory(tmp_path)
+    reserve = StampReserve(directory, clock)
+
+    def broken(state):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(directory, "_replace_file", broken)
+    clock.seconds += 60
+    stamp = int(clock.seconds * 1000) << COUNT_BITS
+    for _ in range(3):
+        assert not reserve.covers(stamp)
+        await settle(lambda: reserve._saving is None)
+    monkeypatch.undo()
+    reserve.covers(stamp)
+    await settle(lambda: reserve._saving is None)
+
+    assert reserve.covers(stamp)
+    directory.close()
+
+
+def test_a_ceiling_absurdly_far_ahead_is_forgotten_since_nodes_would_refuse_its_stamps(tmp_path):
+    clock = Clock()
+    directory = StateDirectory(tmp_path)
+    directory.update(ceiling=int((clock.seconds + 3600) * 1000) << COUNT_BITS)
+
+    assert StampReserve(directory, clock).floor == 0
+    directory.close()
+
+
+def test_two_proxies_on_one_directory_are_refused(tmp_path):
+    directory = StateDirectory(tmp_path)
+
+    with pytest.raises(SetupError, match="in use by another proxy"):
+        StateDirectory(tmp_path)
+    directory.close()
+    StateDirectory(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("something else\n", "is not a proxy's state"),
+        ("sfss-proxy-state 2\n{}\n", "format 2, newer than this program"),
+        ('sfss-proxy-state 1\n{"ceil', "damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "state").write_text(text)
+
+    with pytest.raises(SetupError, match=message) as refused:
+        StateDirectory(tmp_path)
+
+    assert "\n" not in str(refused.value)
+
+
+def test_a_place_that_is_no_directory_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(SetupError, match="can't be used"):
+        StateDirectory(tmp_path / "file")
