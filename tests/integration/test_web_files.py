@@ -462,6 +462,16 @@ async def test_a_write_that_has_begun_goes_on_when_its_client_leaves() -> None:
         await eventually(lambda: b"x" in store.records)
 
 
+async def test_a_read_is_dropped_when_its_client_leaves() -> None:
+    store = SlowStore(held=True)
+    async with web_tier(store) as web:
+        async with await web.connect() as client:
+            await client.send(request("GET", "/file?path=x"))
+            await eventually(lambda: store.calls)
+
+        await eventually(lambda: store.replies[0].cancelled())
+
+
 async def test_an_absolute_request_target_is_understood() -> None:
     async with web_tier() as web:
         await web.put("x", b"1")

@@ -46,6 +46,7 @@ class SlowStore(MemoryStore):
             self.gate.set()
         self.failure: SfssError | None = None
         self.calls: list[tuple[str, bytes, Call]] = []
+        self.replies: list[asyncio.Future[Any]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def get(self, key: bytes, call: Call = NO_CALL) -> Any:
@@ -75,6 +76,7 @@ class SlowStore(MemoryStore):
     def _later(self, name: str, key: bytes, call: Call, answer: Any) -> asyncio.Future[Any]:
         self.calls.append((name, key, call))
         future = asyncio.get_running_loop().create_future()
+        self.replies.append(future)
 
         async def settle() -> None:
             await self.gate.wait()
