@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 
 from sfss import __version__
 from sfss.log import of_call
+from sfss.loop_watch import LoopWatch
 from sfss.memcache.answers import Buffers, length
 from sfss.memcache.connection import Connection
 from sfss.memcache.errors import TOO_MANY_CONNECTIONS
@@ -112,6 +113,7 @@ class MemcacheServer:
         self._connections: dict[Connection, _Watched] = {}
         self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.Task[None] | None = None
+        self._watch = LoopWatch()
         self._empty = asyncio.Event()
         self._empty.set()
         self.closing = False
@@ -124,6 +126,7 @@ class MemcacheServer:
         for listener in self._listeners:
             loop.add_reader(listener.fileno(), self._accept, listener)
         self._sweeper = loop.create_task(self._sweep_for_ever(), name="memcache sweep")
+        self._watch.start()
 
     @property
     def port(self) -> int:
@@ -136,6 +139,7 @@ class MemcacheServer:
     async def close(self, grace_s: float = 10.0) -> None:
         """Stop accepting, answer what is in hand, flush, close; cut off what isn't through after `grace_s` seconds."""
         self.closing = True
+        self._watch.close()
         self._stop_listening()
         for connection in list(self._connections):
             connection.finish()
@@ -254,6 +258,7 @@ class MemcacheServer:
             "curr_connections": str(len(live)),
             "bytes_held": str(self.bytes_held),
             "in_flight": str(sum(connection.in_flight for connection in live)),
+            **self._watch.figures(),
         } | {name: str(value) for name, value in figures.items()}
 
     # The sweep
