@@ -43,6 +43,7 @@ class Lane:
         self._links_max = links_max
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._last: Link | None = None
         self._refusal: SfssError | None = None
         self._refused_until = 0.0
         self.links: list[Link] = []
@@ -72,12 +73,17 @@ class Lane:
         links = self.links
         if len(links) == 1:
             return links[0] if links[0].has_room else None
+        last = self._last
+        if last is not None and last.gathering and last.has_room:
+            # What one turn of the loop asks for goes out in one system call, and is answered in one.
+            return last
         best, best_load = None, 1 << 30
         for link in links:
             if link.has_room:
                 load = len(link.pending) + (1 << 20) * link.receiving
                 if load < best_load:
                     best, best_load = link, load
+        self._last = best
         return best
 
     def _grow(self) -> None:

@@ -74,6 +74,11 @@ class Link(asyncio.Protocol):
         return self._replies.missing > 0
 
     @property
+    def gathering(self) -> bool:
+        """Whether requests of this turn of the loop wait to be sent together."""
+        return bool(self._gathered)
+
+    @property
     def has_room(self) -> bool:
         """Whether another request may be sent now."""
         return (
