@@ -170,8 +170,7 @@ async def test_a_short_body_stores_nothing_and_leaves_no_traceback(
             reply = await client.reply()
             assert (reply.status, json.loads(reply.body)["error"]) == (400, "short_body")
         elif how == "reset":
-            await asyncio.sleep(0.02)
-            client.writer.transport.abort()
+            client.reset()
         else:
             client.writer.close()
         await eventually(lambda: not web.server.tasks and web.memory.held == 0)
