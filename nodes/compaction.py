@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from nodes.entry import ABSENT, index_key, unpack_fields
+from nodes.entry import ABSENT, ENTRY_BYTES, index_key, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, VOLUME_HEADER_BYTES, Kind, RecordHeader
 from nodes.index import Index
 from nodes.indexer import Indexer
@@ -233,7 +233,11 @@ class _Walker:
                     continue
                 lookup = index_key(event.header.key)
                 entry = get(lookup)
-                if entry is None or unpack_fields(entry)[:2] != (self._volume.number, event.offset):
+                if (
+                    entry is None
+                    or len(entry) != ENTRY_BYTES
+                    or unpack_fields(entry)[:2] != (self._volume.number, event.offset)
+                ):
                     continue
                 start = event.offset + RECORD_HEADER_BYTES + len(event.header.key)
                 value = self._read_at(start, event.header.value_bytes)

@@ -110,7 +110,7 @@ class Index:
             index = cls(environment, path, node, read_only)
             index._check_owner()
             index.live_bytes()
-        except lmdb.Error as error:
+        except (lmdb.Error, ValueError, struct.error) as error:
             environment.close()
             raise IndexDamaged(str(error)) from None
         except BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nodes.entry import HASH_BYTES, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
 
@@ -35,7 +35,7 @@ class Figures:
         """An entry takes another's place. `key` is the index's key; `new` may be `ABSENT`."""
         overhead = record_bytes(len(key) - HASH_BYTES, 0)
         live = self.live
-        if old:
+        if old and len(old) == ENTRY_BYTES:  # an index page may be rotten
             volume, _, value_bytes, _, _, _, _, kind, _, _ = unpack_fields(old)
             live[volume] = live.get(volume, 0) - overhead - value_bytes
             self.changed.add(volume)

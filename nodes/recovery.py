@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nodes.entry import HASH_BYTES, index_key, pack_entry, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
@@ -127,6 +127,8 @@ def _lost_entries(index: Index, volumes: list[Volume], missing: list[int]) -> se
     ends = {volume.number: volume.end for volume in volumes} | dict.fromkeys(missing, 0)
     lost = set()
     for key, packed in index.entries():
+        if len(packed) != ENTRY_BYTES:
+            continue
         volume, offset, value_bytes = unpack_fields(packed)[:3]
         if volume in ends and offset + record_bytes(len(key) - HASH_BYTES, value_bytes) > ends[volume]:
             lost.add(key)
@@ -225,7 +227,7 @@ class _Replay:
             return
         key = index_key(header.key)
         held = self._overlay.newest(key)
-        if held is not None:
+        if held is not None and len(held) == ENTRY_BYTES:
             version, checksum = unpack_fields(held)[5:7]
             if (version, checksum) > (header.version, header.checksum):
                 return

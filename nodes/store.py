@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from nodes import index as indexes
 from nodes.compaction import Compactor
-from nodes.entry import HASH_BYTES, Entry, index_key, unpack_entry, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, unpack_entry, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
 from nodes.housekeeping import Housekeeper, floor_ahead
 from nodes.identity import DataDirectory, NodeState, next_epoch
@@ -476,11 +476,14 @@ class NodeStore:
 
     def _newest_durable(self, lookup: bytes) -> bytes | None:
         try:
-            return self._overlay.newest(lookup)
+            entry = self._overlay.newest(lookup)
         except indexes.errors as error:
             self._index.condemn()
             self._die(f"the index is damaged ({error}); the next start rebuilds it")
             raise CorruptRecord("the index is damaged") from None
+        if entry is not None and len(entry) != ENTRY_BYTES:
+            self._verified(lookup, entry)
+        return entry
 
     def _read_value(self, lookup: bytes, packed: bytes, live_only: bool) -> Reply[Record | None]:
         volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)

@@ -212,7 +212,7 @@ def untouched_by(before: Path, after: Path) -> bool:
     return True
 
 
-async def test_rot_in_the_index_is_never_a_miss_nor_wrong_bytes(tmp_path, rng):
+async def test_rot_in_the_index_never_serves_other_bytes_nor_ends_the_process(tmp_path, rng):
     files = await filled(tmp_path / "a", 200)
     for _ in range(60):
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
