@@ -36,7 +36,7 @@ class Exchange:
     `size` is what it holds in memory.
     """
 
-    __slots__ = ("begun", "deadline", "future", "opaque", "repeated", "sent", "size")
+    __slots__ = ("deadline", "future", "opaque", "repeated", "sent", "size")
 
     writes = False
     repeatable = True

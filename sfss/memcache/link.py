@@ -55,8 +55,6 @@ class Link(asyncio.Protocol):
         self._paused = False
         self._error: SfssError | None = None
         self._dropped = 0
-        self._unsent: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
         self.pending: deque[Exchange] = deque()
         self.heard = False
         self.quiet_since = 0.0
@@ -158,13 +156,13 @@ class Link(asyncio.Protocol):
             if result is MORE:
                 if future.done():
                     self._drop(len(data))
-                return
+                break
             pending.popleft()
             if not future.done():
                 future.set_result(result)
                 self._dropped = 0
             owner.answered(exchange)
-        if replies.waiting:
+        if replies.waiting and not pending:
             self._unasked()
             return
         owner.has_room()
@@ -175,7 +173,11 @@ class Link(asyncio.Protocol):
             self.close(OutOfStep(f"{self._dropped} bytes were read for callers who have left"))
 
     def _unasked(self) -> None:
-        line = self._replies.line() if self._replies.waiting else None
+        try:
+            line = self._replies.line()
+        except OutOfStep as error:
+            self.close(error)
+            return
         if line is not None and is_error(line):
             # `SERVER_ERROR too many connections` comes unasked.
             self.close(error_of(line))

@@ -12,9 +12,12 @@ another call.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import Iterable
+
+_log = logging.getLogger("sfss.memcache")
 
 READ_BYTES = 64 * 1024
 READ_BYTES_MAX = 256 * 1024
@@ -166,7 +169,12 @@ class SocketTransport:
             self._read_bytes = READ_BYTES_MAX
         elif len(data) < READ_BYTES:
             self._read_bytes = READ_BYTES
-        self._protocol.data_received(data)
+        try:
+            self._protocol.data_received(data)
+        except Exception:
+            # A fault of ours. What this connection's protocol now believes is anyone's guess, so it ends here.
+            _log.exception("a connection is closed because of a fault")
+            self._lose(None)
 
     def _write_ready(self) -> None:
         self._send_unsent()

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 
 from sfss.memcache import own
 from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
+from sfss.memcache.commands.words import call_of
 from sfss.memcache.numbers import FLAGS_MAX
 from sfss.memcache.requests import Command, Lane, Request
 from sfss.memcache.service import Service
-from sfss.store import NO_CALL, Applied, Call, Record, Written
+from sfss.store import Applied, Call, Record, Written
 
 
 def _call_of(ring: bytes | None, milliseconds: bytes | None, opaque: bytes | None) -> Call:
-    request_id = opaque.partition(b".")[2] if opaque is not None and b"." in opaque else b""
-    if milliseconds is not None:
-        return Call(time.monotonic() + int(milliseconds) / 1000.0, int(ring) if ring else 0, request_id)
-    return Call(ring=int(ring or 0), request_id=request_id) if ring or request_id else NO_CALL
+    return call_of(int(ring) if ring else 0, None if milliseconds is None else int(milliseconds), opaque)
 
 
 def _get(service: Service, request: Request) -> Answer:

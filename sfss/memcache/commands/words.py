@@ -45,7 +45,7 @@ def is_noreply(words: list[bytes], at: int) -> bool:
 
 def call_of(ring: int, milliseconds: int | None, opaque: bytes | None) -> Call:
     """What the flags G, U and O say about a request (docs/wire.rst). The deadline counts from now."""
-    request_id = opaque.partition(b".")[2] if opaque else b""
-    if milliseconds is None:
-        return Call(ring=ring, request_id=request_id) if ring or request_id else NO_CALL
-    return Call(time.monotonic() + milliseconds / 1000.0, ring, request_id)
+    request_id = opaque.partition(b".")[2] if opaque is not None and b"." in opaque else b""
+    if milliseconds is not None:
+        return Call(time.monotonic() + milliseconds / 1000.0, ring, request_id)
+    return Call(ring=ring, request_id=request_id) if ring or request_id else NO_CALL
