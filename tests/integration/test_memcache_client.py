@@ -1,4 +1,4 @@
-"""The client on real sockets: whose reply is whose, what is sent again, and what callers are told when it goes wrong."""
+"""The client on real sockets: whose reply is whose, what is sent again, and what callers are told of a failure."""
 
 from __future__ import annotations
 
