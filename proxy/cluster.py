@@ -266,9 +266,11 @@ class _Founding:
                 raise SetupError(str(error)) from None
             except Unavailable as error:
                 _log.warning("founding the cluster takes another try: %s", error)
+            if left == tries - 1:
+                _log.info("waiting for nodes: %s", "; ".join(_errors(answers)) or "they are being bound")
             if left:
                 await self._sleep(_RETRY_S)
-        away = [str(answer) for answer in answers if not isinstance(answer, Identity)]
+        away = _errors(answers)
         raise SetupError(
             f"{len(self._peers) - len(away)} of {len(self._peers)} nodes answer, and a new cluster is founded with all "
             f"of them ({'; '.join(away)})"
@@ -322,6 +324,10 @@ class _Founding:
             return Unreachable(f"no answer in {self._config.options.node_deadline_s} s")
         except SfssError as error:
             return error
+
+
+def _errors(answers: Sequence[Identity | SfssError]) -> list[str]:
+    return [str(answer) for answer in answers if not isinstance(answer, Identity)]
 
 
 def _host_and_port(host: str, port: int) -> str:

@@ -79,6 +79,7 @@ async def _run(config: ProxyConfig, stop: asyncio.Event) -> None:
                 monitor = await start_monitor(_MonitorSource(config, cluster, server), where.listen, where.port)
             except OSError as error:
                 raise refusal(error, where.listen, where.port, "`port` in [monitor]") from None
+            _log.info("monitor on %s:%d", where.listen, monitor.port)
         _log.info("serving on %s:%d over %d nodes", config.listen, server.port, len(config.cluster.addresses))
         # What exists now stays; not walking it any more halves the collector's longest pause.
         gc.collect()
