@@ -167,7 +167,7 @@ class FileHandlers:
         return self._stored(status, value, request, await settled(reply))
 
     def _stored(self, status: int, value: bytes, request: Request, written: Written) -> Answer:
-        etag = f"{written.version:016x}" if written.version else _digest(value)
+        etag = _etag(written) if written.version else _digest(value)
         return Answer(status, b'ETag: "%b"\r\nContent-Length: 0\r\n%b' % (etag.encode(), _durability(written)))
 
     def delete(self, request: Request) -> Answered:
@@ -198,7 +198,13 @@ _LARGE_BYTES = 64 * 1024
 def _validator(record: Record) -> Validator:
     if not record.version:
         return Validator(_digest(record.value), None)
-    return Validator(f"{record.version:016x}", int(min(stamp_time(record.version), time.time())))
+    return Validator(_etag(record), int(min(stamp_time(record.version), time.time())))
+
+
+def _etag(one: Record | Written) -> str:
+    """Version and checksum in hex, which together order a key's writes. Two writes may have one version: coordinators
+    that stamp in the same millisecond don't know of each other."""
+    return f"{one.version:016x}-{one.checksum:016x}"
 
 
 def _digest(value: bytes) -> str:

@@ -17,6 +17,9 @@ from enum import Enum
 
 from tests.cluster.linearizability import Operation, Verdict, judge
 
+SHOWN = 40
+"""Events that a complaint shows."""
+
 WRITES = frozenset({"put", "post", "delete"})
 
 
@@ -112,7 +115,7 @@ class History:
 
     def violations(self) -> list[str]:
         """Everything that breaks a promise, in words; empty when the run is clean."""
-        found = list(self.complaints)
+        found = list(self.complaints) + self._ambiguous_tags()
         by_key: dict[str, list[Event]] = defaultdict(list)
         for event in self.events:
             by_key[event.key].append(event)
@@ -122,12 +125,20 @@ class History:
                 found.append(self._case(key, events, judgement.verdict, judgement.stuck))
         return found
 
+    def _ambiguous_tags(self) -> list[str]:
+        """Whoever asks with an ETag, or joins ranges by it, must not be able to mean two values."""
+        values: dict[tuple[str, str], set[int | None]] = defaultdict(set)
+        for event in self.events:
+            if event.tag and event.outcome is Outcome.OK and not event.by_tag:
+                values[event.key, event.tag].add(event.value)
+        return [f"{key}: ETag {tag} names values {named}" for (key, tag), named in values.items() if len(named) > 1]
+
     def _case(self, key: str, events: list[Event], verdict: Verdict, stuck: tuple[Operation, ...]) -> str:
         """The events around the point where no order was found any more."""
         first = min((o[0] for o in stuck), default=0.0)
-        values = {o[3] for o in stuck}
-        shown = [e for e in sorted(events, key=lambda e: e.start) if e.value in values or abs(e.start - first) < 0.2]
-        lines = "\n".join(f"  {event}" for event in shown[-40:])
+        values = {o[3] for o in stuck} - {None}
+        nearest = sorted(events, key=lambda e: (e.value not in values, abs(e.start - first)))[:SHOWN]
+        lines = "\n".join(f"  {event}" for event in sorted(nearest, key=lambda e: e.start))
         return f"{key}: {verdict.value}; around {first:.6f} no order explains values {values}:\n{lines}"
 
     def check(self) -> None:

@@ -59,7 +59,7 @@ class OneCopy:
             if not (self.fault == "delete undone" and turn % 5 == 0):
                 del self.files[key]
             return web.Response(status=204)
-        tag = f'"{hashlib.sha1(body).hexdigest()}"'
+        tag = self.tag_of(body)
         if self.fault == "short answer" and turn % 20 == 0:
             body = body[:-1]
         if self.fault == "another key's answer" and turn % 20 == 0:
@@ -72,8 +72,11 @@ class OneCopy:
             return web.Response(status=304, headers={"ETag": tag})
         return web.Response(body=body, headers={"ETag": tag})
 
+    def tag_of(self, body):
+        return '"1"' if self.fault == "one tag for all" else f'"{hashlib.sha1(body).hexdigest()}"'
+
     async def write(self, key, body, turn):
-        tag = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"'}
+        tag = {"ETag": self.tag_of(body)}
         if self.fault == "write lost" and turn % 10 == 0:
             return web.Response(headers=tag)
         if self.fault == "refused and yet applied" and turn % 10 == 0:
@@ -135,6 +138,7 @@ async def test_writes_of_honestly_unknown_outcome_are_found_clean(rng):
         "false 404",
         "false 304",
         "short answer",
+        "one tag for all",
         "another key's answer",
         "refused and yet applied",
     ],

@@ -42,7 +42,7 @@ async def missing_copies(cluster: Cluster, history: History, before: float) -> l
     held = await node_view.holders([node.address for node in cluster.nodes], {e.key for e in acknowledged})
     missing = []
     for event in acknowledged:
-        version, durable = int(event.tag.strip('"'), 16), int(event.durable.split("/")[0])
+        version, durable = int(event.tag.strip('"').split("-")[0], 16), int(event.durable.split("/")[0])
         count = sum(one >= version for one in held[event.key])
         if count < durable:
             missing.append(f"{durable} nodes had it on disk, {count} have it: {event}")

@@ -14,7 +14,7 @@ from web_tier import SlowStore, eventually, form, request, web_tier
 from sfss import errors
 from sfss.errors import Outcome, SfssError
 from sfss.memory import MemoryStore
-from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Record, Written
+from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Record, Written, checksum_of
 from sfss.web.conditions import http_date, parse_http_date
 
 FORM = "Content-Type: multipart/form-data; boundary=xyz"
@@ -50,6 +50,29 @@ async def test_post_answers_201_and_put_200_and_both_replace() -> None:
     assert got.body == b"two"
     assert posted.headers["etag"] != put.headers["etag"] == got.headers["etag"]
     assert put.headers["sfss-durable"] == "1/1"
+
+
+class StoppedClock(MemoryStore):
+    """Every write gets the same version, as two coordinators may give it to two writes in one millisecond."""
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Written:
+        version = 1 << 60
+        record = Record(value, len(value), 0, 0, version, checksum_of(key, value, 0, 0, version, False))
+        self.held = record
+        return Written(version, record.checksum, 1, 1)
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        return self.held
+
+
+async def test_two_writes_of_one_version_have_different_etags() -> None:
+    async with web_tier(StoppedClock()) as web:
+        one = await web.put("a", b"one")
+        two = await web.put("a", b"two")
+        got = await web.get("a", f"If-None-Match: {one.headers['etag']}")
+
+    assert one.headers["etag"] != two.headers["etag"] == got.headers["etag"]
+    assert (got.status, got.body) == (200, b"two")
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 100_000, VALUE_BYTES_MAX - 1, VALUE_BYTES_MAX])
