@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from nodes.entry import ABSENT, ENTRY_BYTES, index_key, unpack_fields
+from nodes.entry import ENTRY_BYTES, index_key, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, VOLUME_HEADER_BYTES, Kind, RecordHeader
 from nodes.index import Index
 from nodes.indexer import Indexer
@@ -183,11 +183,12 @@ class Compactor:
             dead = header.kind == Kind.TOMBSTONE or (header.expires and header.expires <= self._now())
             if dead and not self._keep_tombstones():
                 if volume.number == self._volumes.oldest_number:
-                    self._overlay.put(lookup, ABSENT)
+                    self._overlay.drop(lookup)
                     continue
                 if header.kind != Kind.TOMBSTONE:
                     header, value = _as_tombstone(header), b""
-            write = Write(lookup, header, value, moves=entry)
+            kind, key, _, flags, expires, version, checksum = header
+            write = Write(lookup, kind, key, value, flags, expires, version, checksum, moves=entry)
             self.moved_bytes += write.size
             self._writer.add(write)
             writes.append(write)

@@ -140,9 +140,18 @@ def unpack_batch_header(packed: bytes, salt: int, position: int) -> BatchHeader 
     return BatchHeader(size, durable)
 
 
-def pack_record_header(salt: int, position: int, record: RecordHeader) -> bytes:
+def pack_record_header(
+    salt: int,
+    position: int,
+    kind: int,
+    key: bytes,
+    value_bytes: int,
+    flags: int,
+    expires: int,
+    version: int,
+    checksum: int,
+) -> bytes:
     """Header and key of a record whose header begins at `position`; the value follows it."""
-    kind, key, value_bytes, flags, expires, version, checksum = record
     head = _RECORD.pack(RECORD_MAGIC, kind, 0, len(key), value_bytes, flags, expires, version, checksum)
     return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head + key, (salt ^ position) & _MASK)) + key
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from nodes.identity import DataDirectory, NodeState
 from nodes.options import NodeOptions, Sync
@@ -40,7 +41,8 @@ def floor_ahead(now: float, last: int) -> int:
 
 
 class Housekeeper:
-    """The only one that writes the identity file while the node runs. For the loop's thread."""
+    """The only one that writes the identity file while the node runs. For the loop's thread. `on_state` is called
+    with each new state."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Housekeeper:
         reserve: Reserve,
         options: NodeOptions,
         now: Callable[[], float],
+        on_state: Callable[[NodeState], None],
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -58,6 +61,7 @@ class Housekeeper:
         self._reserve = reserve
         self._options = options
         self._now = now
+        self._on_state = on_state
         self._thread = ThreadPoolExecutor(1, "sfss-housekeeper")
         self._saving = asyncio.Lock()
         self._raising: asyncio.Task[None] | None = None
@@ -79,6 +83,14 @@ class Housekeeper:
             await asyncio.wait(waiting)
         self._thread.shutdown()
 
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> None:
+        """Take a cluster as the node's, from now on; `save` puts it on disk."""
+        self._change(cluster=cluster, ring=ring, fingerprint=fingerprint)
+
+    def _change(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+        self._on_state(self.state)
+
     async def save(self, floor: int = 0) -> None:
         """Put who the node is on disk; with a new stamp floor, that counts from then on."""
         loop = asyncio.get_running_loop()
@@ -86,7 +98,7 @@ class Housekeeper:
             floor = max(floor, self.state.stamp_floor)
             wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position)
             await loop.run_in_executor(self._thread, self._save, wanted)
-            self.state = replace(self.state, stamp_floor=floor)
+            self._change(stamp_floor=floor)
 
     def _save(self, state: NodeState) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nodes.entry import ENTRY_BYTES, HASH_BYTES, unpack_fields
+from nodes.entry import ABSENT, ENTRY_BYTES, HASH_BYTES, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
 
@@ -31,24 +31,25 @@ class Figures:
     def live_bytes(self) -> int:
         return sum(self.live.values())
 
-    def replace(self, key: bytes, old: bytes | None, new: bytes) -> None:
-        """An entry takes another's place. `key` is the index's key; `new` may be `ABSENT`."""
-        overhead = record_bytes(len(key) - HASH_BYTES, 0)
+    def add(self, volume: int, record_bytes: int, version: int, is_file: bool) -> None:
+        """An entry points to a record now."""
         live = self.live
-        if old and len(old) == ENTRY_BYTES:  # an index page may be rotten
-            volume, _, value_bytes, _, _, _, _, kind, _, _ = unpack_fields(old)
-            live[volume] = live.get(volume, 0) - overhead - value_bytes
-            self.changed.add(volume)
-            if kind == Kind.FILE:
-                self.files -= 1
-        if new:
-            volume, _, value_bytes, _, _, version, _, kind, _, _ = unpack_fields(new)
-            live[volume] = live.get(volume, 0) + overhead + value_bytes
-            self.changed.add(volume)
-            if kind == Kind.FILE:
-                self.files += 1
-            if version > self.version_max:
-                self.version_max = version
+        live[volume] = live.get(volume, 0) + record_bytes
+        self.changed.add(volume)
+        if is_file:
+            self.files += 1
+        if version > self.version_max:
+            self.version_max = version
+
+    def remove(self, key: bytes, entry: bytes) -> None:
+        """An entry is gone. `key` is the index's key."""
+        if len(entry) != ENTRY_BYTES:
+            return  # an index page is rotten; nobody knows what it counted for
+        volume, _, value_bytes, _, _, _, _, kind, _, _ = unpack_fields(entry)
+        self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)
+        self.changed.add(volume)
+        if kind == Kind.FILE:
+            self.files -= 1
 
     def forget_all(self) -> None:
         self.changed.update(self.live)
@@ -85,10 +86,20 @@ class Overlay:
                 return None if self.forget_index else self._index.get(key)
         return entry or None
 
-    def put(self, key: bytes, entry: bytes) -> None:
-        """A record has become durable, or (`ABSENT`) its entry is to go."""
-        self.figures.replace(key, self.newest(key), entry)
+    def put(self, key: bytes, entry: bytes, volume: int, size: int, version: int, is_file: bool) -> None:
+        """A record has become durable: `size` bytes in `volume`, as the entry says."""
+        old = self.newest(key)
+        if old is not None:
+            self.figures.remove(key, old)
+        self.figures.add(volume, size, version, is_file)
         self.current[key] = entry
+
+    def drop(self, key: bytes) -> None:
+        """A key's entry is to go."""
+        old = self.newest(key)
+        if old is not None:
+            self.figures.remove(key, old)
+        self.current[key] = ABSENT
 
     def forget_all(self) -> None:
         """Every entry is to go."""

@@ -244,6 +244,10 @@ class _Replay:
                 header.checksum,
                 header.kind,
             ),
+            volume.number,
+            header.size,
+            header.version,
+            header.kind == Kind.FILE,
         )
 
     def cut(self, tail: _Tail) -> None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from nodes import index as indexes
 from nodes.compaction import Compactor
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, unpack_entry, unpack_fields
-from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
+from nodes.format import RECORD_HEADER_BYTES, Kind
 from nodes.housekeeping import Housekeeper, floor_ahead
 from nodes.identity import DataDirectory, NodeState, next_epoch
 from nodes.indexer import Indexer
@@ -90,6 +90,7 @@ class NodeStore:
         now: Callable[[], float],
         die: Callable[[str], None],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._directory = directory
         self._options = options
         self._now = now
@@ -136,11 +137,15 @@ class NodeStore:
             keep_tombstones=lambda: bool(self._state.cluster),
             now=now,
         )
-        self._housekeeper = Housekeeper(directory, state, self._clock, self._writer, reserve, options, now)
+        self._housekeeper = Housekeeper(
+            directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
+        )
+        self._know_state(state)
 
-    @property
-    def _state(self) -> NodeState:
-        return self._housekeeper.state
+    def _know_state(self, state: NodeState) -> None:
+        self._state = state
+        self._floor = state.stamp_floor
+        self._suspect = state.suspect
 
     # --- life ----------------------------------------------------------------------------------------
 
@@ -213,15 +218,15 @@ class NodeStore:
     def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
         self._check_write(call, len(value))
         version = self._clock.next()
-        if version > self._state.stamp_floor:
+        if version > self._floor:
             return self._spawn(self._above_floor(self.set, key, value, flags, expires, call))
         write = self._add(_FILE, key, value, flags, expires, version)
-        return self._when_durable(write, Written(version, write.record.checksum, self._durable, 1))
+        return self._when_durable(write, Written(version, write.checksum, self._durable, 1))
 
     def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
         self._check_write(call, 0)
         version = self._clock.next()
-        if version > self._state.stamp_floor:
+        if version > self._floor:
             return self._spawn(self._above_floor(self.delete, key, call))
         lookup = index_key(key)
         pending = self._pending.get(lookup) or self._flushing
@@ -233,7 +238,7 @@ class NodeStore:
             if entry is None or not self._is_live(unpack_entry(lookup, entry)):
                 return None
         write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
-        return self._when_durable(write, Written(version, write.record.checksum, self._durable, 1))
+        return self._when_durable(write, Written(version, write.checksum, self._durable, 1))
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         if topic:
@@ -303,7 +308,7 @@ class NodeStore:
         order = (version, checksum)
         pending = self._pending.get(lookup)
         if pending is not None:
-            held = (pending.record.version, pending.record.checksum)
+            held = (pending.version, pending.checksum)
             if held >= order:
                 return self._when_durable(pending, Applied(held == order, *held, bool(self._durable)))
         elif self._flushing is None:
@@ -327,12 +332,7 @@ class NodeStore:
         if self._pending or self._overlay.figures.files:
             raise WrongCluster(f"the node holds {self._overlay.figures.files} files of no cluster")
         # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
-        self._housekeeper.state = replace(
-            self._state,
-            cluster=uuid.uuid4().hex if cluster == "new" else cluster,
-            ring=ring,
-            fingerprint=fingerprint,
-        )
+        self._housekeeper.bind(uuid.uuid4().hex if cluster == "new" else cluster, ring, fingerprint)
         return self._spawn(self._saved_identity())
 
     async def _saved_identity(self) -> Identity:
@@ -345,7 +345,7 @@ class NodeStore:
         self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
     ) -> Reply[tuple[Change, Record | None, Written]]:
         self._check_write(call, 0)
-        if self._clock.next() > self._state.stamp_floor:
+        if self._clock.next() > self._floor:
             return self._spawn(self._above_floor(self.update, key, change, call))
         lookup = index_key(key)
         pending = self._pending.get(lookup) or self._flushing
@@ -393,14 +393,14 @@ class NodeStore:
         else:
             write = self._add(_FILE, key, wanted.value, wanted.flags, wanted.expires, version)
         # What it was decided on lies before it in the log, so it is durable when this is.
-        return self._when_durable(write, (wanted, seen, Written(version, write.record.checksum, self._durable, 1)))
+        return self._when_durable(write, (wanted, seen, Written(version, write.checksum, self._durable, 1)))
 
     def flush(self) -> Reply[None]:
         if self._state.cluster:
             raise Unsupported("a node of a cluster can't forget its files: the others would bring them back")
         self._check_write(NO_CALL, 0)
         version = self._clock.next()
-        if version > self._state.stamp_floor:
+        if version > self._floor:
             return self._spawn(self._above_floor(self.flush))
         write = self._add(Kind.FLUSH, b"*", b"", 0, 0, version)
         # Files stored before are in batches before it; whoever decides anything from now on sees none of them.
@@ -416,7 +416,7 @@ class NodeStore:
         if not checksum:
             checksum = checksum_of(key, value, flags, expires, version, kind == _TOMBSTONE)
         lookup = index_key(key)
-        write = Write(lookup, RecordHeader(kind, key, len(value), flags, expires, version, checksum), value)
+        write = Write(lookup, kind, key, value, flags, expires, version, checksum)
         self._writer.add(write)
         self._pending[lookup] = write
         if kind == _FILE:
@@ -424,8 +424,8 @@ class NodeStore:
         return write
 
     def _when_durable(self, write: Write, answer: T) -> asyncio.Future[T]:
-        future: asyncio.Future[Any] = self._loop_future()
-        if self._state.suspect:
+        future = self._loop.create_future()
+        if self._suspect:
             # Stored all the same, but it must not count toward a quorum: what it was compared with may be missing.
             write.wait(future, None)
             return self._spawn(self._recovering(future))
@@ -434,17 +434,14 @@ class NodeStore:
 
     async def _recovering(self, stored: asyncio.Future[None]) -> Any:
         await stored
-        raise Recovering(self._state.suspect, Outcome.UNKNOWN)
+        raise Recovering(self._suspect, Outcome.UNKNOWN)
 
     def _refuse_while_suspect(self, answer: T) -> T:
-        if self._state.suspect:
-            raise Recovering(self._state.suspect)
+        if self._suspect:
+            raise Recovering(self._suspect)
         return answer
 
-    def _loop_future(self) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().create_future()
-
-    def _on_durable(self, writes: list[Write]) -> None:
+    def _on_durable(self, writes: list[Write], volume: int) -> None:
         overlay = self._overlay
         pending = self._pending
         damaged = self._damaged
@@ -452,13 +449,13 @@ class NodeStore:
             lookup = write.index_key
             if write.moves is not None:
                 if overlay.newest(lookup) == write.moves:
-                    overlay.put(lookup, write.entry)
-            elif write.record.kind == Kind.FLUSH:
+                    overlay.put(lookup, write.entry, volume, write.size, write.version, write.kind == _FILE)
+            elif write.kind == Kind.FLUSH:
                 overlay.forget_all()
                 if self._flushing is write:
                     self._flushing = None
             else:
-                overlay.put(lookup, write.entry)
+                overlay.put(lookup, write.entry, volume, write.size, write.version, write.kind == _FILE)
                 if damaged:
                     damaged.discard(lookup)
                 if pending.get(lookup) is write:
@@ -533,8 +530,8 @@ class NodeStore:
     def _check_read(self, call: Call) -> None:
         if call is not NO_CALL and call.deadline < time.monotonic():
             raise Expired("the deadline passed before the read began")
-        if self._state.suspect:
-            raise Recovering(self._state.suspect)
+        if self._suspect:
+            raise Recovering(self._suspect)
 
     def _check_write(self, call: Call, value_bytes: int) -> None:
         if call is not NO_CALL and call.deadline < time.monotonic():
@@ -560,8 +557,7 @@ class NodeStore:
         return entry.kind == _FILE and (entry.expires == 0 or entry.expires > self._now())
 
     def _pending_is_live(self, write: Write) -> bool:
-        record = write.record
-        return record.kind == _FILE and (record.expires == 0 or record.expires > self._now())
+        return write.kind == _FILE and (write.expires == 0 or write.expires > self._now())
 
     def _spawn(self, work: Any) -> asyncio.Future[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -589,5 +585,5 @@ def _record(entry: Entry, value: bytes) -> Record:
 
 
 def _pending_record(write: Write) -> Record:
-    header = write.record
-    return Record(write.value, header.value_bytes, header.flags, header.expires, header.version, header.checksum, False)
+    value = write.value
+    return Record(value, len(value), write.flags, write.expires, write.version, write.checksum, False)

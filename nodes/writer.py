@@ -27,13 +27,12 @@ from typing import Any
 from nodes.entry import pack_entry
 from nodes.format import (
     BATCH_HEADER_BYTES,
+    RECORD_HEADER_BYTES,
     VOLUME_HEADER_BYTES,
     Kind,
-    RecordHeader,
     VolumeHeader,
     pack_batch_header,
     pack_record_header,
-    record_bytes,
 )
 from nodes.options import NodeOptions, Sync
 from nodes.reserve import Reserve
@@ -52,88 +51,139 @@ _log = logging.getLogger("sfss.node")
 class Write:
     """One record on its way to disk, and who waits for it.
 
-    `moves` is the entry that a compaction's copy replaces; None for a client's write. `entry` is set when the write
-    is laid out in a volume. `error` is set when it failed; both `entry` durable and `error` settle it."""
+    `moves` is the entry that a compaction's copy replaces; None for a client's write. `entry` is set when the write is
+    laid out in a volume. It is settled once it is durable or, with `error` set, never will be. Plain attributes
+    throughout: one is made for every write, and the batch's layout reads them all.
+    """
 
-    __slots__ = ("entry", "error", "index_key", "moves", "record", "settled", "value", "waiters")
+    __slots__ = (
+        "answer",
+        "checksum",
+        "entry",
+        "error",
+        "expires",
+        "flags",
+        "future",
+        "index_key",
+        "key",
+        "kind",
+        "moves",
+        "settled",
+        "size",
+        "value",
+        "version",
+        "waiters",
+    )
 
-    def __init__(self, index_key: bytes, record: RecordHeader, value: bytes, moves: bytes | None = None) -> None:
+    def __init__(
+        self,
+        index_key: bytes,
+        kind: int,
+        key: bytes,
+        value: bytes,
+        flags: int,
+        expires: int,
+        version: int,
+        checksum: int,
+        moves: bytes | None = None,
+    ) -> None:
         self.index_key = index_key
-        self.record = record
+        self.kind = kind
+        self.key = key
         self.value = value
+        self.flags = flags
+        self.expires = expires
+        self.version = version
+        self.checksum = checksum
         self.moves = moves
+        self.size = RECORD_HEADER_BYTES + len(key) + len(value)
         self.entry = b""
         self.settled = False
         self.error: SfssError | None = None
-        self.waiters: list[tuple[asyncio.Future[Any], object]] = []
-
-    @property
-    def size(self) -> int:
-        return record_bytes(len(self.record.key), self.record.value_bytes)
+        self.future: asyncio.Future[Any] | None = None
+        self.answer: object = None
+        self.waiters: list[tuple[asyncio.Future[Any], object]] | None = None
 
     @property
     def privileged(self) -> bool:
         """Whether it may use the reserve: it is what makes room, now or later."""
-        return self.record.kind != Kind.FILE or self.moves is not None
+        return self.kind != Kind.FILE or self.moves is not None
 
     def wait(self, future: asyncio.Future[Any], answer: object) -> None:
         """Have `future` get `answer` once the record is durable, or the error."""
-        self.waiters.append((future, answer))
+        if self.future is None:
+            self.future = future
+            self.answer = answer
+        elif self.waiters is None:
+            self.waiters = [(future, answer)]
+        else:
+            self.waiters.append((future, answer))
 
     def settle(self, error: SfssError | None) -> None:
+        """Tell all that wait."""
         self.settled = True
         self.error = error
         self.value = b""
-        for future, answer in self.waiters:
+        waiters = [(self.future, self.answer)] if self.future is not None else []
+        if self.waiters is not None:
+            waiters += self.waiters
+        for future, answer in waiters:
             if not future.done():
                 if error is None:
                     future.set_result(answer)
                 else:
                     future.set_exception(error)
-        self.waiters = []
 
 
 class _Batch:
-    """What the thread does in one go. `begins` is the header of the volume to begin first, if any."""
+    """What the thread does in one go. `begins` is the header of the volume to begin first, if any; `size` the bytes of
+    the records."""
 
-    __slots__ = ("begins", "buffers", "end", "offset", "privileged", "sync", "volume", "writes")
+    __slots__ = ("begins", "buffers", "end", "offset", "privileged", "size", "sync", "volume", "writes")
 
-    def __init__(self, volume: Volume, begins: VolumeHeader | None, writes: list[Write], durable: int) -> None:
+    def __init__(
+        self, volume: Volume, begins: VolumeHeader | None, writes: list[Write], size: int, durable: int, sync: bool
+    ) -> None:
         self.volume = volume
         self.begins = begins
         self.writes = writes
+        self.size = size
         self.offset = volume.end
-        self.privileged = True
-        self.sync = True
+        self.end = volume.end + BATCH_HEADER_BYTES + size
+        self.sync = sync
+        privileged = True
         salt = volume.header.salt
         base = volume.header.position
         number = volume.header.number
         offset = volume.end + BATCH_HEADER_BYTES
-        buffers: list[bytes] = [b""]
+        buffers = [pack_batch_header(salt, base + volume.end, size, durable)]
         for write in writes:
-            record = write.record
-            kind, _, value_bytes, flags, expires, version, checksum = record
-            head = pack_record_header(salt, base + offset, record)
+            kind = write.kind
+            value = write.value
+            value_bytes = len(value)
+            flags, expires, version, checksum = write.flags, write.expires, write.version, write.checksum
+            head = pack_record_header(
+                salt, base + offset, kind, write.key, value_bytes, flags, expires, version, checksum
+            )
             if value_bytes <= _JOIN_BYTES_MAX:
-                buffers.append(head + write.value)
+                buffers.append(head + value)
             else:
                 buffers.append(head)
-                buffers.append(write.value)
+                buffers.append(value)
             write.entry = pack_entry(
                 write.index_key, number, offset, value_bytes, flags, expires, version, checksum, kind
             )
-            offset += len(head) + value_bytes
+            offset += write.size
             if kind == Kind.FILE and write.moves is None:
-                self.privileged = False
-        buffers[0] = pack_batch_header(salt, base + self.offset, offset - self.offset - BATCH_HEADER_BYTES, durable)
+                privileged = False
         self.buffers = buffers
-        self.end = offset
+        self.privileged = privileged
 
 
 class Writer:
     """The only one that appends to volumes. Methods are for the loop's thread.
 
-    `on_durable(writes)` is called for each batch once it may be acknowledged, before its writes are settled;
+    `on_durable(writes, volume)` is called for each batch once it may be acknowledged, before its writes are settled;
     `on_failed(writes)` for writes that never will be; `on_volume(volume)` when one has been begun.
     `pending_bytes` counts what is not acknowledged yet.
     """
@@ -147,7 +197,7 @@ class Writer:
         options: NodeOptions,
         reserve: Reserve,
         *,
-        on_durable: Callable[[list[Write]], None],
+        on_durable: Callable[[list[Write], int], None],
         on_failed: Callable[[list[Write]], None],
         on_volume: Callable[[Volume], None],
         die: Callable[[str], None],
@@ -252,25 +302,24 @@ class Writer:
         queue = self._queue
         room = self._options.batch_bytes_max
         writes: list[Write] = []
+        size = 0
         while queue and len(writes) < BATCH_RECORDS_MAX:
-            room -= queue[0].size
-            if room < 0 and writes:
+            size += queue[0].size
+            if size > room and writes:
+                size -= queue[0].size
                 break
             writes.append(queue.popleft())
-        return self._place(writes)
+        return self._place(writes, size)
 
-    def _place(self, writes: list[Write]) -> _Batch:
-        size = BATCH_HEADER_BYTES + sum(write.size for write in writes)
+    def _place(self, writes: list[Write], size: int) -> _Batch:
         volume = self._volume
         begins = None
         if not self._begun:
             begins = volume.header
-        elif volume.end + size > self._options.volume_bytes and volume.end > VOLUME_HEADER_BYTES:
+        elif volume.end + BATCH_HEADER_BYTES + size > self._options.volume_bytes and volume.end > VOLUME_HEADER_BYTES:
             begins = new_header(volume.number + 1, volume.end_position, self._node)
             volume = Volume(begins, VOLUME_HEADER_BYTES)
-        batch = _Batch(volume, begins, writes, self.synced_position)
-        batch.sync = self._options.sync is Sync.ALWAYS
-        return batch
+        return _Batch(volume, begins, writes, size, self.synced_position, self._options.sync is Sync.ALWAYS)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -293,12 +342,12 @@ class Writer:
         job.volume.end = job.end
         self.appended_bytes += job.end - job.offset
         self.acknowledged_position = job.volume.end_position
-        self.pending_bytes -= sum(write.size for write in job.writes)
+        self.pending_bytes -= job.size
         if job.sync:
             self._synced(self.acknowledged_position)
         # The next batch first: the disk works while the answers of this one are written.
         self._next()
-        self._on_durable(job.writes)
+        self._on_durable(job.writes, job.volume.number)
         for write in job.writes:
             write.settle(None)
 
@@ -332,7 +381,7 @@ class Writer:
         self._queue = deque(write for write in self._queue if write.privileged)
         self.pending_bytes -= sum(write.size for write in failed)
         if survivors:
-            self._jobs.put(self._place(survivors))
+            self._jobs.put(self._place(survivors, sum(write.size for write in survivors)))
         else:
             self._next()
         self._on_failed(failed)

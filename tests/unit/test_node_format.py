@@ -72,7 +72,7 @@ def test_a_batch_header_is_read_back_at_its_own_place_only():
 
 
 def test_a_record_header_is_read_back_at_its_own_place_only():
-    packed = pack_record_header(VOLUME.salt, 9000, RECORD)
+    packed = pack_record_header(VOLUME.salt, 9000, *RECORD)
 
     assert len(packed) == RECORD_HEADER_BYTES + len(RECORD.key)
     assert unpack_record_header(packed, VOLUME.salt, 9000) == RECORD
@@ -81,7 +81,7 @@ def test_a_record_header_is_read_back_at_its_own_place_only():
 
 
 def test_no_bit_of_a_record_header_or_its_key_can_flip_unnoticed():
-    packed = pack_record_header(VOLUME.salt, 9000, RECORD)
+    packed = pack_record_header(VOLUME.salt, 9000, *RECORD)
 
     assert all(unpack_record_header(flipped(packed, bit), VOLUME.salt, 9000) is None for bit in range(len(packed) * 8))
     assert all(unpack_record_header(packed[:size], VOLUME.salt, 9000) is None for size in range(len(packed)))

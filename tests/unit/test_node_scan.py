@@ -24,7 +24,7 @@ HEADER = VolumeHeader(1, 10_000, b"n" * 16, 42)
 
 def record(offset: int, key: bytes, value: bytes, salt: int = HEADER.salt) -> bytes:
     header = RecordHeader(Kind.FILE, key, len(value), 0, 0, 9, checksum_of(key, value, 0, 0, 9, False))
-    return pack_record_header(salt, HEADER.position + offset, header) + value
+    return pack_record_header(salt, HEADER.position + offset, *header) + value
 
 
 def volume_of(*batches: list[tuple[bytes, bytes]]) -> bytes:
