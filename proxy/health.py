@@ -37,7 +37,7 @@ class Health:
         peers: Sequence[Peer],
         *,
         probe_s_min: float = 0.05,
-        probe_s_max: float = 2.0,
+        probe_s_max: float = 1.0,
         rng: random.Random | None = None,
         examine: Callable[[Peer, Identity], None] = _accept_anyone,
     ) -> None:

@@ -38,5 +38,5 @@ class Options:
     """A key that somebody else was seen to write is asked about first for so long."""
 
     probe_s_min: float = 0.05
-    probe_s_max: float = 2.0
+    probe_s_max: float = 1.0
     """How soon, and how seldom at last, a node that is down is looked at again."""
