@@ -28,10 +28,8 @@ from sfss.errors import (
     Outcome,
     OutOfDisk,
     QuorumUnavailable,
-    Recovering,
     SfssError,
     TooLarge,
-    Unavailable,
     Unreachable,
     Unsupported,
     WrongCluster,
@@ -46,7 +44,6 @@ _SURELY_NOT_APPLIED = (
     Busy,
     Expired,
     OutOfDisk,
-    Recovering,
     TooLarge,
     Unreachable,
     Unsupported,
@@ -275,10 +272,7 @@ class Write:
         if self._errors is None:
             self._errors = {}
         self._errors[peer] = error
-        if not (
-            isinstance(error, _SURELY_NOT_APPLIED)
-            and (not isinstance(error, Unavailable) or error.outcome is Outcome.NOT_APPLIED)
-        ):
+        if not (isinstance(error, _SURELY_NOT_APPLIED) and error.outcome is Outcome.NOT_APPLIED):
             self._doubtful += 1
 
     # 4. deciding

@@ -12,7 +12,7 @@ import asyncio
 import re
 from typing import Any
 
-from sfss.errors import BadRequest, CorruptRecord, Outcome, SfssError
+from sfss.errors import BadRequest, ConnectionLost, CorruptRecord, Outcome, SfssError
 from sfss.memcache import own
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
@@ -198,6 +198,10 @@ class Apply(_Write):
         if isinstance(match, bytes):
             raise unexpected(match)
         code, version, checksum, durable = match.group(1, 2, 3, 4)
+        if code != b"HD" and self.repeated:
+            # Refused now, but the first sending may have been stored, and replaced since: whoever stamped it must not
+            # take it for one that never was there.
+            raise ConnectionLost("the connection was lost; a newer record is held now", Outcome.UNKNOWN)
         return Applied(code == b"HD", int(version), int(checksum, 16), durable != b"0")
 
 

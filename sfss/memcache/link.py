@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from sfss.errors import Expired, SfssError
+from sfss.errors import Expired, Outcome, SfssError
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.exchanges import MORE, Exchange
 from sfss.memcache.replies import OutOfStep, ReplyParser
@@ -152,6 +152,9 @@ class Link(asyncio.Protocol):
                 return
             except SfssError as error:
                 result = None
+                if exchange.repeated and exchange.writes:
+                    # This answers the repetition; the first sending may have been carried out all the same.
+                    error.outcome = Outcome.UNKNOWN
                 exchange.fail(error)
             if result is MORE:
                 if future.done():
