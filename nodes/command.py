@@ -17,7 +17,7 @@ import click
 from nodes.checker import check_directory
 from nodes.daemon import Daemon, log_to
 from nodes.export import export_directory
-from nodes.identity import DataDirectory
+from nodes.identity import LOG_FILE, DataDirectory
 from nodes.options import MIB, NodeOptions, Sync
 from nodes.store import NodeStore
 from sfss import __version__
@@ -79,12 +79,20 @@ def _serve(
     log_level: str,
     log_json: bool,
 ) -> int:
-    background = Daemon(log_file or (home / "node.log" if home else None)) if daemon else None
+    background = Daemon() if daemon else None
     if background is not None and background.is_parent:
         return background.wait()
-    if background is None and log_file is not None:
-        log_to(log_file)
+    if daemon and log_file is None and home is not None:
+        log_file = home / LOG_FILE
+    try:
+        if log_file is not None:
+            log_to(log_file)
+    except SetupError as error:
+        click.echo(f"sfss-node: {error}", err=True)
+        return 2
     set_up_logging(f"node:{port}", log_level, log_json)
+    if background is not None:
+        background.keep_terminal()
 
     async def main(stop: asyncio.Event) -> None:
         check_packages()

@@ -1,4 +1,7 @@
-"""Going to the background: the parent waits until the node serves, so its exit status tells the truth."""
+"""Going to the background: the parent waits until the node serves, so its exit status tells the truth.
+
+In the child, logging goes to a file from the start, and what refuses a start still goes to the terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import os
 import sys
 from pathlib import Path
 
+from sfss.errors import SetupError
+
 _READY = b"ready"
 
 
 class Daemon:
-    """Made before anything else runs: it forks. In the parent only `wait` is to be called, in the child only
-    `ready`."""
+    """Made before anything else runs: it forks. In the parent only `wait` is to be called; in the child `log_to`, then,
+    after logging is set up, `keep_terminal`, and in the end `ready`."""
 
-    def __init__(self, log_file: Path | None) -> None:
-        self._log_file = log_file
+    def __init__(self) -> None:
         read_end, write_end = os.pipe()
+        self._terminal = os.dup(2)
         self._child = os.fork()
         self.is_parent = self._child != 0
         if self.is_parent:
@@ -33,21 +38,29 @@ class Daemon:
         _, status = os.waitpid(self._child, 0)
         return os.waitstatus_to_exitcode(status) or 1
 
+    def keep_terminal(self) -> None:
+        """Let refusals go to the terminal, while logging goes where standard error goes."""
+        sys.stderr = os.fdopen(self._terminal, "w")
+
     def ready(self) -> None:
-        """Let the parent end, and the terminal go. Until now refusals went there."""
+        """Let the parent end, and the terminal go."""
+        sys.stderr.close()
+        sys.stderr = sys.__stderr__
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.close(null)
-        if self._log_file is not None:
-            log_to(self._log_file)
         os.write(self._pipe, _READY)
         os.close(self._pipe)
 
 
 def log_to(path: Path) -> None:
-    """Send standard error, where all logging goes, to the end of a file."""
+    """Send standard error, where all logging goes, to the end of a file, whose folder is made. Raises `SetupError`."""
     sys.stderr.flush()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise SetupError(f"can't log to {path}: {error.strerror or error}") from None
     os.dup2(fd, 2)
     os.close(fd)

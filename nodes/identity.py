@@ -27,6 +27,11 @@ _MAGIC = "sfss-node-directory"
 _IDENTITY = "identity"
 _LOCK = "lock"
 
+LOG_FILE = "node.log"
+"""Where a node in the background logs to; the rest of the code never looks at it."""
+
+_HARMLESS = (_LOCK, _IDENTITY + ".new", LOG_FILE)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
@@ -103,7 +108,7 @@ class DataDirectory:
         return directory
 
     def _make_new(self) -> None:
-        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in (_LOCK, _IDENTITY + ".new"))
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _HARMLESS)
         if self._holds_data() or (strangers and not set(strangers) <= {"volumes", "index", "reserve"}):
             raise SetupError(
                 f"{self.path} has no file {_IDENTITY!r} but holds {', '.join(strangers)}; "
