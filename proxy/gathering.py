@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.peer import Peer
 from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, Unreachable
@@ -26,12 +26,14 @@ class Gathering:
 
     __slots__ = (
         "_answers",
+        "_asked_at",
         "_best",
         "_call",
         "_coordinator",
         "_deadline",
         "_error",
         "_errors",
+        "_fetching",
         "_finished",
         "_future",
         "_key",
@@ -52,9 +54,10 @@ class Gathering:
         self._owners: Sequence[Peer] = coordinator.owners(key)
         self._unasked = 0
         """The place in `_owners` of the next replica to ask."""
-        self._pending: dict[Peer, bool] = {}
-        """Asked and not yet heard, and whether for the whole record. One given up stays out; its answer counts when
-        it comes."""
+        self._pending: dict[Peer, asyncio.Future[Any]] = {}
+        """Asked and not yet heard. What was given up is out of it; its answer counts when it comes all the same."""
+        self._fetching: asyncio.Future[Any] | None = None
+        """The last question for a value, while it is pending."""
         self._answers: dict[Peer, Record | None] = {}
         """The newest that each replica is known to hold."""
         self._errors: dict[Peer, Exception] = {}
@@ -62,7 +65,7 @@ class Gathering:
         """The newest of the answers; with its value where one came with it."""
         self._whole: Record | None = None
         """The newest complete record in hand (a tombstone is complete without a value)."""
-        self._started = coordinator.monotonic()
+        self._started = self._asked_at = coordinator.monotonic()
         self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
         self._call = coordinator.call_to_node(self._started, self._deadline, call.request_id)
         self.due = 0.0
@@ -94,45 +97,42 @@ class Gathering:
         """Called once `due` has passed: overtake the slow, then give up the silent, then everything."""
         if self._finished:
             return
-        if now >= self._deadline:
-            for peer in list(self._pending):
-                self._give_up(peer)
-            self._finish(None, self._shortfall(now))
-            return
         options = self._coordinator.options
-        silent_at = self._started + options.node_deadline_s
-        if now < silent_at:
+        silent_at = self._asked_at + options.node_deadline_s
+        if now >= self._deadline:
+            self._give_up(blame=now >= silent_at)
+            self._finish(None, self._shortfall(now))
+        elif now >= silent_at:
+            # No answer within a node's deadline is none; what is asked from here on has one of its own.
+            self._give_up(blame=True)
+            self._renew_call(now)
+            self.due = min(now + options.node_deadline_s, self._deadline)
+            self._advance()
+        else:
             self.due = min(silent_at, self._deadline)
             self._hedge(now)
-        else:
-            self.due = min(now + options.node_deadline_s, self._deadline)
-            self._started_over(now)
-        self._advance()
+            self._advance()
 
-    def _started_over(self, now: float) -> None:
-        """No answer within a node's deadline is none; what is asked from here on has a deadline of its own."""
-        for peer in list(self._pending):
-            self._give_up(peer)
-        self._renew_call(now)
-
-    def _give_up(self, peer: Peer) -> None:
-        del self._pending[peer]
-        self._errors[peer] = Expired("no answer in time")
-        self._coordinator.health.silent(peer)
+    def _give_up(self, blame: bool) -> None:
+        """Stop waiting for whoever hasn't answered. `blame`: they had a node's whole deadline."""
+        for peer in self._pending:
+            self._errors[peer] = Expired("no answer in time")
+            if blame:
+                self._coordinator.health.silent(peer)
+        self._pending.clear()
+        self._fetching = None
 
     def _hedge(self, now: float) -> None:
         """Ask one more replica for whatever is slow to come."""
-        coordinator = self._coordinator
-        if self._unasked < len(self._owners) and self._pending and coordinator.may_hedge():
-            peer = self._owners[self._unasked]
-            self._unasked += 1
+        if self._unasked < len(self._owners) and self._pending and self._coordinator.may_hedge():
             self._renew_call(now)
-            self._ask(peer, any(self._pending.values()))
+            self._ask_next(self._fetching is not None)
 
     # asking and being answered
 
     def _renew_call(self, now: float) -> None:
         """What is asked from now on has a node's whole deadline before it."""
+        self._asked_at = now
         self._call = self._coordinator.call_to_node(now, self._deadline, self._call.request_id)
 
     def _ask(self, peer: Peer, whole: bool) -> bool:
@@ -144,7 +144,9 @@ class Gathering:
             self._fail(peer, error)
             return True
         if isinstance(reply, asyncio.Future):
-            self._pending[peer] = whole
+            self._pending[peer] = reply
+            if whole:
+                self._fetching = reply
             reply.add_done_callback(partial(self._replied, peer, whole))
             return False
         self._take(peer, reply, whole)
@@ -156,7 +158,7 @@ class Gathering:
         return self._ask(peer, whole)
 
     def _replied(self, peer: Peer, whole: bool, reply: asyncio.Future[Record | None]) -> None:
-        self._pending.pop(peer, None)
+        self._heard(peer, reply)
         if reply.cancelled():
             self._fail(peer, Expired("cancelled"))
         elif error := reply.exception():
@@ -174,6 +176,13 @@ class Gathering:
             self._take(peer, reply.result(), whole)
         if not self._finished:
             self._advance()
+
+    def _heard(self, peer: Peer, reply: asyncio.Future[Any]) -> None:
+        """A reply came; it may be to a question that was given up, with another one pending at the same peer."""
+        if self._pending.get(peer) is reply:
+            del self._pending[peer]
+        if self._fetching is reply:
+            self._fetching = None
 
     def _take(self, peer: Peer, record: Record | None, whole: bool) -> None:
         if record is not None:
@@ -212,7 +221,7 @@ class Gathering:
                 if not self._pending:
                     self._finish(None, self._shortfall(self._coordinator.monotonic()))
                 return False
-            moved = self._ask_next(self._whole is None and self._wants_value() and not any(self._pending.values()))
+            moved = self._ask_next(self._wants_value() and self._whole is None and self._fetching is None)
         return moved
 
     def _wants_value(self) -> bool:

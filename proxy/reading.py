@@ -110,7 +110,7 @@ class Read(Gathering):
 
     def _fetch(self) -> bool:
         """Ask for the whole record, from a replica that holds it or else from one that may."""
-        if any(self._pending.values()):
+        if self._fetching is not None:
             return False
         self._renew_call(self._coordinator.monotonic())
         for peer, held in self._answers.items():
@@ -175,14 +175,14 @@ class Read(Gathering):
             self._fail(peer, error)
             return True
         if isinstance(reply, asyncio.Future):
-            self._pending[peer] = False
+            self._pending[peer] = reply
             reply.add_done_callback(partial(self._repair_replied, peer, target))
             return False
         self._note_repair(peer, target, reply)
         return True
 
     def _repair_replied(self, peer: Peer, target: Record, reply: asyncio.Future[Applied]) -> None:
-        self._pending.pop(peer, None)
+        self._heard(peer, reply)
         if reply.cancelled():
             self._fail(peer, Expired("cancelled"))
         elif error := reply.exception():

@@ -237,7 +237,11 @@ class Write:
             self._refused(peer, Expired("cancelled", Outcome.UNKNOWN))
         elif error := reply.exception():
             failure = error if isinstance(error, Exception) else Expired(str(error), Outcome.UNKNOWN)
-            self._coordinator.health.failed(peer, failure)
+            coordinator = self._coordinator
+            took_s = coordinator.monotonic() - self._started
+            # That a caller was in a hurry says nothing about the node.
+            if not isinstance(failure, Expired) or took_s >= coordinator.options.node_deadline_s:
+                coordinator.health.failed(peer, failure)
             self._refused(peer, failure)
         else:
             peer.apply_latency.record(self._coordinator.monotonic() - self._started)
@@ -257,15 +261,18 @@ class Write:
         else:
             self._coordinator.clock.observe(applied.version)
             self._highest = max(self._highest, applied.version)
-            newest = self
-            while newest.later is not None:
-                newest = newest.later
-            if applied.version > newest.order()[0]:
+            if not self._settled and applied.version > self._newest_own_stamp():
                 self._coordinator.share(self.key)  # somebody else writes it too
             if peer.suspect:
                 return
             self._held += 1
         self._durable += applied.durable
+
+    def _newest_own_stamp(self) -> int:
+        newest = self
+        while newest.later is not None:
+            newest = newest.later
+        return newest.order()[0]
 
     def _refused(self, peer: Peer, error: Exception) -> None:
         self._waiting -= 1
@@ -330,6 +337,8 @@ class Write:
         self._written, self._error = written, error
         if self._record is not None:
             coordinator.left(self)
+        if self._strictly:
+            self.later = None  # nobody asks further; else a write that waits for a slow node holds all later ones
         coordinator.dismiss(self._size)
         if error is not None and self._sent:
             coordinator.counters.count_failure(error)

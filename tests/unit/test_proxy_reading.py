@@ -545,3 +545,32 @@ async def test_stamps_seen_in_reads_push_the_clock_on():
 
     assert lab.coordinator.set(KEY, b"ours").version > ahead.version
     assert lab.coordinator.counters.restamped == 0
+
+
+@in_virtual_time
+async def test_callers_in_a_hurry_do_not_make_a_node_look_silent():
+    lab = Lab()
+    loop = asyncio.get_running_loop()
+
+    for _ in range(10):
+        await outcome(lab.coordinator.get(KEY, Call(loop.time() + 0.05)))
+
+    assert lab.health.well
+
+
+@in_virtual_time
+async def test_the_answer_to_a_question_that_was_given_up_counts_when_it_comes():
+    lab = Lab(hedge_budget=0.0)
+    lab.coordinator._hedges_saved = 0.0
+    a, b, c = lab.replicas
+    record = lab.record(b"there")
+    for replica in (a, b):
+        replica.hold(record)
+    lab.at_once(b)
+    reply = lab.coordinator.get(KEY)
+    await asyncio.sleep(1.5)
+    assert c.waiting("read") == 1
+
+    await a.call("read").answer()
+
+    assert reply.result() == record
