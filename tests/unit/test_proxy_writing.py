@@ -1,9 +1,11 @@
 """The write quorum: every rule of docs/replication.rst as a sentence."""
 
 import asyncio
+import gc
 
 import pytest
 
+from proxy.writing import Write
 from sfss.errors import (
     BadRequest,
     Busy,
@@ -514,3 +516,19 @@ async def test_close_waits_for_writes_under_way():
     await closing
 
     assert reply.done()
+
+
+@in_virtual_time
+async def test_a_write_that_waits_for_a_slow_node_does_not_keep_the_later_ones_in_memory():
+    lab = Lab()
+    slow = lab.replicas[2]
+    for number in range(3):
+        lab.coordinator.set(KEY, b"%d" % number)
+    for replica in lab.replicas[:2]:
+        while replica.calls:
+            await replica.calls[0].answer()
+
+    del slow.calls[1:]
+    gc.collect()
+
+    assert sum(type(thing) is Write for thing in gc.get_objects()) == 1
