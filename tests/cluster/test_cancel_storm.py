@@ -99,7 +99,7 @@ async def test_clients_that_hang_up_disturb_nobody_else(tmp_path, history, fault
     async with narrow_cluster(tmp_path / "c") as cluster:
         before = await connections_to_proxies(cluster)
 
-        await storm(cluster, history, fault_seconds or 5.0)
+        await storm(cluster, history, fault_seconds or 4.0)
 
         history.check()
         stayed = [e for e in history.events if not e.client.startswith("leaver")]

@@ -22,7 +22,7 @@ async def hammer(cluster: Cluster, history: History, seconds: float, key: str = 
 
 
 async def test_64_clients_on_one_key_through_the_proxies_see_no_error(standing, history, fault_seconds):
-    await hammer(standing, history, fault_seconds or 4.0)
+    await hammer(standing, history, fault_seconds or 3.0)
 
     history.check()
     assert not history.errors(), [str(e) for e in history.errors()[:10]]
@@ -38,7 +38,7 @@ async def test_64_clients_on_one_key_through_one_proxy_see_no_error(tmp_path, hi
 
 async def test_64_clients_on_one_key_through_4_direct_web_processes_see_no_error(tmp_path, history, fault_seconds):
     async with Cluster(tmp_path / "c", nodes=3, webs=4, direct=True) as cluster:
-        await hammer(cluster, history, fault_seconds or 4.0)
+        await hammer(cluster, history, fault_seconds or 3.0)
 
         history.check()
         assert not history.errors(), [str(e) for e in history.errors()[:10]]

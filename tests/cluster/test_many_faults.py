@@ -52,11 +52,11 @@ async def survive(cluster: Cluster, coordinators: list[Part], history: History, 
 
 
 async def test_nodes_and_proxies_in_trouble_at_once_leave_the_history_clean(standing, history, fault_seconds):
-    await survive(standing, standing.proxies, history, fault_seconds or 8.0)
+    await survive(standing, standing.proxies, history, fault_seconds or 6.0)
 
 
 async def test_nodes_and_direct_web_processes_in_trouble_at_once_leave_the_history_clean(
     tmp_path, history, fault_seconds
 ):
     async with Cluster(tmp_path / "c", nodes=3, webs=4, direct=True) as cluster:
-        await survive(cluster, cluster.webs, history, fault_seconds or 8.0)
+        await survive(cluster, cluster.webs, history, fault_seconds or 6.0)

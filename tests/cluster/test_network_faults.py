@@ -65,7 +65,7 @@ async def lose_replies(
 
 async def test_lost_replies_make_writes_unknown_and_never_acknowledged_or_wrong(tmp_path, history, fault_seconds):
     async with relayed_cluster(tmp_path / "c") as (cluster, relays):
-        unheard = await lose_replies(cluster, relays, history, fault_seconds or 8.0)
+        unheard = await lose_replies(cluster, relays, history, fault_seconds or 6.5)
 
         history.check()
         for began, ended in unheard:
@@ -126,7 +126,7 @@ async def test_stalls_delays_and_cuts_leave_the_history_clean(tmp_path, history,
         relay.reset_all()
 
     async with relayed_cluster(tmp_path / "c") as (cluster, relays):
-        until = time.monotonic() + (fault_seconds or 6.0)
+        until = time.monotonic() + (fault_seconds or 5.0)
         async with Workload(cluster.web_addresses, history, keys=KEYS, mix=MIX):
             while time.monotonic() < until:
                 for relay in rng.sample(relays, rng.choice([1, 1, 2])):
