@@ -90,6 +90,22 @@ async def test_a_paused_proxy_stops_nobody_for_long(standing, history, fault_sec
     assert sum(e.outcome is Outcome.OK for e in late) > 0.9 * len(late) > 9
 
 
+async def test_a_rolling_restart_is_not_noticed(standing, history):
+    statuses = {}
+
+    async with Workload(standing.web_addresses, history, keys=keys_of("rolling")):
+        for part in [*standing.nodes[:3], *standing.proxies]:
+            await asyncio.sleep(0.3)
+            statuses[part.name] = await part.stop()
+            await part.start()
+            await asyncio.sleep(1)
+    await read_all(standing.web_addresses, history)
+
+    history.check()
+    assert set(statuses.values()) == {0}, statuses
+    assert len(history.errors()) <= errors_allowed(history), [str(e) for e in history.errors()[:10]]
+
+
 async def test_with_one_proxy_killed_no_request_begun_after_fails(standing, history):
     proxy = random.Random(history.seed).choice(standing.proxies)
 
