@@ -24,7 +24,7 @@ from proxy.writing import Write
 from sfss.errors import Busy
 from sfss.keys import hash_key
 from sfss.ring import NodeRing
-from sfss.stamps import StampClock
+from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 
 _HEDGES_SAVED_MAX = 10.0
@@ -228,8 +228,16 @@ class Coordinator:
 
     def stamp_unasked(self) -> int | None:
         """A stamp for a write that doesn't ask; None where a later life could issue it again."""
-        stamp = self.clock.next()
+        stamp = self.next_stamp()
         return stamp if self._reserve is not None and self._reserve.covers(stamp) else None
+
+    def next_stamp(self, above: int = 0) -> int:
+        """A stamp above all issued and seen before, unless those were issued by a clock that was far ahead and has
+        been set right since: nodes would refuse every stamp until time has caught up."""
+        if too_far_ahead(self.clock.last, self.now()):
+            _log.warning("the clock was set back by over 10 minutes; stamps follow it")
+            self.clock = StampClock(self.now)
+        return self.clock.next(above)
 
     def share(self, key: bytes) -> None:
         """Somebody else was seen to write the key."""

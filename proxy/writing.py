@@ -199,7 +199,7 @@ class Write:
             self._settle(None, None)
         else:
             self._asked = True
-            self._send(self._coordinator.clock.next(found.version if found else 0))
+            self._send(self._coordinator.next_stamp(found.version if found else 0))
 
     # 2. sending
 
@@ -303,7 +303,7 @@ class Write:
             self._held = self._durable = 0
             self._errors = None
             self.later = None
-            self._send(coordinator.clock.next(self._highest))
+            self._send(coordinator.next_stamp(self._highest))
         elif self.later is not None:
             self._follow(self.later)
         else:
@@ -313,7 +313,7 @@ class Write:
         """Take the outcome of a later write of this coordinator."""
         if not later._settled:
             later.when_settled(self._followed)
-        elif later._strictly and later._written is not None:
+        elif later._strictly and later._written is not None and later.order() > self.order():
             self._strictly = True
             self._settle(self._achieved(later._written.durable), None)
         elif later.later is not None:

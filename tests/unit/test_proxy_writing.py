@@ -68,6 +68,16 @@ async def test_later_writes_have_higher_stamps_whatever_the_clock_does():
 
 
 @in_virtual_time
+async def test_stamps_of_a_clock_that_was_far_ahead_do_not_block_writes_once_it_is_set_right():
+    lab = Lab()
+    lab.at_once()
+    lab.clock.next(lab.stamp(seconds_ago=-3600))
+
+    assert lab.coordinator.set(KEY, b"new").durable == 3
+    assert lab.replicas[0].held.version <= lab.stamp()
+
+
+@in_virtual_time
 async def test_a_stamp_below_what_all_hold_is_given_up_for_one_above():
     lab = Lab()
     ahead = lab.record(b"theirs", seconds_ago=-30)
