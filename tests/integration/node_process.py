@@ -41,13 +41,18 @@ class Refused(Exception):
 
 
 class NodeClient:
-    """One connection, one request at a time. `acknowledged` holds what each key's last acknowledged write stored (None:
-    a delete), and `attempted` what a write that was not answered may have stored."""
+    """One connection, one request at a time.
+
+    `acknowledged` holds what each key's last acknowledged write stored (None: a delete), `possible` what writes
+    that got no answer may have stored, and `attempts` every write in order.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
         self.acknowledged: dict[str, bytes | None] = {}
-        self.attempted: dict[str, bytes | None] = {}
+        self.possible: dict[str, list[bytes | None]] = {}
+        self.gone = False
+        self.attempts: list[tuple[str, bytes | None]] = []
 
     async def __aenter__(self) -> NodeClient:
         self._reader, self._writer = await asyncio.open_connection(HOST, self._port, limit=4 << 20)
@@ -63,24 +68,29 @@ class NodeClient:
         self._writer.write(request)
         line = await self._reader.readline()
         if not line.endswith(b"\r\n"):
+            self.gone = True
             raise ConnectionError("the node is gone")
         return line[:-2]
 
     async def set(self, key: str, value: bytes) -> None:
-        self.attempted[key] = value
-        line = await self.ask(b"set %s 0 0 %d\r\n%s\r\n" % (key.encode(), len(value), value))
-        self._answered(key, value, line, (b"STORED",))
+        request = b"set %s 0 0 %d\r\n%s\r\n" % (key.encode(), len(value), value)
+        await self._write(key, value, request, (b"STORED",))
 
     async def delete(self, key: str) -> None:
-        self.attempted[key] = None
-        line = await self.ask(b"delete %s\r\n" % key.encode())
-        self._answered(key, None, line, (b"DELETED", b"NOT_FOUND"))
+        await self._write(key, None, b"delete %s\r\n" % key.encode(), (b"DELETED", b"NOT_FOUND"))
 
-    def _answered(self, key: str, value: bytes | None, line: bytes, good: Sequence[bytes]) -> None:
-        del self.attempted[key]
+    async def _write(self, key: str, value: bytes | None, request: bytes, good: Sequence[bytes]) -> None:
+        self.attempts.append((key, value))
+        self.may_hold(key, value)
+        line = await self.ask(request)
+        del self.possible[key]
         if line not in good:
             raise Refused(line.decode())
         self.acknowledged[key] = value
+
+    def may_hold(self, key: str, value: bytes | None) -> None:
+        """Allow a value that may have been stored, or not."""
+        self.possible.setdefault(key, []).append(value)
 
     async def get(self, key: str) -> bytes | None:
         line = await self.ask(b"get %s\r\n" % key.encode())
@@ -102,9 +112,9 @@ class NodeClient:
         return figures
 
     async def check_all(self) -> None:
-        """Read every key: the acknowledged value, or that of a later write which got no answer."""
-        for key in {**self.acknowledged, **self.attempted}:
-            allowed = [self.acknowledged.get(key), *([self.attempted[key]] if key in self.attempted else [])]
+        """Read every key: the acknowledged value, or one that was written later and got no answer."""
+        for key in {**self.acknowledged, **self.possible}:
+            allowed = [self.acknowledged.get(key), *self.possible.get(key, [])]
             value = await self.get(key)
             assert value in allowed, f"{key}: {brief(value)} is none of {[brief(one) for one in allowed]}"
 
@@ -112,7 +122,7 @@ class NodeClient:
         """A client of the next life of the node that knows what this one knows."""
         client = NodeClient(port)
         client.acknowledged = dict(self.acknowledged)
-        client.attempted = dict(self.attempted)
+        client.possible = {key: list(values) for key, values in self.possible.items()}
         return client
 
 
