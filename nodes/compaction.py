@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,12 @@ _SLICE_BYTES = 1024 * 1024
 _SLICE_RECORDS = 2000
 _PASSES_MAX = 4
 _PAUSE_S = 1.0
+_WALK_PAUSE = 2.0
+"""Seconds of pause for each second that a thread walks a volume."""
+
+_LEFT_ALONE_S = 60.0
+"""After this long a volume that could not be compacted is tried again."""
+
 _SHORT_DEAD_RATIO = 0.1
 """When the disk is nearly full, a volume with this little garbage is compacted too."""
 
@@ -59,10 +66,9 @@ class _Live(NamedTuple):
 
 
 class _Slice(NamedTuple):
-    """What a thread found in one go. `walked` counts bytes; `stuck` records that can't be moved."""
+    """What a thread found in one go. `stuck` counts records that can't be moved."""
 
     live: list[_Live]
-    walked: int
     stuck: int
     more: bool
 
@@ -95,7 +101,7 @@ class Compactor:
         self._keep_tombstones = keep_tombstones
         self._now = now
         self._thread = ThreadPoolExecutor(1, "sfss-compactor")
-        self._left_alone: set[int] = set()
+        self._left_alone: dict[int, float] = {}
         self._task: asyncio.Task[None] | None = None
         self.compacted = 0
         self.moved_bytes = 0
@@ -116,7 +122,7 @@ class Compactor:
         if volume is None:
             return False
         if not await self._compact(volume):
-            self._left_alone.add(volume.number)
+            self._left_alone[volume.number] = time.monotonic() + _LEFT_ALONE_S
             _log.warning("volume %d can't be compacted now and is left alone", volume.number)
         return True
 
@@ -131,10 +137,11 @@ class Compactor:
 
     def _victim(self) -> Volume | None:
         least = _SHORT_DEAD_RATIO if self._reserve.short else self._options.compact_dead_ratio
+        now = time.monotonic()
         best: Volume | None = None
         best_ratio = 0.0
         for volume in self._volumes:
-            if volume.number == self._writer.volume.number or volume.number in self._left_alone:
+            if volume.number == self._writer.volume.number or self._left_alone.get(volume.number, 0.0) > now:
                 continue
             size = max(volume.end - VOLUME_HEADER_BYTES, 1)
             ratio = 1 - self._overlay.figures.live.get(volume.number, 0) / size
@@ -163,17 +170,27 @@ class Compactor:
         try:
             more = True
             while more:
+                began = time.monotonic()
                 piece = await loop.run_in_executor(self._thread, walker.next_slice)
+                walking_s = time.monotonic() - began
                 more = piece.more
                 stuck += piece.stuck
                 found += len(piece.live)
                 await self._append_again(volume, piece.live)
-                await asyncio.sleep(piece.walked / self._options.compact_bytes_per_s)
+                await asyncio.sleep(self._pause_s(piece, walking_s))
         finally:
             await loop.run_in_executor(self._thread, walker.close)
         if walker.flushes and volume.number != self._volumes.oldest_number:
             stuck += 1
         return found, stuck
+
+    def _pause_s(self, piece: _Slice, walking_s: float) -> float:
+        """How long to leave disk and interpreter to the clients. None when room is short: they can't write then
+        anyway."""
+        if self._reserve.short:
+            return 0.0
+        moved = sum(live.header.size for live in piece.live)
+        return max(moved / self._options.compact_bytes_per_s, _WALK_PAUSE * walking_s)
 
     async def _append_again(self, volume: Volume, live: list[_Live]) -> None:
         writes = []
@@ -222,12 +239,11 @@ class _Walker:
     def next_slice(self) -> _Slice:
         """Walk on until there is enough to move, or the volume ends."""
         live: list[_Live] = []
-        stuck = walked = taken = seen = 0
+        stuck = taken = seen = 0
         with self._index.snapshot() as get:
             for event in self._events:
                 if not isinstance(event, Found):
                     continue
-                walked += event.header.size
                 seen += 1
                 if event.header.kind == Kind.FLUSH:
                     self.flushes += 1
@@ -248,8 +264,8 @@ class _Walker:
                 live.append(_Live(lookup, entry, event.header, value))
                 taken += event.header.size
                 if taken >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
-                    return _Slice(live, walked, stuck, True)
-        return _Slice(live, walked, stuck, False)
+                    return _Slice(live, stuck, True)
+        return _Slice(live, stuck, False)
 
     def close(self) -> None:
         os.close(self._fd)
