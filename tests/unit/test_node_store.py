@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from nodes.options import Sync
 from nodes.store import NodeStore
 from sfss.errors import (
     BadRequest,
@@ -526,3 +527,63 @@ async def test_stats_count_what_is_there(tmp_path):
         assert all(isinstance(value, str) for value in stats.values())
         with pytest.raises(BadRequest):
             store.stats("slabs")
+
+
+# --- what the settings do --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sync", [Sync.INTERVAL, Sync.NEVER])
+async def test_without_a_sync_for_each_write_an_answer_does_not_claim_to_be_durable(tmp_path, sync):
+    async with node(tmp_path, sync=sync, sync_interval_s=3600.0) as store:
+        before = int(store.stats()["fsyncs"])
+        written = await settled(store.set(b"k", b"v"))
+        applied = await settled(store.apply(b"other", stamped(b"other", b"v", 1)))
+
+        assert (written.durable, written.copies) == (0, 1)
+        assert applied.accepted
+        assert not applied.durable
+        assert int(store.stats()["fsyncs"]) == before
+        assert float(store.stats()["oldest_unsynced_write_s"]) > 0
+        assert store.stats()["sync"] == sync.value
+        assert store.identify().position == 0
+        await store._indexer.commit()
+        assert store.identify().position > 0, "what the index covers is on disk first"
+        assert store.stats()["oldest_unsynced_write_s"] == "0.000"
+
+
+async def test_with_an_interval_a_sync_comes_by_itself(tmp_path):
+    async with node(tmp_path, sync=Sync.INTERVAL, sync_interval_s=0.01) as store:
+        await settled(store.set(b"k", b"v"))
+        await asyncio.wait_for(synced(store), 10)
+
+
+async def synced(store: NodeStore) -> None:
+    while store.stats()["oldest_unsynced_write_s"] != "0.000":
+        await asyncio.sleep(0)
+
+
+async def test_writes_wait_for_an_index_that_lags_and_memory_stays_bounded(tmp_path, monkeypatch):
+    async with node(tmp_path, overlay_entries_max=10) as store:
+        most = 0
+
+        async def write(key: bytes) -> None:
+            nonlocal most
+            await settled(store.set(key, b"v"))
+            most = max(most, len(store._overlay))
+
+        await asyncio.gather(*(write(b"k%d" % number) for number in range(3000)))
+
+        assert most <= 3 * 10 + 2 * 500, "three times the overlay's limit, and two batches at most"
+        assert store.stats()["curr_items"] == "3000"
+        assert len([number for number in range(3000) if store.head(b"k%d" % number)]) == 3000
+
+
+async def test_more_volumes_than_may_be_open_are_all_read(tmp_path):
+    async with node(tmp_path, open_volumes_max=2) as store:
+        for number in range(30):
+            await settled(store.set(b"k%d" % number, b"%d" % number * 20_000))
+        assert int(store.stats()["volumes"]) > 5
+
+        for number in range(30):
+            assert (await settled(store.get(b"k%d" % number))).value == b"%d" % number * 20_000
+        assert len(store._volumes._fds) <= 2
