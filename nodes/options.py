@@ -49,6 +49,8 @@ class NodeOptions:
     compact_dead_ratio: float = 0.5
     """A volume is compacted when this part of it is garbage."""
     compact_bytes_per_s: int = 32 * MIB
+    scrub_bytes_per_s: int = 4 * MIB
+    """How fast volumes are read in search of rot; 0 for never."""
     read_threads: int = 4
     reads_waiting_max: int = 1024
     """Reads that wait for the disk; more are refused as busy."""

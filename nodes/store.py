@@ -32,6 +32,7 @@ from nodes.options import NodeOptions, Sync
 from nodes.reading import ValueReader
 from nodes.recovery import Recovered, recover
 from nodes.reserve import Reserve
+from nodes.scrub import Scrubber
 from nodes.volume import Volumes
 from nodes.writer import Write, Writer
 from sfss.errors import (
@@ -137,6 +138,7 @@ class NodeStore:
             keep_tombstones=lambda: bool(self._state.cluster),
             now=now,
         )
+        self._scrubber = Scrubber(self._volumes, self._index, self._indexer, options, self._note_damage)
         self._housekeeper = Housekeeper(
             directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
         )
@@ -176,6 +178,7 @@ class NodeStore:
         store._indexer.start()
         store._housekeeper.start()
         store._compactor.start()
+        store._scrubber.start()
         return store
 
     async def close(self) -> None:
@@ -184,6 +187,7 @@ class NodeStore:
             await asyncio.shield(self._closed)
             return
         self._closed = asyncio.get_running_loop().create_future()
+        await self._scrubber.close()
         await self._compactor.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -264,6 +268,8 @@ class NodeStore:
             "cold_reads": str(self._reader.cold_reads),
             "compacted_volumes": str(self._compactor.compacted),
             "compacted_bytes": str(self._compactor.moved_bytes),
+            "scrubbed_bytes": str(self._scrubber.scrubbed_bytes),
+            "scrub_faults": str(self._scrubber.faults),
             "reserve_bytes": str(self._reserve.held_bytes),
             "appended_bytes": str(writer.appended_bytes),
             "position": str(writer.synced_position),
@@ -511,11 +517,14 @@ class NodeStore:
 
     def _corrupt(self, lookup: bytes, packed: bytes) -> CorruptRecord:
         self._corrupt_records += 1
-        if len(self._damaged) < _DAMAGED_MAX:
-            self._damaged.add(lookup)
+        self._note_damage(lookup)
         volume, offset = unpack_fields(packed)[:2]
         _log.error("volume %d: the record at %d failed its checksum", volume, offset)
         return CorruptRecord(f"the record at {offset} in volume {volume} failed its checksum")
+
+    def _note_damage(self, lookup: bytes) -> None:
+        if len(self._damaged) < _DAMAGED_MAX:
+            self._damaged.add(lookup)
 
     def _verified(self, lookup: bytes, packed: bytes) -> Entry:
         try:

@@ -1,0 +1,176 @@
+"""Scrubbing: reading all volumes in the background, so that rot is found while other replicas still have good copies.
+
+Each record is verified, and compared with the index both ways: what the index points to must be whole, and no whole
+record may be newer than what the index has. A damaged record that counts is remembered as such, so that a repair
+can write it again. Slow on purpose: it takes a small part of the disk's and the interpreter's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from nodes.entry import ENTRY_BYTES, index_key, unpack_fields
+from nodes.format import Kind
+from nodes.index import Index
+from nodes.indexer import Indexer
+from nodes.options import NodeOptions
+from nodes.scan import Damage, Event, Found, reader_of, walk
+from nodes.volume import Volume, Volumes, volume_path
+
+_SLICE_BYTES = 1024 * 1024
+_SLICE_RECORDS = 500
+_IDLE_PART = 20.0
+"""Seconds of pause for each second of work."""
+
+_BETWEEN_PASSES_S = 3600.0
+
+_log = logging.getLogger("sfss.node")
+
+
+class _Slice(NamedTuple):
+    """What a thread found in one go. `damaged` are index keys whose newest record is not whole; `faults` are
+    sentences."""
+
+    damaged: list[bytes]
+    faults: list[str]
+    size: int
+    more: bool
+
+
+class Scrubber:
+    """Runs the scrubbing. For the loop's thread. `on_damage` gets the index key of each damaged record that counts."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        index: Index,
+        indexer: Indexer,
+        options: NodeOptions,
+        on_damage: Callable[[bytes], None],
+    ) -> None:
+        self._volumes = volumes
+        self._index = index
+        self._indexer = indexer
+        self._options = options
+        self._on_damage = on_damage
+        self._thread = ThreadPoolExecutor(1, "sfss-scrubber")
+        self._task: asyncio.Task[None] | None = None
+        self.faults = 0
+        self.scrubbed_bytes = 0
+        self.passes = 0
+
+    def start(self) -> None:
+        if self._options.scrub_bytes_per_s:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop, in the middle of a volume if need be."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._thread.shutdown()
+
+    async def scrub(self) -> None:
+        """Read all volumes but the newest once."""
+        for number in sorted(self._volumes.by_number)[:-1]:
+            volume = self._volumes.by_number.get(number)
+            if volume is not None:  # else it was compacted away meanwhile
+                await self._indexer.commit()
+                await self._scrub_volume(volume)
+        self.passes += 1
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_BETWEEN_PASSES_S)
+            try:
+                await self.scrub()
+            except OSError as error:
+                _log.error("scrubbing failed and will be tried again: %s", error)
+
+    async def _scrub_volume(self, volume: Volume) -> None:
+        loop = asyncio.get_running_loop()
+        with self._volumes.held(volume.number) as fd:
+            walker = _Walker(volume, fd, self._index)
+            more = True
+            while more:
+                began = time.monotonic()
+                piece = await self._in_thread(loop, walker)
+                more = piece.more
+                self.scrubbed_bytes += piece.size
+                if volume.number not in self._volumes.by_number:
+                    return  # compacted away meanwhile: what was found there no longer counts
+                for lookup in piece.damaged:
+                    self._on_damage(lookup)
+                for fault in piece.faults:
+                    self.faults += 1
+                    _log.error("%s", fault)
+                working_s = time.monotonic() - began
+                await asyncio.sleep(max(piece.size / self._options.scrub_bytes_per_s, _IDLE_PART * working_s))
+
+    async def _in_thread(self, loop: asyncio.AbstractEventLoop, walker: _Walker) -> _Slice:
+        # Shielded: a stop must not release the descriptor under the thread's hands.
+        walking = loop.run_in_executor(self._thread, walker.next_slice)
+        try:
+            return await asyncio.shield(walking)
+        except asyncio.CancelledError:
+            await asyncio.wait([walking])
+            raise
+
+
+class _Walker:
+    """The thread's side: verifies one volume in slices."""
+
+    def __init__(self, volume: Volume, fd: int, index: Index) -> None:
+        self._name = volume_path(Path(), volume.number).name
+        self._number = volume.number
+        self._index = index
+        self._events: Iterator[Event] = walk(reader_of(fd), volume.header, 0, volume.end)
+        # A record that the index lacks is a fault only if no tombstone or flush behind it explains that.
+        self._newer: dict[bytes, str] = {}
+
+    def next_slice(self) -> _Slice:
+        """Verify until there is enough for one go, or the volume ends."""
+        damaged: list[bytes] = []
+        faults: list[str] = []
+        size = seen = 0
+        for event in self._events:
+            if isinstance(event, Damage):
+                faults.append(f"{self._name} is damaged from {event.offset} to {event.end}")
+            elif isinstance(event, Found):
+                seen += 1
+                size += event.header.size
+                self._check(event, damaged, faults)
+            if size >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
+                return _Slice(damaged, faults, size, True)
+        return _Slice(damaged, [*faults, *self._newer.values()], size, False)
+
+    def _check(self, found: Found, damaged: list[bytes], faults: list[str]) -> None:
+        header = found.header
+        if header.kind == Kind.FLUSH:
+            self._newer.clear()
+            return
+        lookup = index_key(header.key)
+        with self._index.snapshot() as get:
+            entry = get(lookup)
+        where = f"{self._name}: the record at {found.offset}"
+        if not found.intact:
+            faults.append(f"{where} failed its checksum")
+        if entry is None:
+            # Tombstones are taken out of the index before their volume goes, and flushed files may wait to go.
+            return
+        if len(entry) != ENTRY_BYTES:
+            faults.append(f"{where} has a damaged entry in the index")
+            return
+        volume, offset, _, _, _, version, checksum, _, _, _ = unpack_fields(entry)
+        if (volume, offset) == (self._number, found.offset):
+            self._newer.pop(lookup, None)
+            if not found.intact:
+                damaged.append(lookup)
+        elif found.intact and (version, checksum) < (header.version, header.checksum):
+            self._newer[lookup] = f"{where} is newer than what the index has"

@@ -1,0 +1,103 @@
+"""Scrubbing finds rot before a reader does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nodes.store import NodeStore
+from sfss.errors import CorruptRecord
+from sfss.store import Record, checksum_of, settled
+from tests.unit.small_nodes import node
+
+
+async def filled(store: NodeStore) -> None:
+    for number in range(20):
+        value = b"%03d " % number * 2000
+        record = Record(value, len(value), 0, 0, 9, checksum_of(b"k%d" % number, value, 0, 0, 9, False), False)
+        await settled(store.apply(b"k%d" % number, record))
+
+
+def damage(directory: Path, text: bytes) -> None:
+    for volume in (directory / "volumes").iterdir():
+        content = volume.read_bytes()
+        at = content.find(text)
+        if at >= 0:
+            with volume.open("r+b") as file:
+                file.seek(at)
+                file.write(bytes([content[at] ^ 1]))
+            return
+    raise AssertionError(f"no volume holds {text!r}")
+
+
+async def test_a_clean_node_has_no_faults(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        await settled(store.delete(b"k3"))
+        await settled(store.set(b"k4", b"anew"))
+
+        await store._scrubber.scrub()
+
+        assert store.stats()["scrub_faults"] == "0"
+        assert int(store.stats()["scrubbed_bytes"]) > 100_000
+
+
+async def test_rot_that_counts_is_an_error_from_then_on_and_can_be_written_again(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        good = await settled(store.read(b"k2"))
+        damage(tmp_path, b"002 002 002")
+
+        await store._scrubber.scrub()
+
+        assert store.stats()["scrub_faults"] == "1"
+        with pytest.raises(CorruptRecord):
+            store.inspect(b"k2")
+        assert (await settled(store.apply(b"k2", good))).accepted
+        assert (await settled(store.get(b"k2"))) == good
+
+
+async def test_rot_in_garbage_is_counted_and_harms_nobody(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        await settled(store.set(b"k2", b"anew"))
+        damage(tmp_path, b"002 002 002")
+
+        await store._scrubber.scrub()
+
+        assert store.stats()["scrub_faults"] == "1"
+        assert store.inspect(b"k2") is not None
+
+
+async def test_a_damaged_header_is_found(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        damage(tmp_path, b"k2002 002")
+
+        await store._scrubber.scrub()
+
+        assert int(store.stats()["scrub_faults"]) >= 1
+
+
+async def test_an_index_that_lags_behind_a_volume_is_found(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        await settled(store.set(b"k2", b"anew"))
+        await filled_up(store)
+        await store._indexer.commit()
+        [(lookup, entry)] = [(key, value) for key, value in store._index.entries() if key.endswith(b"k2")]
+        stale = bytearray(entry)
+        stale[24:32] = (5).to_bytes(8, "little")  # a version of long ago, in a volume of long ago
+        stale[0:4] = (999).to_bytes(4, "little")
+        store._index.commit({lookup: bytes(stale)}, store._index.covered(), {}, forget_all=False)
+
+        await store._scrubber.scrub()
+
+        assert int(store.stats()["scrub_faults"]) >= 1
+        store._index.commit({lookup: entry}, store._index.covered(), {}, forget_all=False)
+
+
+async def filled_up(store: NodeStore) -> None:
+    for number in range(20):
+        await settled(store.set(b"filler%d" % number, bytes(8000)))
