@@ -41,6 +41,7 @@ class Cluster:
         webs: int = 2,
         direct: bool = False,
         data: Mapping[str, Path] | None = None,
+        node_ports: Sequence[int] = (),
         node_options: Sequence[str] = NODE_OPTIONS,
         proxy_settings: str = PROXY_TIMES,
         web_settings: Mapping[str, str] | None = None,
@@ -67,7 +68,7 @@ class Cluster:
             )
             for number, port in enumerate(ports[:nodes])
         ]
-        self.node_ports = [node.port for node in self.nodes]
+        self.node_ports = list(node_ports) or [node.port for node in self.nodes]
         self.proxies = [
             Part(
                 f"proxy-{number}",

@@ -7,6 +7,7 @@ connections that are open too.
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass, field
 
 CHUNK_BYTES = 64 * 1024
@@ -17,7 +18,7 @@ class Direction:
     """What happens to the bytes of one direction."""
 
     delay_s: float = 0.0
-    """Each chunk is held back this long."""
+    """Each chunk is held back for up to this long, at random: what goes on different connections overtakes."""
     drop: bool = False
     """Bytes are read and thrown away: what was sent arrives nowhere, and nobody is told."""
     cut_after_bytes: int | None = None
@@ -38,7 +39,8 @@ class Direction:
 class Relay:
     """Listens on a port of its own and passes everything on to `target`."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int] | None = None) -> None:
+        """`target` may be set later, before the first connection."""
         self.target = target
         self.up = Direction()
         self.down = Direction()
@@ -83,6 +85,8 @@ class Relay:
         self.accepted += 1
         self._writers.add(writer)
         try:
+            if self.target is None:
+                raise ConnectionRefusedError
             far_reader, far_writer = await asyncio.open_connection(*self.target)
         except OSError:
             self._end(writer)
@@ -103,7 +107,7 @@ class Relay:
         try:
             while chunk := await source.read(CHUNK_BYTES):
                 if direction.delay_s:
-                    await asyncio.sleep(direction.delay_s)
+                    await asyncio.sleep(random.uniform(0, direction.delay_s))
                 await direction.flowing.wait()
                 if direction.drop:
                     continue

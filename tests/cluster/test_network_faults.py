@@ -13,7 +13,6 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.history import WRITES, History, Outcome
-from tests.cluster.parts import HOST
 from tests.cluster.relay import Relay
 from tests.cluster.workload import Mix, Workload, read_all
 
@@ -30,13 +29,15 @@ async def relayed_cluster(
     """3 nodes, each behind a relay for both proxies. `timeouts`: seconds for a request, and for one question to a node;
     short, so that a fault outlasts them."""
     settings = "timeout = {}\nnode_timeout = {}\n".format(*timeouts)
-    cluster = Cluster(directory, nodes=3, proxy_settings=settings, **options)
     async with AsyncExitStack() as stack:
-        relays = [Relay((HOST, port)) for port in cluster.node_ports]
+        relays = [Relay() for _ in range(3)]
         for relay in relays:
             await relay.start()
             stack.push_async_callback(relay.close)
-        cluster.node_ports = [relay.port for relay in relays]
+        ports = [relay.port for relay in relays]
+        cluster = Cluster(directory, nodes=3, node_ports=ports, proxy_settings=settings, **options)
+        for relay, node in zip(relays, cluster.nodes, strict=True):
+            relay.target = node.address
         yield await stack.enter_async_context(cluster), relays
 
 
@@ -107,6 +108,27 @@ async def test_lost_requests_leave_replicas_apart_and_readers_do_not_notice(tmp_
         assert sum(e.outcome is Outcome.OK for e in history.events) > len(history.events) / 4
 
 
+async def overtake(cluster: Cluster, relays: list[Relay], history: History, seconds: float) -> None:
+    """Hold everything that nodes are asked back for a while of its own, so that it reaches each in another order."""
+    for relay in relays:
+        relay.up.delay_s = 0.03
+    workload = Workload(cluster.web_addresses, history, keys=KEYS[:2], clients=24, mix=MIX, once=False)
+    await workload.run(seconds)
+    for relay in relays:
+        relay.heal()
+    await read_all(cluster.web_addresses, history)
+
+
+async def test_writes_that_overtake_one_another_on_the_way_to_the_nodes_leave_the_history_clean(
+    tmp_path, history, fault_seconds
+):
+    async with relayed_cluster(tmp_path / "c", webs=4, direct=True) as (cluster, relays):
+        await overtake(cluster, relays, history, fault_seconds or 3.0)
+
+        history.check()
+        assert not history.errors(), [str(e) for e in history.errors()[:10]]
+
+
 async def test_stalls_delays_and_cuts_leave_the_history_clean(tmp_path, history, fault_seconds):
     rng = random.Random(f"{history.seed} network")
 
@@ -117,7 +139,7 @@ async def test_stalls_delays_and_cuts_leave_the_history_clean(tmp_path, history,
         relay.down.stall()
 
     def delay(relay):
-        relay.up.delay_s, relay.down.delay_s = rng.uniform(0, 0.2), rng.uniform(0, 0.2)
+        relay.up.delay_s, relay.down.delay_s = rng.uniform(0, 0.3), rng.uniform(0, 0.3)
 
     def cut(relay):
         relay.down.cut_after_bytes = rng.randint(1, 20_000)

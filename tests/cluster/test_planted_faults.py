@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.cluster import Cluster
 from tests.cluster.disks import needs_root, needs_xfs
 from tests.cluster.history import History
 from tests.cluster.test_cancel_storm import narrow_cluster, storm
-from tests.cluster.test_hot_key import hammer
-from tests.cluster.test_network_faults import lose_requests, relayed_cluster
+from tests.cluster.test_network_faults import lose_requests, overtake, relayed_cluster
 from tests.cluster.test_power_cut import cluster_on_disks, cut_all
 
 pytestmark = pytest.mark.slow
@@ -70,11 +68,11 @@ async def test_a_proxy_that_does_not_write_back_is_caught_by_lost_requests(tmp_p
     await caught(scenario, history)
 
 
-async def test_a_node_that_stores_older_over_newer_is_caught_by_a_hot_key(tmp_path, history):
+async def test_a_node_that_stores_older_over_newer_is_caught_by_writes_that_overtake(tmp_path, history):
     async def scenario(attempt, number):
         plants = {"node": "no-version-check"}
-        async with Cluster(tmp_path / str(number), nodes=3, webs=4, direct=True, plants=plants) as cluster:
-            await hammer(cluster, attempt, 4.0)
+        async with relayed_cluster(tmp_path / str(number), webs=4, direct=True, plants=plants) as (cluster, relays):
+            await overtake(cluster, relays, attempt, 3.0)
 
     await caught(scenario, history)
 
