@@ -38,6 +38,7 @@ from nodes.reserve import Reserve
 from nodes.scan import Event, Found, is_intact, reader_of, walk
 from nodes.volume import Volume, Volumes, sync_directory, volume_path
 from nodes.writer import Write, Writer
+from sfss.errors import SfssError
 from sfss.store import checksum_of
 
 _SLICE_BYTES = 1024 * 1024
@@ -132,7 +133,7 @@ class Compactor:
             try:
                 while await self.compact():
                     pass
-            except OSError as error:
+            except (OSError, SfssError) as error:
                 _log.error("compaction failed and will be tried again: %s", error)
 
     def _victim(self) -> Volume | None:
@@ -247,25 +248,25 @@ class _Walker:
                 seen += 1
                 if event.header.kind == Kind.FLUSH:
                     self.flushes += 1
-                    continue
-                lookup = index_key(event.header.key)
-                entry = get(lookup)
-                if (
-                    entry is None
-                    or len(entry) != ENTRY_BYTES
-                    or unpack_fields(entry)[:2] != (self._volume.number, event.offset)
-                ):
-                    continue
-                start = event.offset + RECORD_HEADER_BYTES + len(event.header.key)
-                value = self._read_at(start, event.header.value_bytes)
-                if not is_intact(event.header, value):
-                    stuck += 1
-                    continue
-                live.append(_Live(lookup, entry, event.header, value))
-                taken += event.header.size
+                elif (entry := self._entry_of(event, get)) is not None:
+                    start = event.offset + RECORD_HEADER_BYTES + len(event.header.key)
+                    value = self._read_at(start, event.header.value_bytes)
+                    if is_intact(event.header, value):
+                        live.append(_Live(index_key(event.header.key), entry, event.header, value))
+                        taken += event.header.size
+                    else:
+                        stuck += 1
+                # Dead records count too: `grow` waits on the loop for a snapshot to end.
                 if taken >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
                     return _Slice(live, stuck, True)
         return _Slice(live, stuck, False)
+
+    def _entry_of(self, found: Found, get: Callable[[bytes], bytes | None]) -> bytes | None:
+        """The entry that points to a record; None when there is none or it points elsewhere."""
+        entry = get(index_key(found.header.key))
+        if entry is None or len(entry) != ENTRY_BYTES:
+            return None
+        return entry if unpack_fields(entry)[:2] == (self._volume.number, found.offset) else None
 
     def close(self) -> None:
         os.close(self._fd)

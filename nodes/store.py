@@ -134,7 +134,8 @@ class NodeStore:
             self._writer,
             reserve,
             options,
-            is_pending=lambda lookup: lookup in self._pending,
+            # A copy appended behind a flush that is on its way would come back at the next start.
+            is_pending=lambda lookup: self._flushing is not None or lookup in self._pending,
             keep_tombstones=lambda: bool(self._state.cluster),
             now=now,
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from nodes import compaction
 from nodes.checker import check_directory
 from nodes.store import NodeStore
 from sfss.errors import CorruptRecord
@@ -193,3 +196,74 @@ async def test_a_read_under_way_outlives_its_volume(tmp_path):
             await compacted(store)
             assert not (tmp_path / "volumes" / "0000000001.volume").exists()
         assert (await reading).value == b"old" * 1000
+
+
+async def test_compaction_goes_on_after_a_disk_that_was_too_full_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "_PAUSE_S", 0.001)
+    full = False
+    refused = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    allocate = os.posix_fallocate
+
+    def take_room(fd: int, offset: int, size: int) -> None:
+        if full:
+            loop.call_soon_threadsafe(refused.set)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(fd, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", take_room)
+    # The newest volume has no room taken ahead, so each move asks the disk for more.
+    async with node(tmp_path, preallocate_bytes=0, compact_dead_ratio=1.0) as store:
+        await settled(store.set(b"kept", b"v"))
+        await overwrite(store)
+        full = True
+        object.__setattr__(store._options, "compact_dead_ratio", 0.5)
+        await asyncio.wait_for(refused.wait(), 30)
+        full = False
+
+        async with asyncio.timeout(30):
+            while not store._compactor.compacted:
+                await asyncio.sleep(0.001)
+
+        assert (await settled(store.get(b"kept"))).value == b"v"
+
+
+async def test_what_a_flush_forgot_while_it_was_moved_stays_forgotten_after_a_kill(tmp_path):
+    async with node(tmp_path / "a") as store:
+        await settled(store.set(b"flushed", b"v"))
+        await overwrite(store)
+        await store._indexer.commit()
+        add = store._compactor._append_again
+
+        async def flush_first(*arguments: object) -> None:
+            flushing = store.flush()
+            await add(*arguments)
+            await flushing
+
+        store._compactor._append_again = flush_first
+        await store._compactor.compact()
+        assert store.get(b"flushed") is None
+        after = killed(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(after / "index")
+    async with node(after) as store:
+        assert store.get(b"flushed") is None
+
+
+async def test_a_volume_of_small_dead_records_is_walked_in_slices(tmp_path, monkeypatch):
+    """A slice holds a snapshot of the index, for which the loop may have to wait."""
+    monkeypatch.setattr(compaction, "_SLICE_RECORDS", 10)
+    async with node(tmp_path) as store:
+        for number in range(100):
+            await settled(store.set(b"k", b"%d" % number))
+        await store._indexer.commit()
+        volume = store._volumes.by_number[1]
+        walker = compaction._Walker(volume, store._volumes.directory, store._index)
+        try:
+            slices = [walker.next_slice()]
+            while slices[-1].more:
+                slices.append(walker.next_slice())
+        finally:
+            walker.close()
+
+        assert len(slices) >= 10
+        assert sum(len(piece.live) for piece in slices) == 1
