@@ -97,12 +97,13 @@ class Connection(asyncio.Protocol):
         """Whether the peer owes the rest of a command that it has begun (and is free to send it)."""
         return self._parser.inside and not self._reading_paused and not self._ending
 
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes of replies that the peer doesn't take, 0 while it does."""
+    def count_unsent(self) -> int:
+        """Bytes of replies that the peer doesn't take, 0 while it does; brings the server's account up to date."""
         if self._writing_paused and self._transport is not None:
-            return self._transport.get_write_buffer_size()
-        return 0
+            unsent = self._transport.get_write_buffer_size()
+            self._server.bytes_held += unsent - self._unsent_bytes
+            self._unsent_bytes = unsent
+        return self._unsent_bytes
 
     @property
     def lingering(self) -> bool:
@@ -148,9 +149,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        if self._transport is not None:
-            self._unsent_bytes = self._transport.get_write_buffer_size()
-            self._server.bytes_held += self._unsent_bytes
+        self.count_unsent()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
@@ -387,6 +386,9 @@ class Connection(asyncio.Protocol):
             self._transport.writelines(out)
         else:
             self._transport.write(b"".join(out))
+        if self._writing_paused:
+            # Replies to what was begun before the peer stopped reading still come, and are still held.
+            self.count_unsent()
 
     def _end(self) -> None:
         """Say goodbye: no more replies. The socket is read to the peer's end of stream, for a second at most (the

@@ -274,13 +274,14 @@ class MemcacheServer:
         limits = self.limits
         crowded = len(self._connections) >= limits.connections_max * 9 // 10
         for connection, seen in list(self._connections.items()):
-            progress = (connection.bytes_read, connection.bytes_written, connection.unsent_bytes)
+            unsent = connection.count_unsent()
+            progress = (connection.bytes_read, connection.bytes_written, unsent)
             moved = progress != seen.progress
             heard = progress[0] != seen.progress[0]
             seen.progress = progress
             if heard or not connection.inside_command:
                 seen.inside_since = now
-            if moved or not connection.unsent_bytes:
+            if moved or not unsent:
                 seen.unread_since = now
             if moved or connection.busy:
                 seen.idle_since = now

@@ -36,6 +36,7 @@ class Peer:
         self.closed = False
         self.ended = False
         self.reading = True
+        self.deaf = False
         self.unsent = 0
         self.connection = Connection(server)
         self.connection.connection_made(self)  # type: ignore[arg-type]
@@ -62,9 +63,13 @@ class Peer:
 
     def write(self, data: bytes) -> None:
         self.sent += data
+        if self.deaf:
+            self.unsent += len(data)
+            if self.unsent == len(data):
+                self.connection.pause_writing()
 
     def writelines(self, pieces: Any) -> None:
-        self.sent += b"".join(pieces)
+        self.write(b"".join(pieces))
 
     def write_eof(self) -> None:
         self.ended = True

@@ -339,6 +339,24 @@ async def test_a_peer_that_doesnt_read_is_not_served_further() -> None:
     assert server.bytes_held == 0
 
 
+async def test_answers_that_come_after_the_peer_stopped_reading_are_on_the_account_too() -> None:
+    store = SlowStore()
+    MemoryStore.set(store, b"large", b"x" * 100_000)
+    server = server_of(store, limits=ServerLimits(bytes_held_max=1_000_000))
+    peer = Peer(server)
+    peer.deaf = True
+    peer.say(b"get large\r\n" * 20)
+    store.settle_all()
+    await turn()
+
+    assert server.bytes_held == peer.unsent > 2_000_000
+    assert Peer(server).say(b"get large\r\n") == b"SERVER_ERROR busy\r\n"
+    peer.unsent = 500_000
+    assert peer.connection.count_unsent() == server.bytes_held == 500_000
+    peer.abort()
+    assert server.bytes_held == 0
+
+
 async def test_over_the_memory_limit_requests_are_refused_at_once_and_served_again_after() -> None:
     store = SlowStore()
     server = server_of(store, limits=ServerLimits(bytes_held_max=1000))
