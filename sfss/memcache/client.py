@@ -56,8 +56,8 @@ class ClientLimits:
     """What one client takes on. `_s` are seconds.
 
     `links` connections for reads and as many for writes, `bulk_links` for writes of more than `bulk_bytes`. A request
-    without a deadline gets `answer_s`. A connection is silent when nothing came for `silence_s` past the deadline
-    of its oldest request. `sweep_s` is how exactly deadlines are kept.
+    without a deadline gets `answer_s`, but a node has `connect_s` to say who it is. A connection is silent when nothing
+    came for `silence_s` past the deadline of its oldest request. `sweep_s` is how exactly deadlines are kept.
     """
 
     links: int = 2
@@ -193,7 +193,10 @@ class MemcacheClient:
 
     def identify(self) -> asyncio.Future[Identity]:
         self._needs_sfss("identify")
-        return self._ask(self._reads, AskIdentity(b"sfss identity\r\n"), NO_CALL)
+        # It costs a node nothing, so one that doesn't say it soon isn't there: a lost packet would else hold up for
+        # `answer_s` whoever waits for the node to come back.
+        soon = Call(self._monotonic() + self.limits.connect_s)
+        return self._ask(self._reads, AskIdentity(b"sfss identity\r\n"), soon)
 
     def bind(self, cluster: str, ring: int, fingerprint: str) -> asyncio.Future[Identity]:
         self._needs_sfss("bind")

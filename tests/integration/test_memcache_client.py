@@ -258,6 +258,15 @@ async def test_a_silent_server_is_left_and_asked_again_on_a_new_connection() -> 
         assert await client.get(b"b", within(5)) is None
 
 
+async def test_a_node_that_doesnt_say_who_it_is_is_not_waited_for_as_long_as_for_a_file() -> None:
+    async def say_nothing(reader: Any, writer: Any, number: int) -> None:
+        await reader.read()
+
+    async with scripted(say_nothing) as port, client_of(port, ClientLimits(connect_s=0.2, answer_s=600)) as client:
+        with pytest.raises(Expired):
+            await asyncio.wait_for(client.identify(), 60)
+
+
 async def test_the_server_is_told_how_much_time_is_left() -> None:
     lines = []
 
