@@ -79,6 +79,7 @@ class Workers:
         self._started: dict[int, float] = {}
         self._due: dict[int, float] = {}
         self._backoff_s = dict.fromkeys(range(len(sockets)), BACKOFF_S_MIN)
+        self._replaced: set[int] = set()
 
     def run(self) -> int:
         """Start all, restart what dies, stop all on SIGTERM or SIGINT. Returns the exit status."""
@@ -124,7 +125,8 @@ class Workers:
             if came is not None and came.si_signo != signal.SIGCHLD:
                 return 0
             for index, status in self._reap():
-                if status == _REFUSED:
+                # Later on it is no wrong setting, but what is away just now; the other workers go on serving.
+                if status == _REFUSED and index not in self._replaced:
                     return _REFUSED
                 self._bury(index, status)
             for index, due in list(self._due.items()):
@@ -133,6 +135,7 @@ class Workers:
                     self._start(index)
 
     def _bury(self, index: int, status: int) -> None:
+        self._replaced.add(index)
         lived_s = time.monotonic() - self._started[index]
         if lived_s >= STEADY_S:
             self._backoff_s[index] = BACKOFF_S_MIN

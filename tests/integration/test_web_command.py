@@ -288,6 +288,32 @@ async def test_a_refused_start_of_the_workers_ends_them_all() -> None:
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 2
 
 
+def test_a_worker_that_is_refused_when_it_starts_again_is_tried_until_it_serves(tmp_path: Path) -> None:
+    """Its nodes may be away just then; the other workers serve, and go on."""
+    script = """
+import os, pathlib, signal, sys
+from sfss.web.workers import Workers
+
+lives = pathlib.Path(sys.argv[1])
+
+def work(index, sockets):
+    with lives.open("a") as file:
+        file.write("x")
+    life = lives.stat().st_size
+    if life == 4:
+        os.kill(os.getppid(), signal.SIGTERM)
+        signal.sigwait({signal.SIGUSR1})
+    return 1 if life == 1 else 2
+
+sys.exit(Workers(work, [[]]).run())
+"""
+    lives = tmp_path / "lives"
+    done = subprocess.run([sys.executable, "-c", script, str(lives)], timeout=PATIENCE_S, check=False)
+
+    assert lives.read_text() == "xxxx"
+    assert done.returncode == 1  # the last life was ended by the signal that it waited under
+
+
 def test_the_version_is_told() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sfss.commands.main", "--version"], capture_output=True, text=True, check=True
