@@ -162,7 +162,7 @@ class ProxyRing:
                     self._look_into(link)
             else:
                 await link.client.stats(call=Call(time.monotonic() + ASK_S_MAX))
-        except (OSError, EOFError, SfssError) as error:
+        except (OSError, EOFError, ValueError, SfssError) as error:  # ValueError: a line beyond all limits
             link.error = str(error) or f"no answer in {ASK_S_MAX:g} s"
         else:
             link.up = True

@@ -123,7 +123,7 @@ async def _asked(server: Address, timeout_s: float) -> tuple[Figures, dict[str, 
                 return own, {}  # a foreign server, which knows nothing of nodes
     except TimeoutError:
         return {"state": "dead", "error": f"no answer in {timeout_s:g} s"}, {}
-    except (aiomcache.ClientException, OSError, EOFError) as error:
+    except (aiomcache.ClientException, OSError, EOFError, ValueError) as error:
         return {"state": "dead", "error": str(error) or type(error).__name__}, {}
     finally:
         await _dismiss(client)

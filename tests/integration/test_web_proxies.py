@@ -236,6 +236,30 @@ async def test_the_web_tier_may_start_before_its_proxies() -> None:
         await cluster.kill(0)
 
 
+async def test_a_server_that_is_no_memcache_at_all_is_left_out_and_asked_again() -> None:
+    connections = 0
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(b"x" * 100_000)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(babble, HOST, 0)
+    address = Address(HOST, server.sockets[0].getsockname()[1])
+    try:
+        async with ring_over((address,)) as ring:
+            with pytest.raises(Unreachable):
+                await settled(ring.get(b"key"))
+            await eventually(lambda: connections >= 3)
+
+            with pytest.raises(Unreachable):
+                await ProxiesStatus((address,), 5.0, {}).collect()
+    finally:
+        server.close()
+
+
 async def test_a_write_in_flight_on_a_dying_proxy_is_unknown_and_not_sent_again() -> None:
     sent: list[bytes] = []
 
