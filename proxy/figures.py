@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from proxy.latency import Latency
@@ -53,6 +54,16 @@ class Figures:
 
     def ring(self) -> RingFigures:
         """The ring as the monitor shows it."""
+        return self._ring
+
+    # A ring never changes, and going through its table holds up the loop for some ms: so only once.
+
+    @cached_property
+    def _shares(self) -> list[float]:
+        return self._coordinator.ring.shares()
+
+    @cached_property
+    def _ring(self) -> RingFigures:
         coordinator = self._coordinator
         ring = coordinator.ring
         held = [0] * len(ring.members)
@@ -109,7 +120,7 @@ class Figures:
     def _own(self) -> dict[str, str]:
         coordinator = self._coordinator
         ring, counters = coordinator.ring, coordinator.counters
-        shares = ring.shares()
+        shares = self._shares
         figures: dict[str, object] = {
             "quorum": coordinator.quorum,
             "quorum_relaxed": int(coordinator.quorum.relaxed),
