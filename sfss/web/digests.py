@@ -32,10 +32,15 @@ def check_digests(body: bytes, content_digest: str | None, content_md5: str | No
         _compare("md5", _unbase64(content_md5.strip()), body)
     if content_digest is not None:
         position = 0
+        seen: set[str] = set()
         while position < len(content_digest):
             member = _MEMBER.match(content_digest, position)
             if not member:
                 raise BadRequest("Content-Digest is not of the form sha-256=:…:")
+            if member[1] in seen:
+                # Each one costs a pass over the body: a long header of them would hold up everybody.
+                raise BadRequest(f"Content-Digest has two digests by {member[1]}")
+            seen.add(member[1])
             if member[1] in _ALGORITHMS:
                 _compare(member[1], _unbase64(member[2]), body)
             position = member.end()

@@ -47,3 +47,8 @@ def test_a_body_with_the_digest_of_another_is_refused(content_digest: str | None
 def test_a_digest_that_cannot_be_read_is_refused(content_digest: str | None, content_md5: str | None) -> None:
     with pytest.raises(BadRequest):
         check_digests(BODY, content_digest, content_md5)
+
+
+def test_a_digest_that_is_there_twice_is_refused_before_it_is_worked_out_again() -> None:
+    with pytest.raises(BadRequest, match="two digests by sha-256"):
+        check_digests(BODY, f"sha-256=:{SHA}:, sha-256=:{SHA}:", None)
