@@ -33,6 +33,9 @@ class Uploads:
             raise BadRequest("part of a file can't be written; send all of it, without Content-Range")
         if "Expect" in headers and headers["Expect"].strip().lower() != "100-continue":
             raise Refused(417, "expectation_failed", "only Expect: 100-continue is understood")
+        if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            # Whatever else is done to the bytes on their way would have to be undone here (RFC 9112, 6.1).
+            raise Refused(501, "unsupported", "chunked is the one transfer coding understood here", close=True)
         limit = self._limit(request)
         announced = headers.get("Content-Length")
         length = int(announced) if announced is not None else limit if "Transfer-Encoding" in headers else 0

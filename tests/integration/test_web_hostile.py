@@ -51,6 +51,14 @@ MALFORMED = {
         400,
     ),
     "an unknown transfer coding": (head(PUT, "Host: a", "Transfer-Encoding: x") + b"1", 400),
+    "a coding beneath the chunks": (
+        head(PUT, "Host: a", "Transfer-Encoding: gzip, chunked") + b"1\r\nx\r\n0\r\n\r\n",
+        501,
+    ),
+    "a coding beneath the chunks, in a header of its own": (
+        head(PUT, "Host: a", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n\r\n",
+        400,
+    ),
     "chunked not last": (head(PUT, "Host: a", "Transfer-Encoding: chunked, gzip") + b"0\r\n\r\n", 400),
     "a bad chunk size": (head(PUT, "Host: a", "Transfer-Encoding: chunked") + b"zz\r\nx\r\n0\r\n\r\n", 400),
     "a chunk without its end": (head(PUT, "Host: a", "Transfer-Encoding: chunked") + b"1\r\nxy\r\n0\r\n\r\n", 400),
