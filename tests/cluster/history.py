@@ -23,6 +23,10 @@ SHOWN = 40
 WRITES = frozenset({"put", "post", "delete"})
 
 
+class Violation(AssertionError):
+    """A promise was broken, with the evidence."""
+
+
 class Outcome(Enum):
     OK = "ok"
     FAIL = "fail"
@@ -142,11 +146,11 @@ class History:
         return f"{key}: {verdict.value}; around {first:.6f} no order explains values {values}:\n{lines}"
 
     def check(self) -> None:
-        """Raise `AssertionError` with seed, command and evidence unless the run is clean."""
+        """Raise `Violation` with seed, command and evidence unless the run is clean."""
         began = time.monotonic()
         found = self.violations()
         if found:
-            raise AssertionError(
+            raise Violation(
                 f"{len(found)} violations; seed {self.seed}; repeat with: {self.repeat}\n{self.summary()}\n"
                 + "\n".join(found[:5])
             )

@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.history import WRITES, History, Outcome
 from tests.cluster.relay import Relay
-from tests.cluster.workload import Mix, Workload, read_all
+from tests.cluster.workload import Client, Mix, Workload, keys_of, read_all
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +106,50 @@ async def test_lost_requests_leave_replicas_apart_and_readers_do_not_notice(tmp_
 
         history.check()
         assert sum(e.outcome is Outcome.OK for e in history.events) > len(history.events) / 4
+
+
+async def read_half_made_writes(cluster: Cluster, relays: list[Relay], history: History) -> None:
+    """Let writes reach one node only, read them, and read again from the other two."""
+    for alone in relays:
+        keys = keys_of(f"half-{alone.port}", 24)
+        users = [Client(f"user{n}", cluster.web_addresses, history, random.Random(n)) for n in range(len(keys))]
+
+        async def all_read(users: list[Client] = users, keys: list[str] = keys) -> None:
+            await asyncio.gather(*(read_until_answered(user, key) for user, key in zip(users, keys, strict=True)))
+
+        async def all_write(users: list[Client] = users, keys: list[str] = keys) -> None:
+            await asyncio.gather(*(user.put(key, 500) for user, key in zip(users, keys, strict=True)))
+
+        try:
+            await all_write()
+            for relay in relays:
+                relay.up.drop = relay is not alone
+            await all_write()
+            for relay in relays:
+                relay.heal()
+            await all_read()
+            alone.up.drop = True
+            await all_read()
+            alone.heal()
+        finally:
+            for user in users:
+                user.close()
+        await cluster.ready()
+        await asyncio.sleep(1)  # the proxies find out that the nodes are back
+    await read_all(cluster.web_addresses, history)
+
+
+async def read_until_answered(user: Client, key: str) -> None:
+    while (await user.get(key)).outcome is not Outcome.OK:
+        await asyncio.sleep(0.1)
+
+
+async def test_a_write_that_only_one_node_has_is_not_unread_once_it_was_read(tmp_path, history):
+    async with relayed_cluster(tmp_path / "c", (0.4, 0.2)) as (cluster, relays):
+        await read_half_made_writes(cluster, relays, history)
+
+        history.check()
+        assert [e for e in history.events if e.kind in WRITES and e.outcome is Outcome.UNKNOWN]
 
 
 async def overtake(cluster: Cluster, relays: list[Relay], history: History, seconds: float) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.cluster import node_view
 from tests.cluster.cluster import Cluster
 from tests.cluster.disks import CuttableDisks, needs_root, needs_xfs
-from tests.cluster.history import History
+from tests.cluster.history import History, Violation
 from tests.cluster.workload import Workload, read_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, needs_root, needs_xfs]
@@ -69,9 +69,7 @@ async def cut_all(disks: CuttableDisks, cluster: Cluster, history: History, seco
             await node.serving()
     missing = await missing_copies(cluster, history, cut)
     if missing:
-        raise AssertionError(
-            f"{len(missing)} acknowledged writes lost copies; {history.repeat}\n" + "\n".join(missing[:5])
-        )
+        raise Violation(f"{len(missing)} acknowledged writes lost copies; {history.repeat}\n" + "\n".join(missing[:5]))
     await cluster.ready()
     await read_all(cluster.web_addresses, history)
     return len(history.acknowledged(cut))
@@ -105,7 +103,7 @@ async def cut_one(disks: CuttableDisks, cluster: Cluster, history: History, roun
             await node.start()
             missing = await missing_copies(cluster, history, cut)
             if missing:
-                raise AssertionError(f"{node.name} lost records; {history.repeat}\n" + "\n".join(missing[:5]))
+                raise Violation(f"{node.name} lost records; {history.repeat}\n" + "\n".join(missing[:5]))
     await cluster.ready()
     await read_all(cluster.web_addresses, history)
     return acknowledged
