@@ -39,7 +39,7 @@ class NodeOptions:
     """Room taken ahead in the newest volume. fdatasync of a batch of 4 KiB then takes half the time (measured)."""
     reserve_bytes: int = 64 * MIB
     """Room kept for deletes, compaction and the index when the disk is full."""
-    pending_bytes_max: int = 64 * MIB
+    pending_bytes_max: int = 128 * MIB
     """Writes waiting for the disk; more are refused as busy."""
     batch_bytes_max: int = 8 * MIB
     index_interval_s: float = 1.0
