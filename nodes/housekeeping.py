@@ -5,7 +5,6 @@ reserve.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 
 from nodes.identity import DataDirectory, NodeState
 from nodes.options import NodeOptions, Sync
-from nodes.reserve import Reserve
+from nodes.reserve import FULL, Reserve
 from nodes.writer import Writer
 from sfss.errors import OutOfDisk, SfssError, Unavailable
 from sfss.stamps import COUNT_BITS, StampClock
@@ -38,6 +37,16 @@ def floor_ahead(now: float, last: int) -> int:
     """A floor to save. `last` is the largest stamp issued or floored so far; where the clock is behind it, a second's
     worth of stamps above it will do."""
     return max(int((now + FLOOR_AHEAD_S) * 1000) << COUNT_BITS, last + (1000 << COUNT_BITS))
+
+
+def save_for_sure(directory: DataDirectory, state: NodeState, reserve: Reserve) -> None:
+    """Put who the node is on disk, if need be with room from the reserve."""
+    try:
+        directory.save(state)
+    except OSError as error:
+        if error.errno not in FULL or not reserve.release(_IDENTITY_BYTES):
+            raise
+        directory.save(state)
 
 
 class Housekeeper:
@@ -97,16 +106,8 @@ class Housekeeper:
         async with self._saving:
             floor = max(floor, self.state.stamp_floor)
             wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position)
-            await loop.run_in_executor(self._thread, self._save, wanted)
+            await loop.run_in_executor(self._thread, save_for_sure, self._directory, wanted, self._reserve)
             self._change(stamp_floor=floor)
-
-    def _save(self, state: NodeState) -> None:
-        try:
-            self._directory.save(state)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or not self._reserve.release(_IDENTITY_BYTES):
-                raise
-            self._directory.save(state)
 
     async def raise_floor(self) -> None:
         """Move the floor ahead of all stamps. Raises `OutOfDisk` or `Unavailable` when it can't be saved."""
@@ -117,7 +118,7 @@ class Housekeeper:
             await asyncio.shield(self._raising)
         except OSError as error:
             _log.error("the identity file can't be written: %s", error)
-            if error.errno == errno.ENOSPC:
+            if error.errno in FULL:
                 raise OutOfDisk("out of disk") from None
             raise Unavailable(f"the identity file can't be written: {error.strerror}") from None
 

@@ -20,6 +20,9 @@ _HEADER = struct.Struct("<8sHH")
 _MAGIC = b"SFSSRSV\n"
 _STEP_BYTES = 4 * 1024 * 1024
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk, or a quota on it, is full."""
+
 _log = logging.getLogger("sfss.node")
 
 
@@ -50,13 +53,12 @@ class Reserve:
         with self._lock:
             while self._held < self._wanted:
                 step = min(_STEP_BYTES, self._wanted - self._held)
-                free = os.fstatvfs(self._fd)
-                if free.f_bavail * free.f_frsize < 2 * step:
+                if self._free_bytes() < 2 * step:
                     return
                 try:
                     os.posix_fallocate(self._fd, self._held, step)
                 except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    if error.errno not in FULL:
                         _log.warning("the reserve can't be filled: %s", error)
                     return
                 if not self._held:
@@ -72,6 +74,15 @@ class Reserve:
             os.ftruncate(self._fd, self._held)
             _log.warning("the disk is full; the reserve is down to %d of %d bytes", self._held, self._wanted)
             return True
+
+    def make_room(self, size: int) -> None:
+        """Give back what it takes to have `size` bytes free on the disk, as far as it holds that much."""
+        while self._free_bytes() < size and self.release(size):
+            pass
+
+    def _free_bytes(self) -> int:
+        free = os.fstatvfs(self._fd)
+        return free.f_bavail * free.f_frsize
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

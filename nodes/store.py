@@ -25,7 +25,7 @@ from nodes import index as indexes
 from nodes.compaction import Compactor
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, unpack_entry, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, Kind
-from nodes.housekeeping import Housekeeper, floor_ahead
+from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState, next_epoch
 from nodes.indexer import Indexer
 from nodes.options import NodeOptions, Sync
@@ -42,6 +42,7 @@ from sfss.errors import (
     Expired,
     Outcome,
     Recovering,
+    SetupError,
     TooLarge,
     Unsupported,
     WrongCluster,
@@ -66,6 +67,9 @@ T = TypeVar("T")
 _log = logging.getLogger("sfss.node")
 _DAMAGED_MAX = 100_000
 """Damaged records that are remembered, so that the same version may be written once more."""
+
+_START_BYTES = 16 * 1024 * 1024
+"""Room that a start may need, for the index most of all; on a full disk the reserve gives it."""
 
 _FILE = int(Kind.FILE)
 _TOMBSTONE = int(Kind.TOMBSTONE)
@@ -199,10 +203,12 @@ class NodeStore:
         self._reader.close()
         self._volumes.close()
         self._index.close()
+        last = replace(self._state, position=self._writer.synced_position, stamp_floor=self._clock.last, closed=True)
+        try:
+            save_for_sure(self._directory, last, self._reserve)
+        except OSError as error:
+            _log.error("the identity file can't be written, so the next start takes this stop for a crash: %s", error)
         self._reserve.close()
-        self._directory.save(
-            replace(self._state, position=self._writer.synced_position, stamp_floor=self._clock.last, closed=True)
-        )
         self._directory.close()
         self._closed.set_result(None)
 
@@ -241,7 +247,7 @@ class NodeStore:
         else:
             entry = self._newest_durable(lookup)
             if entry is None or not self._is_live(unpack_entry(lookup, entry)):
-                return None
+                return self._refuse_while_suspect(None)
         write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
         return self._when_durable(write, Written(version, write.checksum, self._durable, 1))
 
@@ -352,6 +358,7 @@ class NodeStore:
         self, key: bytes, change: Callable[[Record | None], Change], call: Call = NO_CALL
     ) -> Reply[tuple[Change, Record | None, Written]]:
         self._check_write(call, 0)
+        self._check_read(call)
         if self._clock.next() > self._floor:
             return self._spawn(self._above_floor(self.update, key, change, call))
         lookup = index_key(key)
@@ -469,12 +476,16 @@ class NodeStore:
                     del pending[lookup]
         self._indexer.added()
 
-    def _on_failed(self, writes: list[Write]) -> None:
+    def _on_failed(self, writes: list[Write], waiting: list[Write]) -> None:
         for write in writes:
             if self._pending.get(write.index_key) is write:
                 del self._pending[write.index_key]
             if self._flushing is write:
                 self._flushing = None
+        # A delete goes on where the file written after it fails, and is the newest of its key again.
+        for write in waiting:
+            if write.moves is None and write.kind != Kind.FLUSH:
+                self._pending[write.index_key] = write
 
     # --- how one is read -----------------------------------------------------------------------------
 
@@ -580,12 +591,21 @@ def _start(
     data: DataDirectory, options: NodeOptions, now: Callable[[], float]
 ) -> tuple[NodeState, Recovered, Reserve, int]:
     state = next_epoch(data.load())
-    recovered = recover(data, state)
-    last = max(state.stamp_floor, recovered.overlay.figures.version_max)
-    data.save(replace(state, suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last)))
     reserve = Reserve(data.reserve, options.reserve_bytes)
+    try:
+        reserve.make_room(_START_BYTES)  # a full disk still serves reads and deletes after a restart
+        recovered = recover(data, state)
+        last = max(state.stamp_floor, recovered.overlay.figures.version_max)
+        state = replace(state, suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
+        save_for_sure(data, state, reserve)
+    except indexes.IndexDiskFull:
+        reserve.close()
+        raise SetupError(f"the disk of {data.path} has no room to start; free at least {_START_BYTES} bytes") from None
+    except BaseException:
+        reserve.close()
+        raise
     reserve.fill()
-    return data.load(), recovered, reserve, last
+    return state, recovered, reserve, last
 
 
 def _record(entry: Entry, value: bytes) -> Record:

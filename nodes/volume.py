@@ -8,13 +8,16 @@ thread only, but for the functions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from nodes.format import VOLUME_HEADER_BYTES, NewerFormat, VolumeHeader, pack_volume_header, unpack_volume_header
 from sfss.errors import CorruptRecord, SetupError
+
+T = TypeVar("T")
 
 _SUFFIX = ".volume"
 _UNFINISHED = ".new"
@@ -37,6 +40,10 @@ class Volume:
         return self.header.position + self.end
 
 
+class SyncFailed(Exception):
+    """What is in the page cache may not be what is on disk."""
+
+
 def volume_path(directory: Path, number: int) -> Path:
     """Where a volume lies. Ten digits hold all numbers that an index entry can, and sort as text."""
     return directory / f"{number:010d}{_SUFFIX}"
@@ -54,7 +61,8 @@ def sync_directory(directory: Path) -> None:
 def create_volume(directory: Path, header: VolumeHeader) -> int:
     """Make an empty volume, durably, and return its descriptor, open for reading and writing.
 
-    It gets its name only once its header is on disk, so that a volume without a header is always damage.
+    It gets its name only once its header is on disk, so that a volume without a header is always damage. Raises
+    `SyncFailed`.
     """
     path = volume_path(directory, header.number)
     unfinished = path.with_suffix(_UNFINISHED)
@@ -62,14 +70,21 @@ def create_volume(directory: Path, header: VolumeHeader) -> int:
     try:
         os.posix_fallocate(fd, 0, VOLUME_HEADER_BYTES)
         os.pwrite(fd, pack_volume_header(header), 0)
-        os.fsync(fd)
+        _sync_or_fail(os.fsync, fd)
         os.rename(unfinished, path)
-        sync_directory(directory)
+        _sync_or_fail(sync_directory, directory)
     except BaseException:
         os.close(fd)
         unfinished.unlink(missing_ok=True)
         raise
     return fd
+
+
+def _sync_or_fail(sync: Callable[[T], None], what: T) -> None:
+    try:
+        sync(what)
+    except OSError as error:
+        raise SyncFailed(str(error)) from error
 
 
 def find_volumes(directory: Path, node: bytes, clean: bool = True) -> tuple[list[Volume], list[int]]:

@@ -35,8 +35,8 @@ from nodes.format import (
     pack_record_header,
 )
 from nodes.options import NodeOptions, Sync
-from nodes.reserve import Reserve
-from nodes.volume import Volume, create_volume, volume_path
+from nodes.reserve import FULL, Reserve
+from nodes.volume import SyncFailed, Volume, create_volume, volume_path
 from sfss.errors import Outcome, OutOfDisk, SfssError, Unavailable
 
 BATCH_RECORDS_MAX = 500
@@ -184,7 +184,8 @@ class Writer:
     """The only one that appends to volumes. Methods are for the loop's thread.
 
     `on_durable(writes, volume)` is called for each batch once it may be acknowledged, before its writes are settled;
-    `on_failed(writes)` for writes that never will be; `on_volume(volume)` when one has been begun.
+    `on_failed(writes, waiting)` for writes that never will be, with those that still may; `on_volume(volume)` when one
+    has been begun.
     `pending_bytes` counts what is not acknowledged yet.
     """
 
@@ -198,7 +199,7 @@ class Writer:
         reserve: Reserve,
         *,
         on_durable: Callable[[list[Write], int], None],
-        on_failed: Callable[[list[Write]], None],
+        on_failed: Callable[[list[Write], list[Write]], None],
         on_volume: Callable[[Volume], None],
         die: Callable[[str], None],
     ) -> None:
@@ -368,7 +369,7 @@ class Writer:
             self._take_over(batch.volume)
             self.acknowledged_position = batch.volume.end_position
             self._synced(self.acknowledged_position)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in FULL
         reason: SfssError
         if full:
             reason = OutOfDisk("out of disk")
@@ -379,12 +380,13 @@ class Writer:
         failed = [write for write in batch.writes if not (survivors and write.privileged)]
         failed += [write for write in self._queue if not write.privileged]
         self._queue = deque(write for write in self._queue if write.privileged)
+        waiting = [*survivors, *self._queue]
         self.pending_bytes -= sum(write.size for write in failed)
         if survivors:
             self._jobs.put(self._place(survivors, sum(write.size for write in survivors)))
         else:
             self._next()
-        self._on_failed(failed)
+        self._on_failed(failed, waiting)
         for write in failed:
             write.settle(reason)
 
@@ -428,7 +430,7 @@ class _Appender:
                 self._sync()
             else:
                 self._append(job)
-        except _SyncFailed as failure:
+        except SyncFailed as failure:
             self.dead = True
             self._die(f"sync of volume {self.number} failed: {failure}; acknowledging nothing more")
         except OSError as error:
@@ -454,7 +456,7 @@ class _Appender:
         try:
             fd = create_volume(self._directory, header)
         except OSError as error:
-            if not (privileged and error.errno == errno.ENOSPC and self._reserve.release(VOLUME_HEADER_BYTES * 4)):
+            if not (privileged and error.errno in FULL and self._reserve.release(VOLUME_HEADER_BYTES * 4)):
                 raise
             fd = create_volume(self._directory, header)
         if self._fd >= 0:
@@ -468,7 +470,7 @@ class _Appender:
         try:
             os.ftruncate(self._fd, self._end)
         except OSError as error:
-            raise _SyncFailed(str(error)) from error
+            raise SyncFailed(str(error)) from error
         self._allocated = self._end
         self._sync()
 
@@ -480,7 +482,7 @@ class _Appender:
             try:
                 os.posix_fallocate(self._fd, self._allocated, wanted - self._allocated)
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in FULL:
                     raise
             else:
                 self._allocated = wanted
@@ -508,7 +510,7 @@ class _Appender:
         try:
             os.ftruncate(self._fd, self._end)
         except OSError as error:
-            raise _SyncFailed(str(error)) from error
+            raise SyncFailed(str(error)) from error
         self._allocated = self._end
         self._sync()
 
@@ -516,7 +518,7 @@ class _Appender:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            raise _SyncFailed(str(error)) from error
+            raise SyncFailed(str(error)) from error
         self.syncs += 1
 
     def close(self) -> None:
@@ -525,10 +527,6 @@ class _Appender:
             os.fsync(self._fd)
             os.close(self._fd)
             self._fd = -1
-
-
-class _SyncFailed(Exception):
-    """What is in the page cache may not be what is on disk."""
 
 
 def new_header(number: int, position: int, node: bytes) -> VolumeHeader:
