@@ -267,6 +267,10 @@ class MemcacheClient:
             except BaseException:
                 link.close(ConnectionLost("the client was closed"))
                 raise
+        # A probe on one lane that finds the server back must not be followed by a write that another lane still
+        # refuses: the caller would take the server for dead again.
+        for every in self._lanes:
+            every.forgive()
         return link
 
     async def _first_identity(self, link: Link, loop: asyncio.AbstractEventLoop) -> Identity:

@@ -113,6 +113,11 @@ class Lane:
                 self._fail_queue(failure)
         self.has_room()
 
+    def forgive(self) -> None:
+        """The server was just connected to: a refusal from before says nothing any more."""
+        self._refusal = None
+        self._refused_until = 0.0
+
     def _fail_queue(self, error: SfssError) -> None:
         while self.queue:
             exchange = self.queue.popleft()

@@ -23,7 +23,7 @@ from sfss.errors import (
     WrongCluster,
 )
 from sfss.memcache.client import ClientLimits, MemcacheClient
-from sfss.memcache.server import ServerLimits
+from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memory import MemoryStore
 from sfss.stamps import StampClock
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Identity, Record, Replica, Written, checksum_of
@@ -467,3 +467,29 @@ async def test_closing_a_client_ends_everything_in_flight_and_is_idempotent() ->
         assert caught.value.outcome is Outcome.UNKNOWN
         with pytest.raises(ConnectionLost):
             client.get(b"a")
+
+
+async def test_a_server_found_back_by_one_lane_is_back_for_all() -> None:
+    async with serving() as server:
+        port = server.port
+    # Nobody listens there any more: reads and writes learn it each on their own lane.
+    client = MemcacheClient(HOST, port)
+    try:
+        for request in (client.get(b"a"), client.set(b"a", b"1")):
+            with pytest.raises(Unreachable):
+                await request
+
+        back = MemcacheServer(MemoryStore())
+        await back.start(HOST, port)
+        try:
+            while True:
+                try:
+                    await client.get(b"a")
+                    break
+                except Unreachable:
+                    await asyncio.sleep(0)
+            await client.set(b"a", b"2")
+        finally:
+            await back.close()
+    finally:
+        await client.close()
