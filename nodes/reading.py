@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from nodes.volume import Volumes
-from sfss.errors import Busy
+from sfss.errors import Busy, Expired
 from sfss.store import WIRE_VALUE_BYTES_MAX
 
 
@@ -43,13 +44,14 @@ class ValueReader:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            self._flags = 0
+            # Any other error is met again, and told, by `read_later`.
+            if error.errno == errno.EOPNOTSUPP:
+                self._flags = 0
         return None
 
-    async def read_later(self, number: int, offset: int, size: int) -> bytes:
-        """The bytes, read by a thread; fewer where the file ends. Raises `Busy` when too many wait already."""
+    async def read_later(self, number: int, offset: int, size: int, deadline: float) -> bytes:
+        """The bytes, read by a thread; fewer where the file ends. Raises `Busy` when too many wait already, and
+        `Expired` when a thread gets to it only after `deadline` (seconds of `time.monotonic()`)."""
         if self.waiting >= self._waiting_max:
             raise Busy(f"{self.waiting} reads wait for the disk")
         self.waiting += 1
@@ -57,7 +59,9 @@ class ValueReader:
         try:
             with self._volumes.held(number) as fd:
                 # Shielded: a caller that leaves must not release the descriptor under the thread's hands.
-                reading = asyncio.get_running_loop().run_in_executor(self._threads, os.pread, fd, size, offset)
+                reading = asyncio.get_running_loop().run_in_executor(
+                    self._threads, _pread_until, deadline, fd, size, offset
+                )
                 try:
                     return await asyncio.shield(reading)
                 except asyncio.CancelledError:
@@ -68,3 +72,9 @@ class ValueReader:
 
     def close(self) -> None:
         self._threads.shutdown()
+
+
+def _pread_until(deadline: float, fd: int, size: int, offset: int) -> bytes:
+    if time.monotonic() > deadline:
+        raise Expired("the deadline passed while the read waited for the disk")
+    return os.pread(fd, size, offset)

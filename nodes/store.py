@@ -12,6 +12,7 @@ is durable.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -67,6 +68,9 @@ T = TypeVar("T")
 _log = logging.getLogger("sfss.node")
 _DAMAGED_MAX = 100_000
 """Damaged records that are remembered, so that the same version may be written once more."""
+
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""A read that fails so says nothing about the record."""
 
 _START_BYTES = 16 * 1024 * 1024
 """Room that a start may need, for the index most of all; on a full disk the reserve gives it."""
@@ -143,7 +147,7 @@ class NodeStore:
             keep_tombstones=lambda: bool(self._state.cluster),
             now=now,
         )
-        self._scrubber = Scrubber(self._volumes, self._index, self._indexer, options, self._note_damage)
+        self._scrubber = Scrubber(self._volumes, self._index, self._indexer, options, self._note_damage_of)
         self._housekeeper = Housekeeper(
             directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
         )
@@ -220,7 +224,7 @@ class NodeStore:
         entry = self._newest_durable(lookup)
         if entry is None:
             return None
-        return self._read_value(lookup, entry, live_only=True)
+        return self._read_value(lookup, entry, True, call)
 
     def head(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
         record = self.inspect(key, call)
@@ -295,7 +299,7 @@ class NodeStore:
         entry = self._newest_durable(lookup)
         if entry is None:
             return None
-        return self._read_value(lookup, entry, live_only=False)
+        return self._read_value(lookup, entry, False, call)
 
     def inspect(self, key: bytes, call: Call = NO_CALL) -> Record | None:
         self._check_read(call)
@@ -369,7 +373,7 @@ class NodeStore:
         entry = self._newest_durable(lookup)
         if entry is None:
             return self._change(key, change, None, None)
-        reply = self._read_value(lookup, entry, live_only=True)
+        reply = self._read_value(lookup, entry, True, call)
         if isinstance(reply, asyncio.Future):
             return self._spawn(self._update_later(key, lookup, change, call, entry, reply))
         return self._change(key, change, reply, None)
@@ -500,7 +504,7 @@ class NodeStore:
             self._verified(lookup, entry)
         return entry
 
-    def _read_value(self, lookup: bytes, packed: bytes, live_only: bool) -> Reply[Record | None]:
+    def _read_value(self, lookup: bytes, packed: bytes, live_only: bool, call: Call) -> Reply[Record | None]:
         volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)
         if kind != _FILE or (live_only and expires and expires <= self._now()):
             entry = self._verified(lookup, packed)
@@ -508,19 +512,21 @@ class NodeStore:
         key = lookup[HASH_BYTES:]
         value = self._reader.read_now(volume, offset + RECORD_HEADER_BYTES + len(key), size)
         if value is None:
-            return self._spawn(self._read_later(lookup, packed, live_only))
+            return self._spawn(self._read_later(lookup, packed, call))
         if checksum_of(key, value, flags, expires, version, False) != checksum:
             raise self._corrupt(lookup, packed)
         return Record(value, size, flags, expires, version, checksum, False)
 
-    async def _read_later(self, lookup: bytes, packed: bytes, live_only: bool) -> Record | None:
+    async def _read_later(self, lookup: bytes, packed: bytes, call: Call) -> Record | None:
         key = lookup[HASH_BYTES:]
         volume, offset, size, flags, expires, version, checksum, _, _, _ = unpack_fields(packed)
         if size > WIRE_VALUE_BYTES_MAX:
             raise self._corrupt(lookup, packed)
         try:
-            value = await self._reader.read_later(volume, offset + RECORD_HEADER_BYTES + len(key), size)
+            value = await self._reader.read_later(volume, offset + RECORD_HEADER_BYTES + len(key), size, call.deadline)
         except OSError as error:
+            if error.errno in _SHORT_OF:
+                raise Busy(f"the node is short of something: {error.strerror}") from None
             _log.error("volume %d can't be read at %d: %s", volume, offset, error)
             raise self._corrupt(lookup, packed) from None
         if len(value) != size or checksum_of(key, value, flags, expires, version, False) != checksum:
@@ -533,6 +539,11 @@ class NodeStore:
         volume, offset = unpack_fields(packed)[:2]
         _log.error("volume %d: the record at %d failed its checksum", volume, offset)
         return CorruptRecord(f"the record at {offset} in volume {volume} failed its checksum")
+
+    def _note_damage_of(self, lookup: bytes, packed: bytes) -> None:
+        # The scrubber's thread is behind the loop: what it found damaged may have been written again.
+        if self._newest_durable(lookup) == packed:
+            self._note_damage(lookup)
 
     def _note_damage(self, lookup: bytes) -> None:
         if len(self._damaged) < _DAMAGED_MAX:
@@ -590,13 +601,13 @@ class NodeStore:
 def _start(
     data: DataDirectory, options: NodeOptions, now: Callable[[], float]
 ) -> tuple[NodeState, Recovered, Reserve, int]:
-    state = next_epoch(data.load())
+    state = data.load()
     reserve = Reserve(data.reserve, options.reserve_bytes)
     try:
         reserve.make_room(_START_BYTES)  # a full disk still serves reads and deletes after a restart
         recovered = recover(data, state)
         last = max(state.stamp_floor, recovered.overlay.figures.version_max)
-        state = replace(state, suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
+        state = replace(next_epoch(state), suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
         save_for_sure(data, state, reserve)
     except indexes.IndexDiskFull:
         reserve.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 import time
 from contextlib import suppress
 
@@ -501,6 +502,23 @@ async def test_too_many_waiting_reads_are_refused_as_busy(tmp_path):
         answers = await asyncio.gather(*(settled(store.get(b"k")) for _ in range(5)), return_exceptions=True)
 
         assert sorted(type(answer).__name__ for answer in answers) == ["Busy", "Busy", "Busy", "Record", "Record"]
+
+
+async def test_a_read_that_waited_for_the_disk_past_its_deadline_is_dropped(tmp_path):
+    async with node(tmp_path, read_threads=1) as store:
+        await settled(store.set(b"k", b"v"))
+        store._reader._flags = 0
+        held_up = threading.Event()
+        store._reader._threads.submit(held_up.wait, 10)
+
+        deadline = time.monotonic() + 0.01
+        reading = store.get(b"k", Call(deadline=deadline))
+        while time.monotonic() <= deadline:
+            await asyncio.sleep(0)
+        held_up.set()
+
+        with pytest.raises(Expired):
+            await reading
 
 
 async def test_closing_twice_is_closing_once(tmp_path):
