@@ -145,11 +145,18 @@ class ProxyRing:
 
     async def _bring_back(self, link: _Link) -> None:
         while not link.up:
-            alone = not any(one.up for one in self._links)
-            await asyncio.sleep(min(self._retry_after_s, ASK_AGAIN_S_MIN) if alone else self._retry_after_s)
+            await self._pause()
             await self._ask(link)
         link.watch = None
         _log.info("proxy %s is back", link.address)
+
+    async def _pause(self) -> None:
+        """Wait before a proxy is asked again: for `retry_after_s`, but not on while no proxy is left at all."""
+        until = time.monotonic() + self._retry_after_s
+        while True:
+            await asyncio.sleep(min(self._retry_after_s, ASK_AGAIN_S_MIN))
+            if time.monotonic() >= until or not any(link.up for link in self._links):
+                return
 
     async def _ask(self, link: _Link) -> None:
         """Find out whether a proxy answers, and at the first time which dialect it speaks."""
