@@ -22,6 +22,7 @@ from nodes.indexer import Indexer
 from nodes.options import NodeOptions
 from nodes.scan import Damage, Event, Found, reader_of, walk
 from nodes.volume import Volume, Volumes, volume_path
+from sfss.errors import SfssError
 
 _SLICE_BYTES = 1024 * 1024
 _SLICE_RECORDS = 500
@@ -34,17 +35,18 @@ _log = logging.getLogger("sfss.node")
 
 
 class _Slice(NamedTuple):
-    """What a thread found in one go. `damaged` are index keys whose newest record is not whole; `faults` are
-    sentences."""
+    """What a thread found in one go. `damaged` are index keys, each with the entry that points to a record that is not
+    whole; `faults` are sentences."""
 
-    damaged: list[bytes]
+    damaged: list[tuple[bytes, bytes]]
     faults: list[str]
     size: int
     more: bool
 
 
 class Scrubber:
-    """Runs the scrubbing. For the loop's thread. `on_damage` gets the index key of each damaged record that counts."""
+    """Runs the scrubbing. For the loop's thread. `on_damage` gets index key and entry of each damaged
+    record that the index points to."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Scrubber:
         index: Index,
         indexer: Indexer,
         options: NodeOptions,
-        on_damage: Callable[[bytes], None],
+        on_damage: Callable[[bytes, bytes], None],
     ) -> None:
         self._volumes = volumes
         self._index = index
@@ -79,9 +81,9 @@ class Scrubber:
     async def scrub(self) -> None:
         """Read all volumes but the newest once."""
         for number in sorted(self._volumes.by_number)[:-1]:
+            await self._indexer.commit()
             volume = self._volumes.by_number.get(number)
             if volume is not None:  # else it was compacted away meanwhile
-                await self._indexer.commit()
                 await self._scrub_volume(volume)
         self.passes += 1
 
@@ -90,7 +92,7 @@ class Scrubber:
             await asyncio.sleep(_BETWEEN_PASSES_S)
             try:
                 await self.scrub()
-            except OSError as error:
+            except (OSError, SfssError) as error:
                 _log.error("scrubbing failed and will be tried again: %s", error)
 
     async def _scrub_volume(self, volume: Volume) -> None:
@@ -105,8 +107,8 @@ class Scrubber:
                 self.scrubbed_bytes += piece.size
                 if volume.number not in self._volumes.by_number:
                     return  # compacted away meanwhile: what was found there no longer counts
-                for lookup in piece.damaged:
-                    self._on_damage(lookup)
+                for lookup, entry in piece.damaged:
+                    self._on_damage(lookup, entry)
                 for fault in piece.faults:
                     self.faults += 1
                     _log.error("%s", fault)
@@ -136,7 +138,7 @@ class _Walker:
 
     def next_slice(self) -> _Slice:
         """Verify until there is enough for one go, or the volume ends."""
-        damaged: list[bytes] = []
+        damaged: list[tuple[bytes, bytes]] = []
         faults: list[str] = []
         size = seen = 0
         for event in self._events:
@@ -150,7 +152,7 @@ class _Walker:
                 return _Slice(damaged, faults, size, True)
         return _Slice(damaged, [*faults, *self._newer.values()], size, False)
 
-    def _check(self, found: Found, damaged: list[bytes], faults: list[str]) -> None:
+    def _check(self, found: Found, damaged: list[tuple[bytes, bytes]], faults: list[str]) -> None:
         header = found.header
         if header.kind == Kind.FLUSH:
             self._newer.clear()
@@ -171,6 +173,6 @@ class _Walker:
         if (volume, offset) == (self._number, found.offset):
             self._newer.pop(lookup, None)
             if not found.intact:
-                damaged.append(lookup)
+                damaged.append((lookup, entry))
         elif found.intact and (version, checksum) < (header.version, header.checksum):
             self._newer[lookup] = f"{where} is newer than what the index has"

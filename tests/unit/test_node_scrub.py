@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.entry import index_key
 from nodes.store import NodeStore
 from sfss.errors import CorruptRecord
 from sfss.store import Record, checksum_of, settled
@@ -101,3 +102,39 @@ async def test_an_index_that_lags_behind_a_volume_is_found(tmp_path):
 async def filled_up(store: NodeStore) -> None:
     for number in range(20):
         await settled(store.set(b"filler%d" % number, bytes(8000)))
+
+
+async def test_rot_that_was_written_over_before_it_was_told_is_no_error(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        await store._indexer.commit()
+        lookup = index_key(b"k2")
+        entry = store._newest_durable(lookup)
+        await settled(store.set(b"k2", b"anew"))
+
+        store._scrubber._on_damage(lookup, entry)
+
+        assert store.inspect(b"k2").size == 4
+
+
+async def test_scrubbing_passes_over_a_volume_that_is_compacted_away_meanwhile(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        await filled_again(store)
+        commit = store._indexer.commit
+
+        async def compact_first() -> None:
+            store._indexer.commit = commit
+            while await store._compactor.compact():
+                pass
+
+        store._indexer.commit = compact_first
+        await store._scrubber.scrub()
+
+        assert store._compactor.compacted
+        assert store.stats()["scrub_faults"] == "0"
+
+
+async def filled_again(store: NodeStore) -> None:
+    for number in range(20):
+        await settled(store.set(b"k%d" % number, bytes(8000)))
