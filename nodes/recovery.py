@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, pack_entry, unpack_fields
@@ -97,6 +99,7 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
             if tail.fd >= 0:
                 os.close(tail.fd)
     reasons += replay.reasons
+    reasons += _unknown_losses([tail.volume for tail in tails], covered, state.closed)
     end = volumes[-1].end_position if volumes else 0
     lost: set[bytes] = set()
     if missing or end < covered.position:
@@ -106,7 +109,7 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
         reasons.append(f"data ends at position {end}, but {floor} was durable")
     begun = bool(volumes) and volumes[-1].number == newest_number and end >= floor
     newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
-    replay.commit(newest, begun)
+    replay.commit(newest, begun, always=bool(reasons))
     return Recovered(
         index,
         overlay,
@@ -119,6 +122,19 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
         replay.cut_bytes,
         lost,
     )
+
+
+def _unknown_losses(volumes: list[Volume], covered: Covered, closed: bool) -> Iterator[str]:
+    """Reasons to think that records are gone which the index didn't have yet. `volumes` are those from where it ends,
+    in order; `closed` tells that it had everything."""
+    first = volumes[0] if volumes and volumes[0].number == covered.volume else None
+    # An index that ends right behind a volume's header may do so for a volume that was never begun.
+    if not closed and covered.offset > VOLUME_HEADER_BYTES and (first is None or first.end < covered.offset):
+        yield f"volume {covered.volume} is damaged or cut off, and so is what had followed"
+    for before, after in pairwise(volumes):
+        # Numbers in between belong to volumes that were compacted away before an index was rebuilt.
+        if after.number == before.number + 1 and before.end_position < after.header.position:
+            yield f"volume {before.number} ends at {before.end}, but the next one begins further on"
 
 
 def _lost_entries(index: Index, volumes: list[Volume], missing: list[int]) -> set[bytes]:
@@ -260,9 +276,9 @@ class _Replay:
             os.ftruncate(tail.fd, tail.volume.end)
             os.fsync(tail.fd)
 
-    def commit(self, newest: Volume, begun: bool) -> None:
-        """Put what is left into the index."""
-        if self.replayed:
+    def commit(self, newest: Volume, begun: bool, always: bool) -> None:
+        """Put what is left into the index; `always` also where nothing is, so that what was found out isn't again."""
+        if self.replayed or always:
             self._commit_at(newest, newest.end, newest.end_position if begun else newest.header.position)
 
     def _commit_at(self, volume: Volume, offset: int, position: int) -> None:
