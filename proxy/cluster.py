@@ -22,7 +22,7 @@ from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
 from proxy.quorum import Quorum
 from proxy.state import StampReserve, StateDirectory
-from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
+from sfss.errors import SetupError, SfssError, Unreachable, WrongCluster
 from sfss.memcache.client import MemcacheClient
 from sfss.ring import PARTITIONS, Member, NodeRing
 from sfss.stamps import StampClock
@@ -95,8 +95,10 @@ class Cluster:
         clients: Sequence[NodeClient],
         directory: StateDirectory | None,
         reserve: StampReserve | None,
+        roll: _Roll,
     ) -> None:
         self.coordinator = coordinator
+        self._roll = roll
         self._clients = clients
         self._directory = directory
         self._reserve = reserve
@@ -107,6 +109,7 @@ class Cluster:
         await asyncio.gather(*(client.close() for client in self._clients))
         if self._reserve is not None:
             await self._reserve.close()
+        await self._roll.saved()
         if self._directory is not None:
             self._directory.close()
 
@@ -165,10 +168,11 @@ async def open_cluster(
         )
     except BaseException:
         await asyncio.gather(*(client.close() for client in clients))
+        await roll.saved()
         if directory is not None:
             directory.close()
         raise
-    return Cluster(coordinator, clients, directory, reserve)
+    return Cluster(coordinator, clients, directory, reserve, roll)
 
 
 class _Roll:
@@ -227,6 +231,11 @@ class _Roll:
             self._saving.add(saving)
             saving.add_done_callback(self._saving.discard)
 
+    async def saved(self) -> None:
+        """Wait for what is being remembered: once the directory is let go of, another process may own it."""
+        if self._saving:
+            await asyncio.wait(self._saving)
+
     def _save(self, members: dict[str, str]) -> None:
         if self._directory is not None:
             try:
@@ -264,7 +273,7 @@ class _Founding:
                     return answers
             except WrongCluster as error:
                 raise SetupError(str(error)) from None
-            except Unavailable as error:
+            except SfssError as error:
                 _log.warning("founding the cluster takes another try: %s", error)
             if left == tries - 1:
                 _log.info("waiting for nodes: %s", "; ".join(_errors(answers)) or "they are being bound")
