@@ -17,14 +17,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from sfss import __version__
 from sfss.log import of_call
 from sfss.loop_watch import LoopWatch
 from sfss.memcache.answers import Buffers, length
 from sfss.memcache.connection import Connection
 from sfss.memcache.errors import TOO_MANY_CONNECTIONS
 from sfss.memcache.requests import Request
-from sfss.memcache.service import Service
+from sfss.memcache.service import WIRE_VERSION, Service
 from sfss.memcache.socket_transport import SocketTransport
 from sfss.store import WIRE_VALUE_BYTES_MAX, Store
 
@@ -248,7 +247,7 @@ class MemcacheServer:
             "pid": str(os.getpid()),
             "uptime": str(int(now - self._began)),
             "time": str(int(now)),
-            "version": __version__,
+            "version": WIRE_VERSION,
             "pointer_size": "64",
             "rusage_user": f"{usage.ru_utime:.6f}",
             "rusage_system": f"{usage.ru_stime:.6f}",

@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sfss import __version__
 from sfss.errors import Unsupported
 from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.stamps import StampClock
 from sfss.store import Flushable, Replica, Store, Updater
+
+WIRE_VERSION = f"1.6.0-sfss-{__version__}"
+"""Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
+23 characters at most."""
 
 
 @dataclass(slots=True)

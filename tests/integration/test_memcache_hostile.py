@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from memcache_tier import HOST, client_of, serving
 
-from sfss import __version__
 from sfss.memcache.server import MemcacheServer, ServerLimits
+from sfss.memcache.service import WIRE_VERSION
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call
 
-VERSION = b"VERSION " + __version__.encode() + b"\r\n"
+VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
 
 
 async def answered(port: int, said: bytes) -> bytes:

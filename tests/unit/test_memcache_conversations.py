@@ -6,10 +6,10 @@ import pytest
 from memcache_peer import FIRST_VERSION as V
 from memcache_peer import NOW, Peer, server_of
 
-from sfss import __version__
+from sfss.memcache.service import WIRE_VERSION
 from sfss.store import WIRE_VALUE_BYTES_MAX, checksum_of
 
-VERSION = b"VERSION " + __version__.encode() + b"\r\n"
+VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
 KEY_250 = b"k" * 250
 KEY_251 = b"k" * 251
 SUM_A = checksum_of(b"a", b"one", 5, 0, V, False)
@@ -66,6 +66,7 @@ CONVERSATIONS = [
     (b"", b"incr n 1\r\n", b"NOT_FOUND\r\n"),
     (A, b"incr a 1\r\n", b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"),
     (b"", b"version\r\n", VERSION),
+    (b"", b"version foo bar\r\n", VERSION),
     (b"", b"verbosity 1\r\n", b"OK\r\n"),
     (b"", b"verbosity 1 noreply\r\n", b""),
     (b"", b"mn\r\n", b"MN\r\n"),
@@ -186,7 +187,6 @@ CONVERSATIONS = [
     (b"", b"get\r\n", b"ERROR\r\n"),
     (b"", b"set a 0 0\r\n", b"ERROR\r\n"),
     (b"", b"incr a\r\n", b"ERROR\r\n"),
-    (b"", b"version 1\r\n", b"ERROR\r\n"),
     (b"", b"stats noreply\r\n", b"ERROR\r\n"),
     (b"", b"stats nonsense\r\n", b"CLIENT_ERROR no stats on 'nonsense' here\r\n"),
     (b"", b"flush_all\r\n", b"CLIENT_ERROR flush_all not allowed\r\n"),

@@ -8,7 +8,6 @@ from typing import Any
 from memcache_peer import FIRST_VERSION as V
 from memcache_peer import Clock, Peer, SlowStore, server_of
 
-from sfss import __version__
 from sfss.errors import (
     CorruptRecord,
     Expired,
@@ -20,10 +19,11 @@ from sfss.errors import (
     Unreachable,
 )
 from sfss.memcache.server import ServerLimits
+from sfss.memcache.service import WIRE_VERSION
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, Call, Record, Written, checksum_of
 
-VERSION = b"VERSION " + __version__.encode() + b"\r\n"
+VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
 
 
 async def turn() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sfss import __version__
 from sfss.errors import BadRequest, Unsupported
 from sfss.memcache.answers import CLOSE, Answer, answer
 from sfss.memcache.commands.words import BAD_FORMAT, number_of
 from sfss.memcache.errors import UnknownCommand
 from sfss.memcache.numbers import EXPTIME_MAX
 from sfss.memcache.requests import Command, Request
-from sfss.memcache.service import Service
+from sfss.memcache.service import WIRE_VERSION, Service
 from sfss.store import Identity
 
 OK = b"OK\r\n"
@@ -52,7 +51,7 @@ def _stat_lines(figures: Mapping[str, str]) -> bytes:
 
 
 def _version(service: Service, request: Request) -> Answer:
-    return b"VERSION " + __version__.encode() + b"\r\n"
+    return b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
 
 
 def _parse_verbosity(command: Command, words: list[bytes]) -> Request:
@@ -120,7 +119,7 @@ def identity_line(identity: Identity) -> bytes:
 
 COMMANDS = (
     Command(b"stats", _parse_stats, _stats),
-    Command(b"version", _parse_bare, _version, words_max=1),
+    Command(b"version", _parse_bare, _version),
     Command(b"verbosity", _parse_verbosity, _verbosity, words_min=2, words_max=3),
     Command(b"flush_all", _parse_flush_all, _flush_all, words_max=3, writes=True, needs="flushable"),
     Command(b"mn", _parse_bare, _mn, words_max=1),
