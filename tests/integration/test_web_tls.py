@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,12 @@ async def test_a_reader_that_takes_little_at_a_time_gets_it_all(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext],
 ) -> None:
     ours, theirs = contexts
-    async with web_tier(limits=QUICK, tls=ours) as web:
+    async with web_tier(limits=replace(QUICK, reader_stall_s=2.0), tls=ours) as web:
         web.store.set(b"x", bytes(VALUE_BYTES_MAX))
         async with await connect(web, theirs) as client:
             await client.send(request("GET", "/file?path=x") * 10)
             for _ in range(10):
-                await asyncio.sleep(QUICK.reader_stall_s / 2)
+                await asyncio.sleep(0.4)
                 assert len((await client.reply()).body) == VALUE_BYTES_MAX
 
 
