@@ -36,6 +36,7 @@ EXPIRED = b"SERVER_ERROR deadline expired\r\n"
 INTERNAL = b"SERVER_ERROR internal error\r\n"
 TOO_MANY_CONNECTIONS = b"SERVER_ERROR too many connections\r\n"
 UNKNOWN_COMMAND = b"ERROR\r\n"
+FLUSH_NOT_ALLOWED = "flush_all not allowed"
 
 
 class UnknownCommand(BadRequest):

@@ -65,3 +65,19 @@ async def test_memccp_memccat_memctouch_and_memcrm_handle_a_file(server: Memcach
         assert (status, "not supported" in said.lower() or "server error" in said.lower()) == (1, True), said
     assert await run("memcrm", server, "file.txt") == (0, "")
     assert (await run("memccat", server, "file.txt"))[1] == ""
+
+
+async def answers(server: MemcacheServer, said: bytes) -> bytes:
+    """All that a server says to `said` and to a `mn` behind it, without what `mn` is answered."""
+    reader, writer = await asyncio.open_connection(HOST, server.port)
+    writer.write(said + b"mn\r\n")
+    answer = await asyncio.wait_for(reader.readuntil(b"MN\r\n"), 20)
+    writer.close()
+    return answer.removesuffix(b"MN\r\n")
+
+
+async def test_flush_all_is_not_allowed_unless_a_setting_says_so(server: MemcacheServer) -> None:
+    said = b"set a 0 0 1\r\nx\r\nflush_all\r\nflush_all 0\r\nflush_all noreply\r\nget a\r\n"
+
+    refused = b"CLIENT_ERROR flush_all not allowed\r\n"
+    assert await answers(server, said) == b"STORED\r\n" + 2 * refused + b"VALUE a 0 1\r\nx\r\nEND\r\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sfss.errors import BadRequest, Unsupported
 from sfss.memcache.answers import CLOSE, Answer, answer
 from sfss.memcache.commands.words import BAD_FORMAT, number_of
-from sfss.memcache.errors import UnknownCommand
+from sfss.memcache.errors import FLUSH_NOT_ALLOWED, UnknownCommand
 from sfss.memcache.numbers import EXPTIME_MAX
 from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import WIRE_VERSION, Service
@@ -76,7 +76,7 @@ def _parse_flush_all(command: Command, words: list[bytes]) -> Request:
 
 def _flush_all(service: Service, request: Request) -> Answer:
     if not service.allow_flush:
-        raise BadRequest("flush_all not allowed")
+        raise BadRequest(FLUSH_NOT_ALLOWED)
     if request.arguments:
         raise Unsupported("flush_all with a delay")
     service.counters.cmd_flush += 1

@@ -7,7 +7,7 @@ import logging
 from sfss.errors import SfssError, Unsupported
 from sfss.log import of_call
 from sfss.memcache.answers import Answer
-from sfss.memcache.errors import EXPIRED, INTERNAL, UNKNOWN_COMMAND, client_error, error_line
+from sfss.memcache.errors import EXPIRED, FLUSH_NOT_ALLOWED, INTERNAL, UNKNOWN_COMMAND, client_error, error_line
 from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
 from sfss.store import NO_CALL
@@ -45,9 +45,10 @@ def _not_offered(request: Request) -> bytes:
     name = request.command.name
     if name == b"sfss":
         return UNKNOWN_COMMAND
+    if request.needs == "flushable":
+        return client_error(FLUSH_NOT_ALLOWED)
     reason = {
         "updater": "reads, decides and writes, which needs consensus over the replicas",
         "replica": "raw records are what nodes keep",
-        "flushable": "the store can't forget everything at once",
     }[request.needs]
     return error_line(Unsupported(f"{name.decode()} {reason}"))
