@@ -19,7 +19,7 @@ from sfss import __version__
 from sfss.errors import SetupError
 from sfss.log import LEVELS, log_to_file, set_up_logging
 from sfss.memcache.server import MemcacheServer
-from sfss.process import check_packages, check_reach, refusal, run
+from sfss.process import check_packages, check_reach, refusal, run, unless_stopped
 
 _CLOSE_S = 5.0
 """For clients, and again for nodes, to take what is under way when the proxy stops."""
@@ -63,7 +63,7 @@ def _serve(*, conf: Path, state: Path | None, insecure: bool, log_level: str, lo
 
 async def _run(config: ProxyConfig, stop: asyncio.Event) -> None:
     """Start, serve until `stop`, close; in this order."""
-    cluster = await _open(config, stop)
+    cluster = await unless_stopped(open_cluster(config.cluster), stop)
     if cluster is None:
         return
     server = MemcacheServer(cluster.coordinator, access_log=config.access_log)
@@ -91,21 +91,6 @@ async def _run(config: ProxyConfig, stop: asyncio.Event) -> None:
             await monitor.close()
         await server.close(_CLOSE_S)
         await cluster.close(_CLOSE_S)
-
-
-async def _open(config: ProxyConfig, stop: asyncio.Event) -> Cluster | None:
-    """Open the cluster, which may wait for its nodes; None when told to stop meanwhile."""
-    opening = asyncio.ensure_future(open_cluster(config.cluster))
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():
-            opening.cancel()
-            await asyncio.wait([opening])
-            return None
-        return opening.result()
-    finally:
-        stopping.cancel()
 
 
 class _MonitorSource:

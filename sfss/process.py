@@ -16,9 +16,10 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib import util
 from pathlib import Path
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -34,6 +35,8 @@ children already."""
 OPEN_FILES_MAX = 65_536
 """Open files that a process asks for, where the hard limit lets it: the usual soft limit of 1,024 is fewer than the
 connections that a server may have."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("sfss.process")
 
@@ -84,6 +87,21 @@ def run(name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     finally:
         faulthandler.cancel_dump_traceback_later()
     return 0
+
+
+async def unless_stopped(starting: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """The outcome of a start that may wait for others; cancelled, and None, when `stop` is set meanwhile."""
+    opening = asyncio.ensure_future(starting)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait([opening])
+            return None
+        return opening.result()
+    finally:
+        stopping.cancel()
 
 
 def _arm_last_resort() -> None:

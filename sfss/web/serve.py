@@ -9,9 +9,10 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeAlias
 
+from sfss.process import unless_stopped
 from sfss.settings import Settings
 from sfss.store import Store
 from sfss.web.application import Application
@@ -42,7 +43,12 @@ async def serve(
     stop: asyncio.Event,
 ) -> None:
     """Serve on bound sockets until `stop` is set, then finish what is in hand."""
-    async with open_backend() as (store, status):
+    async with AsyncExitStack() as stack:
+        # It may wait for nodes.
+        opened = await unless_stopped(stack.enter_async_context(open_backend()), stop)
+        if opened is None:
+            return
+        store, status = opened
         memory = BodyMemory(settings.body_memory_max)
         application = Application(store, status, settings, counters, memory)
         server = WebServer(

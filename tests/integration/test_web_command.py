@@ -282,6 +282,18 @@ async def test_a_second_server_cannot_join_the_port_of_several_workers(proxy: st
         assert await stopped(process) == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_stop_while_nodes_are_waited_for_ends_with_0(workers: str) -> None:
+    options = ("--direct", "--workers", workers, "--port", str(free_port()))
+    async with sfss(*options, SFSS_STORAGES=f"127.0.0.1:{free_port()}", SFSS_N="1", SFSS_W="1", SFSS_R="1") as process:
+        assert process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while b"waiting for nodes" not in (line := await process.stderr.readline()):
+                assert line, "it ended"
+
+        assert await stopped(process) == 0
+
+
 async def test_a_refused_start_of_the_workers_ends_them_all() -> None:
     options = ("--direct", "--workers", "2", "--port", str(free_port()))
     async with sfss(*options, SFSS_W="1", SFSS_R="1") as process:
