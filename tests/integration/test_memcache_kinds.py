@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from store_servers import KINDS, serving_kind
 
 from sfss import __version__
 from sfss.memcache.server import MemcacheServer
+from sfss.store import checksum_of
 
 
 @pytest.fixture(params=KINDS)
@@ -81,3 +83,16 @@ async def test_flush_all_is_not_allowed_unless_a_setting_says_so(server: Memcach
 
     refused = b"CLIENT_ERROR flush_all not allowed\r\n"
     assert await answers(server, said) == b"STORED\r\n" + 2 * refused + b"VALUE a 0 1\r\nx\r\nEND\r\n"
+
+
+async def test_a_key_after_a_question_mark_shows_the_metadata_of_that_key(server: MemcacheServer) -> None:
+    shown = await answers(server, b"set a 7 0 3 noreply\r\none\r\nget ?a\r\n")
+
+    line, text, end, rest = shown.split(b"\r\n")
+    assert line == b"VALUE ?a 0 %d" % len(text)
+    found = re.fullmatch(rb"version=([0-9]+) checksum=([0-9a-f]{16}) kind=value flags=7 size=3 expires=0", text)
+    assert found, text
+    version, checksum = int(found[1]), int(found[2], 16)
+    assert checksum_of(b"a", b"one", 7, 0, version, False) == checksum
+    assert (end, rest) == (b"END", b"")
+    assert await answers(server, b"get ?b\r\n") == b"END\r\n"

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 
+from sfss.errors import Unsupported
 from sfss.memcache.answers import COPIED_BYTES_MAX, Answer, Buffers, Pending, Stream, answer, with_block
 from sfss.memcache.commands.words import exptime_of, key_of
 from sfss.memcache.numbers import absolute_expiry
@@ -25,7 +26,9 @@ WORDS_MAX = RETRIEVAL_LINE_BYTES_MAX // 2
 def parse_get(command: Command, words: list[bytes]) -> Request:
     """`get <key>*`: the arguments are the keys."""
     keys = tuple(key_of(word) for word in words[1:])
-    return Request(command, keys[0] if len(keys) == 1 else b"", keys)
+    # `?a` reads what is under `a`: like several keys, it waits for every write before it.
+    alone = len(keys) == 1 and keys[0][0] != ord("?")
+    return Request(command, keys[0] if alone else b"", keys)
 
 
 def get(service: Service, request: Request) -> Answer:
@@ -71,6 +74,8 @@ def _get_many(service: Service, keys: tuple[bytes, ...], with_version: bool) -> 
 def _get_one(service: Service, key: bytes, with_version: bool, end: bytes) -> Buffers | Pending:
     if key[0] == ord("?") and len(key) > 1:
         return _metadata(service, key, end)
+    if key[0] == ord("@"):
+        raise Unsupported("get @ asks for a part of the hash tree, which isn't kept yet")
     service.counters.cmd_get += 1
 
     def finish(record: Record | None) -> Buffers:
