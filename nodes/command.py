@@ -25,6 +25,7 @@ from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging
 from sfss.memcache.server import MemcacheServer
 from sfss.process import check_packages, check_reach, refusal, run
+from sfss.subcommands import check_nothing_before
 
 _SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter while another waits. With Python's default of 5 ms the loop would lose
@@ -60,6 +61,11 @@ def node(context: click.Context, /, **options: Any) -> None:
     """Serve the files of one data directory over the memcache protocol."""
     if context.invoked_subcommand is None:
         sys.exit(_serve(**options))
+    try:
+        check_nothing_before(context)
+    except SetupError as error:
+        click.echo(f"sfss-node: {error}", err=True)
+        sys.exit(2)
 
 
 def _serve(

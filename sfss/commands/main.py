@@ -24,6 +24,7 @@ from sfss.log import LEVELS, set_up_logging
 from sfss.process import check_packages, is_loopback, run
 from sfss.settings import Settings, load_settings
 from sfss.store import Store
+from sfss.subcommands import check_nothing_before
 from sfss.web.counters import SharedCounters
 from sfss.web.proxies import ProxyRing
 from sfss.web.serve import OpenBackend, serve
@@ -55,9 +56,10 @@ def main(context: click.Context, /, config: Path | None, **options: Any) -> None
 
     Settings come from defaults, then the file of --config, then the environment (SFSS_PORT, …), then options.
     """
-    if context.invoked_subcommand is not None:
-        return
     try:
+        if context.invoked_subcommand is not None:
+            check_nothing_before(context)
+            return
         settings = load_settings(config, os.environ, options)
         sys.exit(_run(settings))
     except SetupError as error:

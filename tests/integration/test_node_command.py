@@ -130,6 +130,9 @@ def test_options_that_make_no_sense_are_refused(tmp_path):
     assert "--insecure" in refused("-p", 0, "-H", tmp_path / "home", "-l", "0.0.0.0")
     assert "is not between" in refused("-p", 0, "-H", tmp_path / "home", "--volume-mib", 4096)
     assert "not the data directory of a node" in refused("check", tmp_path)
+    for options in (("-p", 5), ("-H", "zz"), ("--log-json",)):
+        assert "options go after `check`" in refused(*options, "check", tmp_path)
+    assert "--port, --home before `check`" in refused("-p", 5, "-H", "zz", "check", tmp_path)
 
 
 def test_the_version_is_told():

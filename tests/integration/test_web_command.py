@@ -273,6 +273,13 @@ def test_a_start_that_cannot_work_is_refused_in_one_line(tmp_path: Path) -> None
     assert "no address of this machine" in refused("--host", "no.such.host.invalid")
 
 
+@pytest.mark.parametrize("option", ["--port=1", "--config=x", "--direct", "--log-level=info"])
+def test_options_before_up_are_refused_rather_than_dropped(option: str) -> None:
+    name = option.partition("=")[0]
+
+    assert f"{name} before `up` would do nothing; options go after `up`" in refused(option, "up", "--nodes", "65")
+
+
 async def test_a_second_server_cannot_join_the_port_of_several_workers(proxy: str) -> None:
     port = free_port()
     async with sfss("--port", str(port), "--workers", "2", "--proxies", proxy) as process:
