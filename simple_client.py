@@ -48,6 +48,9 @@ except ImportError:
     )
     sys.exit(2)
 
+VERSION = "0.1.0"
+"""That of the sfss it comes with."""
+
 DONE, FAILED, USAGE, UNREACHABLE, NOT_FOUND, WRONG_BYTES = range(6)
 CHUNK_BYTES = 64 * 1024
 
@@ -1232,6 +1235,7 @@ def make_target(host: str, port: int, tls: bool, cafile: str | None, insecure: b
 @target_options
 @click.option("--path", help="Path to store the file under, as folder/sub/name.ext.")
 @click.option("--filepath", type=click.Path(exists=True, dir_okay=False), help="The local file to post.")
+@click.version_option(VERSION, prog_name="simple_client.py")
 @click.pass_context
 def main(context: click.Context, /, path: str | None, filepath: str | None, **where: Any) -> None:
     """Post one local file, or with a command: read, write and remove files, and measure the server.

@@ -35,7 +35,7 @@ from sfss.web.workers import Workers, bind_sockets
 _log = logging.getLogger("sfss.web")
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sfss")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings as TOML, e.g. conf/sfss.toml.")
 @click.option("--host", help="Address to listen on; 0.0.0.0 or :: is everybody who can reach this machine.")

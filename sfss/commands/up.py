@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from sfss import __version__
 from sfss.commands.data_folder import NODES_MAX, DataFolder, Founding
 from sfss.commands.local_cluster import LOOPBACK, Plan, doors, tiers, what_to_try
 from sfss.commands.ports import check_distinct, wait_until_free
@@ -50,6 +51,7 @@ _port = click.IntRange(1, 65535)
 @click.option("--monitor-port", type=_port, default=9900, show_default=True, help="Port of the first monitor page.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Of all parts.")
 @click.option("--log-json", is_flag=True, help="The parts log JSON lines.")
+@click.version_option(__version__, prog_name="sfss up")
 def up(data: Path, nodes: int | None, node_port: int | None, **options: Any) -> None:
     """Run a whole cluster on this machine, until Ctrl-C.
 

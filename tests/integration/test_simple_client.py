@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from sfss import __version__
+
 CLIENT = Path(__file__).parents[2] / "simple_client.py"
 Fault = Callable[[str, str, bytes], Awaitable[bytes | None]]
 
@@ -530,3 +532,7 @@ async def test_progress_is_one_line_on_a_terminal(server: TinyServer) -> None:
     assert b"measuring: " in shown
     assert shown.count(b"\r") > 2
     assert b"\n" not in shown
+
+
+async def test_the_version_is_that_of_sfss() -> None:
+    assert await run("--version") == (0, f"simple_client.py, version {__version__}\n", "")

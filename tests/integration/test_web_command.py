@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from web_tier import PATIENCE_S, RawClient, Reply, make_certificate, request
 
+from sfss import __version__
 from sfss.memcache.server import MemcacheServer
 from sfss.memory import MemoryStore
 
@@ -333,9 +334,18 @@ sys.exit(Workers(work, [[]]).run())
     assert done.returncode == 1  # the last life was ended by the signal that it waited under
 
 
-def test_the_version_is_told() -> None:
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        (["--version"], f"sfss, version {__version__}\n"),
+        (["up", "--version"], f"sfss up, version {__version__}\n"),
+        (["-h"], "Usage: python -m sfss.commands.main [OPTIONS] COMMAND"),
+        (["up", "-h"], "Usage: python -m sfss.commands.main up [OPTIONS]"),
+    ],
+)
+def test_version_and_help_are_told(options: list[str], start: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sfss.commands.main", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "sfss.commands.main", *options], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.startswith("sfss, version ")
+    assert done.stdout.startswith(start)
