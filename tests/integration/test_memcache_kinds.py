@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiomcache
+import pymemcache
 import pytest
 from memcache_tier import HOST
 from store_servers import KINDS, serving_kind
@@ -38,8 +42,8 @@ async def run(name: str, server: MemcacheServer, *arguments: str, cwd: Path | No
         f"--servers={HOST}:{server.port}",
         *arguments,
         cwd=cwd,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stdout=PIPE,
+        stderr=STDOUT,
     )
     said, _ = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode or 0, said.decode()
@@ -76,6 +80,132 @@ async def answers(server: MemcacheServer, said: bytes) -> bytes:
     answer = await asyncio.wait_for(reader.readuntil(b"MN\r\n"), 20)
     writer.close()
     return answer.removesuffix(b"MN\r\n")
+
+
+# Hostile input that is answered at once: what is said, and how the answer begins.
+STAYS = [
+    (b"bogus\r\n", b"ERROR\r\n"),
+    (b"\r\n", b"ERROR\r\n"),
+    (b"shutdown\r\n", b"ERROR\r\n"),
+    (b"debug\r\n", b"ERROR\r\n"),
+    (b"debugtime p\r\n", b"ERROR\r\n"),
+    (b"flush_all\r\n", b"CLIENT_ERROR flush_all not allowed\r\n"),
+    (b"get " + b"k" * 251 + b"\r\n", b"CLIENT_ERROR "),
+    (b"get a\x01b\r\n", b"CLIENT_ERROR "),
+    (b"get a\x7fb\r\n", b"CLIENT_ERROR "),
+    (b"set " + b"k" * 251 + b" 0 0 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
+    (b"set a x 0 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
+    (b"set a -1 0 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
+    (b"set a 0 x 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
+    (b"set a 0 0 -1\r\n", b"CLIENT_ERROR "),
+    (b"set a 0 0 x\r\n", b"CLIENT_ERROR "),
+    (b"ms a x\r\n", b"CLIENT_ERROR "),
+    (b"set ?a 0 0 6\r\nget a\n\r\n", b"CLIENT_ERROR bad key: "),
+    (b"set a 0 0 4000000\r\n" + b"x" * 4_000_000 + b"\r\n", b"SERVER_ERROR object too large for cache\r\n"),
+    (b"get @0\r\n", b"SERVER_ERROR not supported here: get @ "),
+]
+CLOSES = [
+    (b"set a 0 0 3\r\nabcde\r\n", b"CLIENT_ERROR bad data chunk\r\n"),
+    (b"set a 0 0 %d\r\n" % (65 * 1024 * 1024), b"SERVER_ERROR object too large for cache\r\n"),
+    (b"delete " + b"k" * 2048 + b"\r\n", b"CLIENT_ERROR line too long\r\n"),
+    (b"get " + b"k " * 32_768 + b"\r\n", b"CLIENT_ERROR line too long\r\n"),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b""),
+    (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b""),
+    (b"\x80\x0b" + bytes(22), b""),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), b""),
+]
+
+
+def named(said: bytes) -> str:
+    """What a test of these bytes is called."""
+    return repr(said[:24])[2:-1]
+
+
+@pytest.mark.parametrize(("said", "begins"), STAYS, ids=[named(said) for said, _ in STAYS])
+async def test_hostile_input_gets_one_line_and_the_connection_stays_in_step(
+    server: MemcacheServer, said: bytes, begins: bytes
+) -> None:
+    answer = await answers(server, said)
+
+    assert answer.startswith(begins)
+    assert answer.endswith(b"\r\n")
+    assert answer.count(b"\r\n") == 1
+    assert await answers(server, b"get a\r\n") == b"END\r\n"
+
+
+@pytest.mark.parametrize(("said", "answer"), CLOSES, ids=[named(said) for said, _ in CLOSES])
+async def test_input_that_nothing_can_follow_closes_the_connection(
+    server: MemcacheServer, said: bytes, answer: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection(HOST, server.port)
+    writer.write(said + b"get a\r\n")
+
+    received = b""
+    with contextlib.suppress(ConnectionResetError):  # the server need not read all that it refuses
+        while piece := await asyncio.wait_for(reader.read(4096), 20):
+            received += piece
+    writer.close()
+    assert received == answer
+    assert await answers(server, b"get a\r\n") == b"END\r\n"
+
+
+async def test_pymemcache_stores_and_reads(server: MemcacheServer) -> None:
+    def use() -> None:
+        client = pymemcache.Client((HOST, server.port), default_noreply=False, timeout=10)
+        assert client.set("a", b"one", flags=7)
+        assert client.get("a") == b"one"
+        assert client.set_many({"b": b"1", "c": b"2"}) == []
+        assert client.get_many(["a", "b", "c", "d"]) == {"a": b"one", "b": b"1", "c": b"2"}
+        assert client.gets("a")[0] == b"one"
+        assert client.set("a", b"two", noreply=True)
+        assert client.get("a") == b"two"
+        assert client.delete("a")
+        assert not client.delete("a")
+        assert client.version().startswith(b"1.6.0-sfss-")
+        assert client.stats()[b"version"].startswith(b"1.6.0-sfss-")
+        with pytest.raises(pymemcache.exceptions.MemcacheClientError, match="flush_all not allowed"):
+            client.flush_all()
+        with pytest.raises(pymemcache.exceptions.MemcacheServerError, match="too large"):
+            client.set("large", b"x" * 3_000_000)
+        if "updater" in server.service.offers:
+            assert client.add("a", b"three")
+        else:
+            with pytest.raises(pymemcache.exceptions.MemcacheServerError, match="not supported here"):
+                client.add("a", b"three")
+        client.quit()
+
+    await asyncio.to_thread(use)
+
+
+async def test_aiomcache_stores_and_reads(server: MemcacheServer) -> None:
+    client = aiomcache.Client(HOST, server.port)
+
+    assert await client.set(b"a", b"one")
+    assert await client.multi_get(b"a", b"b") == (b"one", None)
+    assert (await client.gets(b"a"))[0] == b"one"
+    assert await client.delete(b"a")
+    assert not await client.delete(b"a")
+    assert (await client.version()).startswith(b"1.6.0-sfss-")
+    assert b"curr_items" in await client.stats()
+    await client.close()
+
+
+PROXY_PASSES = frozenset(
+    ("version", "quit", "verbosity", "set", "set noreply", "get", "gets", "mget", "delete", "delete noreply", "stat")
+)
+"""What memccapable tries, but for add, replace, cas, incr, decr, append, prepend and flush_all."""
+
+
+async def test_memccapable_passes_a_proxy_in_all_that_needs_no_consensus(tmp_path: Path) -> None:
+    program = tool("memccapable")
+    async with serving_kind("proxy", tmp_path) as server:
+        process = await asyncio.create_subprocess_exec(
+            program, "-h", HOST, "-p", str(server.port), "-a", stdout=PIPE, stderr=DEVNULL
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 120)
+
+    passed = set(re.findall(r"ascii ([a-z]+(?: noreply)?) +\[pass\]", said.decode()))
+    assert passed >= PROXY_PASSES
 
 
 async def test_flush_all_is_not_allowed_unless_a_setting_says_so(server: MemcacheServer) -> None:
