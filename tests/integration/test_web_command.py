@@ -339,7 +339,7 @@ sys.exit(Workers(work, [[]]).run())
     [
         (["--version"], f"sfss, version {__version__}\n"),
         (["up", "--version"], f"sfss up, version {__version__}\n"),
-        (["-h"], "Usage: python -m sfss.commands.main [OPTIONS] COMMAND"),
+        (["-h"], "Usage: python -m sfss.commands.main [OPTIONS]"),
         (["up", "-h"], "Usage: python -m sfss.commands.main up [OPTIONS]"),
     ],
 )
