@@ -40,6 +40,7 @@ class Plan:
     port: int
     proxy_port: int
     monitor_port: int
+    access_log: bool
     log_level: str
     log_json: bool
 
@@ -87,6 +88,7 @@ N = {copies}
 W = {quorum}
 R = {quorum}
 state = {state}
+accesslog = {"yes" if plan.access_log else "no"}
 
 [monitor]
 port = {plan.monitor_port + number}
@@ -97,6 +99,7 @@ proxy = {plan.proxy_address(number)}
 def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
     """The parts, the lowest tier first. Writes the proxies' configuration files. Raises `SetupError`."""
     logging = ["--log-level", plan.log_level, *(["--log-json"] if plan.log_json else [])]
+    accesses = ["--access-log"] if plan.access_log else []
     nodes = [
         Part(
             name=f"node-{number}",
@@ -111,6 +114,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
                     str(folder.path / f"node-{number}"),
                 ),
                 *logging,
+                *accesses,
             ],
             answers=partial(answers_memcache, LOOPBACK, plan.founding.node_port + number),
             stop_s_max=_NODE_STOP_S_MAX,
@@ -133,6 +137,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
             *installed_command("sfss"),
             *("--host", plan.host, "--port", str(plan.port), "--workers", str(plan.workers), "--proxies", addresses),
             *logging,
+            *accesses,
         ],
         answers=partial(answers_http, _host_of(plan), plan.port, "/readyz"),
         stop_s_max=_WEB_STOP_S_MAX,

@@ -290,6 +290,24 @@ def test_a_killed_supervisor_takes_its_parts_along_and_the_next_start_finds_ever
         cluster.pressed_ctrl_c()
 
 
+def test_a_request_can_be_followed_through_the_logs_of_all_parts(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "data", free_ports(32), "--proxies", "1", "--access-log") as cluster:
+        cluster.ready()
+        connection = http.client.HTTPConnection("127.0.0.1", cluster.web, timeout=30)
+        connection.request("PUT", "/file?path=followed", b"content", {"X-Request-Id": "one-of-many"})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        assert (answer.status, answer.headers["X-Request-Id"]) == (200, "one-of-many")
+
+        def parts_that_tell() -> set[str]:
+            return {log.stem for log in (cluster.data / "log").iterdir() if "one-of-many" in log.read_text()}
+
+        everybody = {"web", "proxy-0", "node-0", "node-1", "node-2"}
+        until(lambda: parts_that_tell() == everybody, lambda: str(parts_that_tell()))
+        cluster.pressed_ctrl_c()
+
+
 def test_ctrl_c_while_starting_stops_with_status_0(tmp_path: Path) -> None:
     with Cluster(tmp_path / "data", free_ports(32)) as cluster:
         until(lambda: "node-0" in cluster.processes())

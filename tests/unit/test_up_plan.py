@@ -27,6 +27,7 @@ def plan_with(**changes: Any) -> Plan:
         "port": 8255,
         "proxy_port": 8900,
         "monitor_port": 9900,
+        "access_log": False,
         "log_level": "info",
         "log_json": False,
     }
