@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfss.errors import SetupError
+from sfss.ring import PARTITIONS, PARTITIONS_MAX, WEIGHT_MAX
 from sfss.store import KEY_BYTES_MAX, VALUE_BYTES_MAX
 
 ENVIRONMENT_PREFIX = "SFSS_"
@@ -86,9 +87,13 @@ def _one_of(*choices: str) -> Callable[[object], str]:
     return read
 
 
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _addresses(value: object) -> tuple[Address, ...]:
     if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
+        value = _parts(value)
     if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
         raise ValueError(f"{value!r} is not a list of host:port")
     addresses = tuple(parse_address(part) for part in value)
@@ -97,6 +102,23 @@ def _addresses(value: object) -> tuple[Address, ...]:
     if len(set(addresses)) < len(addresses):
         raise ValueError("an address is there twice")
     return addresses
+
+
+def _zones(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = _parts(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) and part for part in value):
+        raise ValueError(f"{value!r} is not a list of zones")
+    return tuple(value)
+
+
+def _weights(value: object) -> tuple[int, ...]:
+    if isinstance(value, str):
+        value = _parts(value)
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is not a list of weights")  # noqa: TRY004  as above
+    weight = _number(1, WEIGHT_MAX, int)
+    return tuple(int(weight(part)) for part in value)
 
 
 def _setting(default: Any, read: Callable[[object], object]) -> Any:
@@ -130,6 +152,11 @@ class Settings:
     storages: tuple[Address, ...] = _setting(
         (Address("127.0.0.1", 7900), Address("127.0.0.1", 7901), Address("127.0.0.1", 7902)), _addresses
     )
+    storage_zones: tuple[str, ...] = _setting((), _zones)
+    storage_weights: tuple[int, ...] = _setting((), _weights)
+    """One for each of `storages`, or none at all: what may fail together, and shares."""
+    partitions: int = _whole(PARTITIONS, 2, PARTITIONS_MAX)
+    """Fixed once the cluster is founded, as are zones and weights."""
     direct: bool = _setting(default=False, read=_yes_or_no)
     n: int = _whole(3, 1, 16)
     w: int = _whole(2, 1, 16)
@@ -226,3 +253,6 @@ def _check_together(settings: Settings) -> None:
         raise SetupError("a certificate or key is given, but SSL is off: add --ssl")
     if settings.direct and max(settings.w, settings.r) > settings.n:
         raise SetupError(f"W={settings.w} and R={settings.r} can't be above N={settings.n}")
+    for name, beside in (("STORAGE_ZONES", settings.storage_zones), ("STORAGE_WEIGHTS", settings.storage_weights)):
+        if settings.direct and len(beside) not in (0, len(settings.storages)):
+            raise SetupError(f"{name} has {len(beside)} entries for {len(settings.storages)} STORAGES")

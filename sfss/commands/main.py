@@ -127,17 +127,26 @@ async def _over_proxies(settings: Settings) -> AsyncIterator[tuple[Store, Status
         await ring.close()
 
 
+def cluster_config(settings: Settings) -> ClusterConfig:
+    """The nodes as a proxy's configuration file would describe them; for --direct."""
+    zones = settings.storage_zones or ("",) * len(settings.storages)
+    weights = settings.storage_weights or (1,) * len(settings.storages)
+    return ClusterConfig(
+        tuple(
+            NodeAddress(node.host, node.port, zone, weight)
+            for node, zone, weight in zip(settings.storages, zones, weights, strict=True)
+        ),
+        n=settings.n,
+        w=settings.w,
+        r=settings.r,
+        partitions=settings.partitions,
+        options=Options(shared=True),
+    )
+
+
 @asynccontextmanager
 async def _over_nodes(settings: Settings) -> AsyncIterator[tuple[Store, StatusSource]]:
-    cluster = await open_cluster(
-        ClusterConfig(
-            tuple(NodeAddress(node.host, node.port) for node in settings.storages),
-            n=settings.n,
-            w=settings.w,
-            r=settings.r,
-            options=Options(shared=True),
-        )
-    )
+    cluster = await open_cluster(cluster_config(settings))
     try:
         yield cluster.coordinator, DirectStatus(cluster.coordinator, settings.status_timeout_seconds)
     finally:

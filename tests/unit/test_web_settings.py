@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from proxy.configuration import load_configuration
+from sfss.commands.main import cluster_config
 from sfss.errors import SetupError
 from sfss.settings import Address, Settings, load_settings, parse_address
 
@@ -69,6 +71,10 @@ def test_values_from_the_environment_are_read_by_kind(name: str, text: str, valu
         ({"SFSS_SSL": "1"}, "--sslcert"),
         ({"SFSS_SSL_CERT": "x"}, "add --ssl"),
         ({"SFSS_DIRECT": "1", "SFSS_W": "4"}, "W=4"),
+        ({"SFSS_DIRECT": "1", "SFSS_STORAGE_ZONES": "a,b"}, "STORAGE_ZONES has 2 entries for 3 STORAGES"),
+        ({"SFSS_DIRECT": "1", "SFSS_STORAGE_WEIGHTS": "1"}, "STORAGE_WEIGHTS has 1 entries for 3 STORAGES"),
+        ({"SFSS_STORAGE_WEIGHTS": "1,17,1"}, "SFSS_STORAGE_WEIGHTS: 17 is not between 1 and 16"),
+        ({"SFSS_PARTITIONS": "1"}, "SFSS_PARTITIONS: 1 is not between 2 and"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_with_its_source(environment: dict[str, str], said: str) -> None:
@@ -88,6 +94,8 @@ def test_a_wrong_value_is_refused_in_one_line_with_its_source(environment: dict[
         ("NOTHING = 1", "no such setting"),
         ("PORT = ", "not TOML"),
         ("STORAGES = 5", "not a list"),
+        ("STORAGE_ZONES = [1, 2, 3]", "not a list of zones"),
+        ("STORAGE_WEIGHTS = 5", "not a list of weights"),
         ("HOST = 5", "not a text"),
         ("STATUS_TIMEOUT_SECONDS = inf", "not between"),
     ],
@@ -98,6 +106,34 @@ def test_a_wrong_file_is_refused_with_its_name(tmp_path: Path, text: str, said: 
 
     assert said in str(refused.value)
     assert "sfss.toml" in str(refused.value)
+
+
+def test_nodes_without_proxies_are_placed_as_a_proxys_file_places_them(tmp_path: Path) -> None:
+    ini = tmp_path / "proxy.ini"
+    ini.write_text("[default]\nservers = a,b:7901,[::1]\nzones = x, y,z\nweights = 1,2,3\npartitions = 1024\n")
+    proxy = load_configuration(ini).cluster
+    toml = """
+DIRECT = true
+STORAGES = ["a:7900", "b:7901", "[::1]:7900"]
+STORAGE_ZONES = ["x", "y", "z"]
+STORAGE_WEIGHTS = [1, 2, 3]
+PARTITIONS = 1024
+"""
+    environment = {
+        "SFSS_STORAGES": "a:7900,b:7901,[::1]:7900",
+        "SFSS_STORAGE_ZONES": "x, y,z",
+        "SFSS_STORAGE_WEIGHTS": "1,2,3",
+        "SFSS_PARTITIONS": "1024",
+    }
+
+    for settings in (load_settings(write(tmp_path, toml)), load_settings(None, environment)):
+        direct = cluster_config(settings)
+        assert (direct.addresses, direct.partitions) == (proxy.addresses, proxy.partitions)
+
+    ini.write_text("[default]\nservers = 127.0.0.1,127.0.0.1:7901,127.0.0.1:7902\n")
+    proxy = load_configuration(ini).cluster
+    direct = cluster_config(load_settings())
+    assert (direct.addresses, direct.partitions) == (proxy.addresses, proxy.partitions)
 
 
 def test_a_missing_file_and_a_wrong_option_say_so(tmp_path: Path) -> None:
