@@ -21,6 +21,7 @@ from nodes.identity import LOG_FILE, DataDirectory
 from nodes.options import MIB, NodeOptions, Sync
 from nodes.store import NodeStore
 from sfss import __version__
+from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging
 from sfss.memcache.server import MemcacheServer
@@ -118,7 +119,7 @@ def _serve(
                 await server.start(listen, port)
             except OSError as error:
                 raise refusal(error, listen, port, "-p") from None
-            _log.info("node %s serves %s on %s:%d", store.identify().node, home, listen, server.port)
+            _log.info("node %s serves %s on %s", store.identify().node, home, host_and_port(listen, server.port))
             # What has been made so far stays; the collector needn't look at it again.
             gc.freeze()
             sys.setswitchinterval(_SWITCH_INTERVAL_S)

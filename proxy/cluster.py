@@ -22,7 +22,8 @@ from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
 from proxy.quorum import Quorum
 from proxy.state import StampReserve, StateDirectory
-from sfss.errors import SetupError, SfssError, Unreachable, WrongCluster
+from sfss.addresses import host_and_port
+from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
 from sfss.memcache.client import MemcacheClient
 from sfss.ring import PARTITIONS, Member, NodeRing
 from sfss.stamps import StampClock
@@ -47,13 +48,13 @@ class NodeAddress:
 
     @property
     def name(self) -> str:
-        return _host_and_port(self.host, self.port)
+        return host_and_port(self.host, self.port)
 
     @property
     def ring_name(self) -> str:
         """The name that placement goes by. The ways to write this machine's own address are one, so that a proxy on
         `localhost` and one on `127.0.0.1` place alike."""
-        return _host_and_port("localhost" if self.host in _LOOPBACK else self.host, self.port)
+        return host_and_port("localhost" if self.host in _LOOPBACK else self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +277,10 @@ class _Founding:
             except SfssError as error:
                 _log.warning("founding the cluster takes another try: %s", error)
             if left == tries - 1:
-                _log.info("waiting for nodes: %s", "; ".join(_errors(answers)) or "they are being bound")
+                _log.info("waiting for nodes: %s", "; ".join(self._errors(answers)) or "they are being bound")
             if left:
                 await self._sleep(_RETRY_S)
-        away = _errors(answers)
+        away = self._errors(answers)
         raise SetupError(
             f"{len(self._peers) - len(away)} of {len(self._peers)} nodes answer, and a new cluster is founded with all "
             f"of them ({'; '.join(away)})"
@@ -334,10 +335,10 @@ class _Founding:
         except SfssError as error:
             return error
 
-
-def _errors(answers: Sequence[Identity | SfssError]) -> list[str]:
-    return [str(answer) for answer in answers if not isinstance(answer, Identity)]
-
-
-def _host_and_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def _errors(self, answers: Sequence[Identity | SfssError]) -> list[str]:
+        # Errors of what a node is name it already.
+        return [
+            f"{peer.name}: {answer}" if isinstance(answer, Unavailable) else str(answer)
+            for peer, answer in zip(self._peers, answers, strict=True)
+            if not isinstance(answer, Identity)
+        ]

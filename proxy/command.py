@@ -16,6 +16,7 @@ from proxy.cluster import Cluster, open_cluster
 from proxy.configuration import ProxyConfig, load_configuration
 from proxy.monitor import Figures, start_monitor
 from sfss import __version__
+from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 from sfss.log import LEVELS, log_to_file, set_up_logging
 from sfss.memcache.server import MemcacheServer
@@ -79,8 +80,9 @@ async def _run(config: ProxyConfig, stop: asyncio.Event) -> None:
                 monitor = await start_monitor(_MonitorSource(config, cluster, server), where.listen, where.port)
             except OSError as error:
                 raise refusal(error, where.listen, where.port, "`port` in [monitor]") from None
-            _log.info("monitor on %s:%d", where.listen, monitor.port)
-        _log.info("serving on %s:%d over %d nodes", config.listen, server.port, len(config.cluster.addresses))
+            _log.info("monitor on %s", host_and_port(where.listen, monitor.port))
+        where_served = host_and_port(config.listen, server.port)
+        _log.info("serving on %s over %d nodes", where_served, len(config.cluster.addresses))
         # What exists now stays, and requests leave next to no cycles behind: looking for them less often is 5 % faster.
         gc.collect()
         gc.freeze()
@@ -104,7 +106,7 @@ class _MonitorSource:
     async def figures(self) -> Figures:
         stats = {**self._server.service.figures(), **await self._figures.of_topic("")}
         return {
-            "proxy": f"{self._config.listen}:{self._server.port}",
+            "proxy": host_and_port(self._config.listen, self._server.port),
             "stats": stats,
             "storages": await self._figures.storages(),
             "ring": self._figures.ring(),

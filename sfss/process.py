@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 
 STOP_S_MAX = 20.0
@@ -131,11 +132,12 @@ def end_with_parent(parent: int) -> None:
 
 def refusal(error: OSError, host: str, port: int, option: str) -> SetupError:
     """The one line for a port that can't be listened on. `option` names what changes it, as in `--port`."""
+    where = host_and_port(host, port)
     if error.errno == errno.EADDRINUSE:
-        return SetupError(f"{host}:{port} is in use; stop what listens there or choose another port with {option}")
+        return SetupError(f"{where} is in use; stop what listens there or choose another port with {option}")
     if error.errno == errno.EACCES:
-        return SetupError(f"no permission to listen on {host}:{port}; choose a port over 1023 with {option}")
-    return SetupError(f"can't listen on {host}:{port}: {error.strerror or error}; choose another address or {option}")
+        return SetupError(f"no permission to listen on {where}; choose a port over 1023 with {option}")
+    return SetupError(f"can't listen on {where}: {error.strerror or error}; choose another address or {option}")
 
 
 def is_loopback(host: str) -> bool:

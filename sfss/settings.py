@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 from sfss.ring import PARTITIONS, PARTITIONS_MAX, WEIGHT_MAX
 from sfss.store import KEY_BYTES_MAX, VALUE_BYTES_MAX
@@ -28,7 +29,7 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_and_port(self.host, self.port)
 
 
 def parse_address(text: str) -> Address:

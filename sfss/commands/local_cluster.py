@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from sfss import __version__
+from sfss.addresses import host_and_port
 from sfss.commands.data_folder import DataFolder, Founding
 from sfss.commands.ports import Door
 from sfss.commands.probes import answers_http, answers_memcache
@@ -53,7 +54,7 @@ class Plan:
     def web_url(self) -> str:
         """The web tier as this machine reaches it."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)  # noqa: S104  compared, not listened on
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return f"http://{host_and_port(host, self.port)}"
 
 
 def doors(plan: Plan) -> list[Door]:
@@ -150,7 +151,9 @@ def what_to_try(plan: Plan, data: Path) -> str:
     url = plan.web_url()
     monitors = "  ".join(f"http://{LOOPBACK}:{plan.monitor_port + number}/" for number in range(plan.proxies))
     open_to_all = (
-        "" if is_loopback(plan.host) else f"\n\n  Anyone who reaches {plan.host}:{plan.port} can read and write."
+        ""
+        if is_loopback(plan.host)
+        else f"\n\n  Anyone who reaches {host_and_port(plan.host, plan.port)} can read and write."
     )
     return f"""
 sfss {__version__} runs: {_count(plan.founding.nodes, "node")}, {_count(plan.proxies, "proxy", "proxies")}, \

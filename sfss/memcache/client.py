@@ -12,15 +12,14 @@ the limits allow are refused at once with `Busy`.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from sfss.addresses import host_and_port, reason_of
 from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
 from sfss.memcache.exchanges import (
     Apply,
@@ -111,7 +110,7 @@ class MemcacheClient:
         return Lane(self._open_link, self._over, self._monotonic, links)
 
     def __repr__(self) -> str:
-        return f"<MemcacheClient {self.host}:{self.port}>"
+        return f"<MemcacheClient {host_and_port(self.host, self.port)}>"
 
     # Health
 
@@ -212,7 +211,7 @@ class MemcacheClient:
     def _ask(self, lane: Lane, exchange: Exchange, call: Call) -> asyncio.Future[Any]:
         limits = self.limits
         if self._held >= limits.in_flight_max or self._bytes + exchange.size > limits.bytes_max:
-            raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {self.host}:{self.port}")
+            raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {host_and_port(self.host, self.port)}")
         if self._closed:
             raise ConnectionLost("the client was closed")
         now = self._monotonic()
@@ -248,15 +247,14 @@ class MemcacheClient:
 
     async def _open_link(self, lane: Lane) -> Link:
         loop = asyncio.get_running_loop()
-        where = f"{self.host}:{self.port}"
         link = Link(lane, self._monotonic, self.limits.link_in_flight_max)
         try:
             async with asyncio.timeout(self.limits.connect_s):
                 sock = await connected(self.host, self.port)
         except TimeoutError:
-            raise Unreachable(f"{where}: no connection within {self.limits.connect_s} s") from None
+            raise Unreachable(f"no connection within {self.limits.connect_s} s") from None
         except OSError as error:
-            raise Unreachable(f"{where}: {_reason(error)}") from None
+            raise Unreachable(reason_of(error)) from None
         SocketTransport(loop, sock, link)
         if self._greet is not None:
             try:
@@ -285,15 +283,8 @@ class MemcacheClient:
             async with asyncio.timeout(self.limits.connect_s):
                 identity: Identity = await exchange.future
         except TimeoutError:
-            raise Unreachable(f"{self.host}:{self.port}: no identity within {self.limits.connect_s} s") from None
+            raise Unreachable(f"no identity within {self.limits.connect_s} s") from None
         return identity
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return error.strerror or str(error)
-    # The loop's own words name the address once more.
-    return os.strerror(error.errno)
 
 
 def _checked(key: bytes) -> bytes:

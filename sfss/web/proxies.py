@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from sfss.addresses import reason_of
 from sfss.errors import Busy, ConnectionLost, Expired, Outcome, QuorumUnavailable, SfssError, Unreachable
 from sfss.memcache.client import Dialect, MemcacheClient
 from sfss.ring import ServerRing
@@ -169,7 +170,11 @@ class ProxyRing:
                     self._look_into(link)
             else:
                 await link.client.stats(call=Call(time.monotonic() + ASK_S_MAX))
-        except (OSError, EOFError, ValueError, SfssError) as error:  # ValueError: a line beyond all limits
+        except TimeoutError:
+            link.error = f"no answer in {ASK_S_MAX:g} s"
+        except OSError as error:
+            link.error = reason_of(error)
+        except (EOFError, ValueError, SfssError) as error:  # ValueError: a line beyond all limits
             link.error = str(error) or f"no answer in {ASK_S_MAX:g} s"
         else:
             link.up = True
@@ -238,6 +243,8 @@ class _Request:
             self.result.set_result(reply.result())
         elif isinstance(error, SfssError) and self._may_try_again(error):
             self.attempt()
+        elif isinstance(error, Unreachable) and not self.link.up:
+            self.result.set_exception(Unreachable(f"{self.link.address}: {error}", error.outcome))
         else:
             self.result.set_exception(error)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeAlias
 
+from sfss.addresses import host_and_port
 from sfss.process import unless_stopped
 from sfss.settings import Settings
 from sfss.store import Store
@@ -65,7 +66,7 @@ async def serve(
             access_log=settings.access_log,
         )
         await server.start(sockets, tls)
-        _log.info("serving on %s port %d", settings.host, server.port)
+        _log.info("serving on %s", host_and_port(settings.host, server.port))
         # What exists now stays; the collector needn't walk it each time.
         gc.collect()
         gc.freeze()

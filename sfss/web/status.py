@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias, cast
 
 import aiomcache
 
+from sfss.addresses import reason_of
 from sfss.errors import SfssError, Unreachable
 from sfss.http.negotiation import prefers_html
 from sfss.settings import Address
@@ -123,7 +124,9 @@ async def _asked(server: Address, timeout_s: float) -> tuple[Figures, dict[str, 
                 return own, {}  # a foreign server, which knows nothing of nodes
     except TimeoutError:
         return {"state": "dead", "error": f"no answer in {timeout_s:g} s"}, {}
-    except (aiomcache.ClientException, OSError, EOFError, ValueError) as error:
+    except OSError as error:
+        return {"state": "dead", "error": reason_of(error)}, {}
+    except (aiomcache.ClientException, EOFError, ValueError) as error:
         return {"state": "dead", "error": str(error) or type(error).__name__}, {}
     finally:
         await _dismiss(client)

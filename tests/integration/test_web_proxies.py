@@ -208,6 +208,9 @@ async def test_with_no_proxy_up_every_request_is_unreachable_at_once() -> None:
                 await settled(ring.set(b"key", b"value"))
             assert time.monotonic() - began < 5.0
             assert read.value.outcome is written.value.outcome is Outcome.NOT_APPLIED
+            for address in cluster.addresses:
+                assert str(read.value).count(f"{address}: Connection refused") == 1
+                assert str(read.value).count(str(address)) == 1
 
         await cluster.start(1)
 

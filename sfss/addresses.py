@@ -1,0 +1,18 @@
+"""How an address is written for people, and why one can't be reached."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def host_and_port(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reason_of(error: OSError) -> str:
+    """Why connecting failed, in the system's words: those of event loops have numbers in them, or the address again."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
