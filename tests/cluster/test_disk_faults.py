@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -122,8 +123,18 @@ async def test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_los
             await restart_torn(standing, node, rng)
             assert "lost" in node.tail(), "the node did not notice that indexed records are gone"
         await read_all(standing.web_addresses, history)
+        await trust(standing, node)
 
     history.check()
+
+
+async def trust(cluster: Cluster, node: Part) -> None:
+    """Do as an operator who knows that the other replicas have all: have a node that lost its end answer again."""
+    node.kill()
+    command = [sys.executable, "-c", "from nodes.command import main; main()", "trust", cluster.data_of(node.name)]
+    subprocess.run(command, check=True, capture_output=True)
+    await node.start()
+    await cluster.ready()
 
 
 async def restart_torn(cluster: Cluster, node: Part, rng: random.Random) -> None:
