@@ -135,8 +135,19 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
         load_configuration(tmp_path / "binary")
 
 
+CONF = Path(__file__).parents[2] / "conf"
+
+
 @pytest.mark.parametrize("name", ["proxy-0.ini", "proxy-1.ini"])
 def test_the_examples_load(name):
-    conf = Path(__file__).parents[2] / "conf"
+    assert len(load_configuration(CONF / name).cluster.addresses) == 3
 
-    assert len(load_configuration(conf / name).cluster.addresses) == 3
+
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_the_examples_show_the_state_directory_that_the_unit_makes_and_passes_on(tmp_path, number):
+    example = (CONF / f"proxy-{number}.ini").read_text().replace("; state =", "state =")
+    unit = (CONF / "sfss-proxy@.service").read_text().replace("%i", number)
+    made = next(line.partition("=")[2] for line in unit.splitlines() if line.startswith("StateDirectory="))
+
+    assert load(tmp_path, example).cluster.state == Path("/var/lib") / made
+    assert f" --state %S/{made} " in unit
