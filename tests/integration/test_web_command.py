@@ -186,6 +186,8 @@ async def test_ipv6_addresses_are_listened_on(proxy: str) -> None:
     port = free_port("::1")
     async with sfss("--host", "::1", "--port", str(port), "--proxies", proxy) as process:
         assert (await ask(port, request("GET", "/healthz"), host="::1")).status == 200
+        assert process.stderr is not None
+        await asyncio.wait_for(process.stderr.readuntil(f"serving on [::1]:{port}".encode()), PATIENCE_S)
         assert await stopped(process) == 0
 
     port = free_port("::")
