@@ -23,19 +23,19 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from nodes.entry import ENTRY_BYTES, index_key, unpack_fields
-from nodes.format import RECORD_HEADER_BYTES, VOLUME_HEADER_BYTES, Kind, RecordHeader
+from nodes.entry import index_key
+from nodes.format import VOLUME_HEADER_BYTES, Kind, RecordHeader
 from nodes.index import Index
 from nodes.indexer import Indexer
 from nodes.options import NodeOptions
 from nodes.overlay import Overlay
 from nodes.reserve import Reserve
-from nodes.scan import Event, Found, is_intact, reader_of, walk
+from nodes.scan import reader_of, record_at, skim
 from nodes.volume import Volume, Volumes, sync_directory, volume_path
 from nodes.writer import Write, Writer
 from sfss.errors import SfssError
@@ -234,7 +234,8 @@ class _Walker:
         self._index = index
         self._fd = os.open(volume_path(directory, volume.number), os.O_RDONLY | os.O_CLOEXEC)
         self._read_at = reader_of(self._fd)
-        self._events: Iterator[Event] = walk(self._read_at, volume.header, 0, volume.end, values=False)
+        self._records = skim(self._read_at, volume.header, volume.end)
+        self._number = volume.number.to_bytes(4, "little")
         self.flushes = 0
 
     def next_slice(self) -> _Slice:
@@ -242,31 +243,24 @@ class _Walker:
         live: list[_Live] = []
         stuck = taken = seen = 0
         with self._index.snapshot() as get:
-            for event in self._events:
-                if not isinstance(event, Found):
-                    continue
+            for offset, kind, key in self._records:
                 seen += 1
-                if event.header.kind == Kind.FLUSH:
+                if kind == Kind.FLUSH:
                     self.flushes += 1
-                elif (entry := self._entry_of(event, get)) is not None:
-                    start = event.offset + RECORD_HEADER_BYTES + len(event.header.key)
-                    value = self._read_at(start, event.header.value_bytes)
-                    if is_intact(event.header, value):
-                        live.append(_Live(index_key(event.header.key), entry, event.header, value))
-                        taken += event.header.size
+                lookup = index_key(key)
+                entry = get(lookup)
+                # An entry begins with volume and offset.
+                if entry is not None and entry[:8] == self._number + offset.to_bytes(4, "little"):
+                    found = record_at(self._read_at, self._volume.header, offset, self._volume.end)
+                    if found is not None and found.intact:
+                        live.append(_Live(lookup, entry, found.header, found.value))
+                        taken += found.header.size
                     else:
                         stuck += 1
                 # Dead records count too: `grow` waits on the loop for a snapshot to end.
                 if taken >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
                     return _Slice(live, stuck, True)
         return _Slice(live, stuck, False)
-
-    def _entry_of(self, found: Found, get: Callable[[bytes], bytes | None]) -> bytes | None:
-        """The entry that points to a record; None when there is none or it points elsewhere."""
-        entry = get(index_key(found.header.key))
-        if entry is None or len(entry) != ENTRY_BYTES:
-            return None
-        return entry if unpack_fields(entry)[:2] == (self._volume.number, found.offset) else None
 
     def close(self) -> None:
         os.close(self._fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -26,10 +27,14 @@ from nodes.format import (
     unpack_batch_header,
     unpack_record_header,
 )
-from sfss.store import checksum_of
+from sfss.store import KEY_BYTES_MAX, checksum_of
 
 WINDOW_BYTES = 1024 * 1024
 _UNREADABLE_STEP_BYTES = 4096
+
+_HEAD_BYTES_MAX = RECORD_HEADER_BYTES + KEY_BYTES_MAX
+_SKIMMED = struct.Struct("<4sBBHI")  # the beginning of a record's header; docs/format.rst
+_NOTHING = (b"", 0, 0, 0, 0)
 
 ReadAt: TypeAlias = Callable[[int, int], bytes]
 """`(offset, size)` to the bytes there; fewer at the end of the file."""
@@ -132,6 +137,42 @@ def walk(
         else:
             yield event
             offset = event.end
+
+
+def skim(read_at: ReadAt, volume: VolumeHeader, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield offset, kind and key of the records of a volume, with headers believed and not verified: a fifth of the
+    work of `walk`. Whoever uses one reads it again with `record_at`. Where the chain of lengths breaks, it goes on
+    at the next whole header."""
+    offset = last = VOLUME_HEADER_BYTES
+    while offset < size:
+        window = read_at(offset, min(WINDOW_BYTES, size - offset))
+        # A head that the window may cut in two is left for the next window.
+        end = len(window) if offset + len(window) >= size else len(window) - _HEAD_BYTES_MAX
+        at = 0
+        broken = False
+        while at < end and not broken:
+            magic, kind, _, key_bytes, value_bytes = _SKIMMED.unpack_from(window, at) if at + 12 <= end else _NOTHING
+            if magic == RECORD_MAGIC:
+                last = offset + at
+                start = at + RECORD_HEADER_BYTES
+                yield last, kind, window[start : start + key_bytes]
+                at = start + key_bytes + value_bytes
+            elif magic == BATCH_MAGIC:
+                at += BATCH_HEADER_BYTES
+            else:
+                broken = True
+        offset += at
+        if broken or offset > size:
+            following = _next_whole(read_at, volume, last + 1, size)
+            if following is None:
+                return
+            offset = last = following
+
+
+def record_at(read_at: ReadAt, volume: VolumeHeader, offset: int, size: int) -> Found | None:
+    """Read and verify one record; None where none begins."""
+    event = _event_at(read_at, volume, offset, size, values=True, verify=True)
+    return event if isinstance(event, Found) else None
 
 
 def _event_at(

@@ -3,6 +3,7 @@ any moment, which is what a killed process leaves behind."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -92,3 +93,10 @@ def newest_volume(directory: Path) -> Path:
 def data_end(volume: Path) -> int:
     """Where a volume's data ends; behind it lie the zeros of room taken ahead."""
     return max(len(volume.read_bytes().rstrip(b"\0")), VOLUME_HEADER_BYTES)
+
+
+async def died(deaths: list[str]) -> None:
+    """Wait until a node that was opened with `die=deaths.append` has meant to end its process."""
+    async with asyncio.timeout(10):
+        while not deaths:
+            await asyncio.sleep(0)

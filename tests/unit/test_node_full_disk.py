@@ -14,7 +14,7 @@ from nodes.reserve import Reserve
 from nodes.store import NodeStore
 from sfss.errors import OutOfDisk
 from sfss.store import Record, checksum_of, settled
-from tests.unit.small_nodes import SMALL, node
+from tests.unit.small_nodes import SMALL, died, node
 
 RESERVE_BYTES = 8 * 1024 * 1024
 
@@ -133,7 +133,7 @@ async def test_a_volume_whose_beginning_cannot_be_synced_ends_the_node(tmp_path,
 
     monkeypatch.setattr(os, "fsync", fail)
     writing = store.set(b"k", b"v")
-    await asyncio.get_running_loop().run_in_executor(None, store._writer._thread.join, 10)
+    await died(deaths)
 
     assert "sync" in deaths[0]
     assert not writing.done()

@@ -16,7 +16,7 @@ from nodes.format import (
     pack_record_header,
     pack_volume_header,
 )
-from nodes.scan import WINDOW_BYTES, Batch, Damage, Found, reader_of, walk
+from nodes.scan import WINDOW_BYTES, Batch, Damage, Found, reader_of, record_at, skim, walk
 from sfss.store import checksum_of
 
 HEADER = VolumeHeader(1, 10_000, b"n" * 16, 42)
@@ -128,3 +128,44 @@ def test_records_are_found_across_the_windows_of_a_file(tmp_path, value_bytes):
         os.close(fd)
 
     assert keys_of(events) == [b"a", b"b", b"c"]
+
+
+# --- skimming -----------------------------------------------------------------------------------------------
+
+
+def skimmed(data: bytes) -> list[bytes]:
+    return [key for _, _, key in skim(lambda offset, size: data[offset : offset + size], HEADER, len(data))]
+
+
+def test_skimming_finds_what_walking_finds():
+    for data in (DATA, DATA + bytes(5000), volume_of([(b"a", b"v" * size) for size in range(0, 3000, 7)])):
+        assert skimmed(data) == keys_of(walked(data))
+
+
+def test_skimming_finds_records_across_windows():
+    for value_bytes in (WINDOW_BYTES - 200, WINDOW_BYTES - 48 - 32, 3 * WINDOW_BYTES):
+        data = volume_of([(b"a", bytes(value_bytes))], [(b"b" * 250, bytes(value_bytes)), (b"c", b"end")])
+        assert skimmed(data) == [b"a", b"b" * 250, b"c"]
+
+
+def test_skimming_goes_on_behind_damage():
+    for at in range(VOLUME_HEADER_BYTES, len(DATA), 5):
+        damaged = bytearray(DATA)
+        damaged[at] ^= 0x20
+
+        whole = set(keys_of(walked(bytes(damaged))))
+
+        assert whole <= set(skimmed(bytes(damaged))), f"byte {at}"
+
+
+def test_what_was_skimmed_is_verified_when_it_is_read():
+    def read_at(offset: int, size: int) -> bytes:
+        return damaged[offset : offset + size]
+
+    at = DATA.index(b"3" * 5000)
+    damaged = DATA[: at + 100] + b"!" + DATA[at + 101 :]
+    for offset, _, key in skim(read_at, HEADER, len(damaged)):
+        found = record_at(read_at, HEADER, offset, len(damaged))
+        assert found is not None
+        assert found.intact == (key != b"c")
+    assert record_at(read_at, HEADER, VOLUME_HEADER_BYTES, len(damaged)) is None

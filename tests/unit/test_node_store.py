@@ -38,7 +38,7 @@ from sfss.store import (
     checksum_of,
     settled,
 )
-from tests.unit.small_nodes import Clock, newest_volume, node
+from tests.unit.small_nodes import Clock, died, newest_volume, node
 
 
 def stamped(key: bytes, value: bytes, version: int, expires: int = 0, tombstone: bool = False) -> Record:
@@ -474,7 +474,7 @@ async def test_a_failed_sync_ends_the_node_and_acknowledges_nothing(tmp_path, mo
 
     monkeypatch.setattr(os, "fdatasync", fail)
     writing = store.set(b"k", b"new")
-    await asyncio.get_running_loop().run_in_executor(None, store._writer._thread.join, 10)
+    await died(deaths)
 
     assert "sync" in deaths[0]
     assert not writing.done()
