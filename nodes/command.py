@@ -28,7 +28,7 @@ from sfss.memcache.server import MemcacheServer
 from sfss.process import check_packages, check_reach, refusal, run
 from sfss.subcommands import check_nothing_before
 
-_SWITCH_INTERVAL_S = 0.0005
+_SWITCH_INTERVAL_S = 0.0001
 """How long a thread may keep the interpreter while another waits. With Python's default of 5 ms the loop would lose
 that each time it meets the indexer's or the compactor's thread."""
 
