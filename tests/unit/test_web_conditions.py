@@ -108,9 +108,21 @@ def test_a_span_lies_within_the_file(first: int, last: int, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("if_range", "applies"),
-    [(None, True), ('"abc"', True), ('W/"abc"', False), ('"x"', False), (SAME, True), (AFTER, False), ("soon", False)],
+    [
+        (None, True),
+        ('"abc"', True),
+        (' "abc" ', True),
+        ('W/"abc"', False),
+        ('"x"', False),
+        ('"x", "abc"', False),
+        ("abc", False),
+        ("*", False),
+        (SAME, False),
+        (AFTER, False),
+        ("soon", False),
+    ],
 )
-def test_if_range_asks_for_exactly_this_version(if_range: str | None, applies: bool) -> None:
+def test_if_range_holds_for_exactly_this_version_which_no_date_tells(if_range: str | None, applies: bool) -> None:
     assert range_applies(if_range, FILE) is applies
 
 
