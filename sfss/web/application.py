@@ -40,8 +40,8 @@ class Application:
 
     def handle(self, request: Request) -> Answered:
         """Answer a request, or raise what `sfss.web.errors` has a status for."""
-        if request.version[0] != 1:
-            raise Refused(505, "unsupported_version", "HTTP/1.1 is spoken here", close=True)
+        if request.version != (1, 1):
+            _check_version(request)
         if request.path[:1] != "/":
             request.path = _origin_form(request.path)
         methods = self._routes.get(request.path)
@@ -59,6 +59,15 @@ class Application:
         if request.method in _NEVER:
             return _not_allowed(request, ("GET", "HEAD", "PUT", "POST", "DELETE"))
         return Refused(404, "no_such_page", f"there are {', '.join(self._routes)}")
+
+
+def _check_version(request: Request) -> None:
+    if request.version[0] != 1:
+        raise Refused(505, "unsupported_version", "HTTP/1.1 is spoken here", close=True)
+    if request.version < (1, 1) and "Transfer-Encoding" in request.headers:
+        # A server in front that speaks 1.0 has passed on what it doesn't understand, and may see another end of the
+        # body than is seen here (RFC 9112, 6.1).
+        raise Refused(400, "bad_request", "HTTP/1.0 has no Transfer-Encoding; announce a Content-Length", close=True)
 
 
 def _origin_form(target: str) -> str:

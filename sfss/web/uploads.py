@@ -38,7 +38,13 @@ class Uploads:
             raise Refused(501, "unsupported", "chunked is the one transfer coding understood here", close=True)
         limit = self._limit(request)
         announced = headers.get("Content-Length")
-        length = int(announced) if announced is not None else limit if "Transfer-Encoding" in headers else 0
+        if announced is None and "Transfer-Encoding" not in headers:
+            # By HTTP/1.1 that is an empty body; but who meant to send bytes would replace a file by an empty one, and
+            # before 1.1 a body may follow that ends with the connection, whole or cut off.
+            raise Refused(
+                411, "length_required", "announce the body: Content-Length (0 for an empty file) or chunks", close=True
+            )
+        length = int(announced) if announced is not None else limit
         if length > limit:
             raise TooLarge(f"a body of {length} bytes is announced; the limit for a file is {self._file_bytes_max}")
         self._memory.hold(length)

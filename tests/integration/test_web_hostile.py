@@ -51,6 +51,20 @@ MALFORMED = {
         head(PUT, "Host: a", "Transfer-Encoding: chunked", "Content-Length: 6") + b"1\r\nx\r\n0\r\n\r\n",
         400,
     ),
+    "a body of HTTP/1.0 without its length": (head("PUT /file?path=x HTTP/1.0", "Host: a") + b"the file", 411),
+    "a kept connection of HTTP/1.0 and a body without its length": (
+        head("POST /files?path=x HTTP/1.0", "Connection: keep-alive") + b"the file",
+        411,
+    ),
+    "neither a length nor chunks": (head(PUT, "Host: a"), 411),
+    "chunks in HTTP/1.0": (
+        head("PUT /file?path=x HTTP/1.0", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n\r\n",
+        400,
+    ),
+    "chunks that ask for nothing, in HTTP/1.0": (
+        head("GET /healthz HTTP/1.0", "Connection: keep-alive", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        400,
+    ),
     "an unknown transfer coding": (head(PUT, "Host: a", "Transfer-Encoding: x") + b"1", 400),
     "a coding beneath the chunks": (
         head(PUT, "Host: a", "Transfer-Encoding: gzip, chunked") + b"1\r\nx\r\n0\r\n\r\n",
