@@ -74,6 +74,7 @@ class Write:
         "_record",
         "_sent",
         "_settled",
+        "_shared",
         "_size",
         "_started",
         "_strictly",
@@ -103,6 +104,7 @@ class Write:
         self._call = Call(self._deadline, coordinator.ring.number, call.request_id)
         self.due = self._deadline
         """When `overdue` wants to be called (monotonic seconds)."""
+        self._shared = call.shared
         self._record: Record | None = None
         self._asked = False
         """Whether the stamp is above what a read quorum answered after the write began."""
@@ -131,7 +133,7 @@ class Write:
         coordinator = self._coordinator
         coordinator.admit(self._size)
         version = None
-        if not (self._tombstone or coordinator.must_ask(self.key, self._owners)):
+        if not (self._tombstone or self._shared or coordinator.must_ask(self.key, self._owners)):
             version = coordinator.stamp_unasked()
         if version is not None:
             self._send(version)

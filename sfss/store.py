@@ -49,12 +49,14 @@ class Call(NamedTuple):
 
     `deadline` is in seconds of `time.monotonic()`; work not begun by then is dropped and answered `Expired`.
     `ring` is the number of the ring that the caller placed the key by, 0 for none. `request_id` (≤ 24 bytes of
-    letters, digits, `-` and `_`) follows one user request through all logs.
+    letters, digits, `-` and `_`) follows one user request through all logs. `shared` says of a write that others may be
+    writing the key through another coordinator: one that stamps asks the replicas first.
     """
 
     deadline: float = float("inf")
     ring: int = 0
     request_id: bytes = b""
+    shared: bool = False
 
 
 NO_CALL = Call()

@@ -222,7 +222,8 @@ class Put(_Write):
 
     def request(self, milliseconds: int) -> Buffers:
         end = tail(self._call, milliseconds, self.opaque)
-        line = b"ms %b %d F%d A%d V H B%b" % (self._key, len(self._value), self._flags, self._expires, end)
+        shared = b" Q" if self._call.shared else b""
+        line = b"ms %b %d F%d A%d V H B%b%b" % (self._key, len(self._value), self._flags, self._expires, shared, end)
         return with_value(line, self._value)
 
     def take(self, replies: ReplyParser) -> Any:
@@ -247,7 +248,8 @@ class Remove(_Write):
         self._call = call
 
     def request(self, milliseconds: int) -> bytes:
-        return b"md %b V H B%b" % (self._key, tail(self._call, milliseconds, self.opaque))
+        shared = b" Q" if self._call.shared else b""
+        return b"md %b V H B%b%b" % (self._key, shared, tail(self._call, milliseconds, self.opaque))
 
     def take(self, replies: ReplyParser) -> Any:
         match = self._written(replies)

@@ -16,12 +16,13 @@ MG = re.compile(rb"mg " + _KEY + rb"( v)? s f A V H( Y)?" + _TAIL)
 """Groups: key, ` v` for a get, ` Y` for raw records, ring, milliseconds, opaque."""
 
 MS = re.compile(
-    rb"ms " + _KEY + rb" ([0-9]{1,8}) F([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{0,19}) H((?:[0-9a-f]{16})?) B" + _TAIL
+    rb"ms " + _KEY + rb" ([0-9]{1,8}) F([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{0,19}) H((?:[0-9a-f]{16})?) B( Q)?" + _TAIL
 )
-"""Groups: key, size, flags, expiry, version, checksum (both empty where unstamped), ring, milliseconds, opaque."""
+"""Groups: key, size, flags, expiry, version, checksum (both empty where unstamped), ` Q` where others may write
+the key, ring, milliseconds, opaque."""
 
-MD = re.compile(rb"md " + _KEY + rb"(?: A([0-9]{1,12}))? V([0-9]{0,19}) H((?:[0-9a-f]{16})?) B" + _TAIL)
-"""Groups: key, expiry (none for an unstamped delete), version, checksum, ring, milliseconds, opaque."""
+MD = re.compile(rb"md " + _KEY + rb"(?: A([0-9]{1,12}))? V([0-9]{0,19}) H((?:[0-9a-f]{16})?) B( Q)?" + _TAIL)
+"""Groups: key, expiry (none for an unstamped delete), version, checksum, ` Q`, ring, milliseconds, opaque."""
 
 FOUND = re.compile(
     rb"(?:VA ([0-9]{1,8})|HD) s([0-9]{1,8}) f([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{1,20}) H([0-9a-f]{16})"

@@ -5,6 +5,10 @@ that has least in hand. A proxy that can't be reached, or falls silent, is left 
 background, so that no request waits for it. What was surely not begun, and every read, is tried again elsewhere; a
 write that a dying proxy may have carried out is `unknown`, and is the caller's to decide on.
 
+Other web processes notice later, or earlier, that a proxy is gone or back, and until then a key may have two writers.
+So a write that isn't sent to its key's own proxy, or to that one before every process has surely turned to it, is
+marked as `shared`: the proxy then asks the nodes before it stamps, and no other write can make this one `unknown`.
+
 Foreign servers in a list are taken for doors to one cluster, as proxies are. They have no quorum that would make a read
 through one see a write through another, so reads go where the writes go.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -47,6 +52,8 @@ class _Link:
         self.client: MemcacheClient | None = None
         self.foreign = False
         self.up = False
+        self.settled_at = math.inf
+        """When every web process surely uses it (monotonic seconds)."""
         self.error = "it has not been asked yet"
         self.in_hand = 0
         self.watch: asyncio.Task[None] | None = None
@@ -64,6 +71,8 @@ class ProxyRing:
         self._links = [_Link(address) for address in proxies]
         self._retry_max = retry_max
         self._retry_after_s = retry_after_s
+        self._settle_s = ASK_AGAIN_S_MIN + retry_after_s + ASK_S_MAX + timeout_s
+        """So long after a proxy is up, every web process has asked it again, and what was begun elsewhere is over."""
         self._trials: set[asyncio.Task[None]] = set()
         self.timeout_s = timeout_s
         self.notes: dict[Address, str] = {}
@@ -136,6 +145,10 @@ class ProxyRing:
             raise Unreachable("; ".join(f"{link.address}: {link.error}" for link in self._links))
         return best
 
+    def is_shared(self, order: tuple[int, ...], link: _Link, now: float) -> bool:
+        """Whether another web process may just now send writes of the same key to another proxy than `link`."""
+        return now < link.settled_at or link is not self._links[order[0]]
+
     def leave_out(self, link: _Link, error: str) -> None:
         """Send nothing more to a proxy until it has answered a question of our own."""
         link.error = error
@@ -178,6 +191,7 @@ class ProxyRing:
             link.error = str(error) or f"no answer in {ASK_S_MAX:g} s"
         else:
             link.up = True
+            link.settled_at = time.monotonic() + self._settle_s
 
     def _look_into(self, link: _Link) -> None:
         task = asyncio.get_running_loop().create_task(self._try_out(link))
@@ -223,8 +237,10 @@ class _Request:
                 self.result.set_exception(error)
                 return
             try:
-                self.deadline = min(self.call.deadline, time.monotonic() + self.ring.timeout_s)
-                reply = self.send(cast(MemcacheClient, link.client), Call(self.deadline, 0, self.call.request_id))
+                now = time.monotonic()
+                self.deadline = min(self.call.deadline, now + self.ring.timeout_s)
+                call = Call(self.deadline, 0, self.call.request_id, self.ring.is_shared(self.order, link, now))
+                reply = self.send(cast(MemcacheClient, link.client), call)
             except SfssError as error:
                 if not self._may_try_again(error):
                     self.result.set_exception(error)

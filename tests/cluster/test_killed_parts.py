@@ -116,15 +116,13 @@ async def test_with_one_proxy_killed_no_request_begun_after_fails(standing, hist
         await asyncio.sleep(3)
         await proxy.start()
         back = time.monotonic()
-        await asyncio.sleep(1)
+        await asyncio.sleep(4)
     await read_all(standing.web_addresses, history)
 
     history.check()
     assert history.count(dead, back) > 20
-    assert not history.errors(dead, back), [str(e) for e in history.errors(dead, back)[:10]]
-    # While it comes back the web processes don't use it from the same moment on: for that long a path may be written
-    # through both proxies at once, and such a write may be unknown.
-    assert len(history.errors(since=back)) <= errors_allowed(history), [str(e) for e in history.errors(since=back)[:10]]
+    # While it comes back the web processes don't use it from the same moment on, and a path may have two writers.
+    assert not history.errors(since=dead), [str(e) for e in history.errors(since=dead)[:10]]
 
 
 async def test_with_all_proxies_killed_the_answer_is_504_at_once(standing, history):
@@ -154,4 +152,4 @@ async def test_with_all_proxies_killed_the_answer_is_504_at_once(standing, histo
     async with Workload(standing.web_addresses, history, keys=keys_of("after")):
         await asyncio.sleep(3)
     history.check()
-    assert len(history.errors()) <= errors_allowed(history), [str(e) for e in history.errors()[:10]]  # see above
+    assert not history.errors(), [str(e) for e in history.errors()[:10]]

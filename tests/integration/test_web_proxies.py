@@ -31,6 +31,7 @@ class Counted(MemoryStore):
         self.records = records
         self.reads: list[bytes] = []
         self.writes: list[bytes] = []
+        self.shared: set[bytes] = set()
 
     def get(self, key: bytes, call: Call = Call()) -> Record | None:  # noqa: B008  a tuple, as in the contract
         self.reads.append(key)
@@ -38,6 +39,8 @@ class Counted(MemoryStore):
 
     def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = Call()) -> Written:  # noqa: B008
         self.writes.append(key)
+        if call.shared:
+            self.shared.add(key)
         return super().set(key, value, flags, expires, call)
 
 
@@ -192,6 +195,37 @@ async def test_a_proxy_that_came_back_gets_its_writes_again() -> None:
         async with asyncio.timeout(20):
             while not await used_again():
                 await asyncio.sleep(0.05)
+
+
+async def test_a_key_may_have_two_writers_until_every_web_process_has_turned_to_its_proxy() -> None:
+    async with cluster_of(2) as cluster, ring_over(cluster.addresses, timeout_s=1.0) as ring:
+
+        async def writes() -> list[tuple[set[bytes], set[bytes]]]:
+            """Write every key; for each proxy those that it got, and those of them that came marked as shared."""
+            for store in cluster.stores:
+                store.writes.clear()
+                store.shared.clear()
+            for key in KEYS:
+                await settled(ring.set(key, b"value"))
+            return [(set(store.writes), set(store.shared)) for store in cluster.stores]
+
+        async def nothing_is_shared() -> list[set[bytes]]:
+            async with asyncio.timeout(30):
+                while True:
+                    at_each = await writes()
+                    if not any(shared for _, shared in at_each):
+                        return [written for written, _ in at_each]
+                    await asyncio.sleep(0.05)
+
+        assert all(written == shared for written, shared in await writes())
+        first, second = await nothing_is_shared()
+        await cluster.kill(0)
+        assert await writes() == [(set(), set()), (first | second, first)]
+
+        await cluster.start(0)
+        await eventually(lambda: ring.up_count == 2)
+        assert await writes() == [(first, first), (second, set())]
+        assert await nothing_is_shared() == [first, second]
 
 
 async def test_with_no_proxy_up_every_request_is_unreachable_at_once() -> None:

@@ -122,6 +122,8 @@ CONVERSATIONS = [
     (b"", b"ms a 3 C1\r\ntwo\r\n", b"NF\r\n"),
     (A + b"ms a 3 C1 I\r\nold\r\n", b"mg a v\r\n", b"VA 3 X W\r\nold\r\n"),
     (b"", b"ms a 3 F5 A0 V H B O4\r\none\r\n", b"HD V%d H%016x B0/1 O4\r\n" % (V, SUM_A)),
+    (b"", b"ms a 3 F5 A0 V H B Q O4\r\none\r\n", b"HD V%d H%016x B0/1 O4\r\n" % (V, SUM_A)),
+    (b"", b"ms a 3 H F5 Q B V A0\r\none\r\n", b"HD H%016x B0/1 V%d\r\n" % (SUM_A, V)),
     (b"", b"ms a 3 H F5 B V A0\r\none\r\n", b"HD H%016x B0/1 V%d\r\n" % (SUM_A, V)),
     (
         b"",
@@ -159,6 +161,7 @@ CONVERSATIONS = [
     (A + b"md a x\r\n", b"mg a v f\r\n", b"VA 0 f0\r\n\r\n"),
     (b"mg a N30\r\n", b"md a\r\n", b"HD\r\n"),
     (b"", b"md a V H B O3\r\n", b"NF O3\r\n"),
+    (b"", b"md a V H B Q O3\r\n", b"NF O3\r\n"),
     (
         A,
         b"md a V H B O3\r\n",

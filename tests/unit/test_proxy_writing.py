@@ -213,6 +213,19 @@ async def test_a_coordinator_that_shares_its_keys_asks_first_and_stamps_above_th
 
 
 @in_virtual_time
+async def test_a_write_of_a_key_that_may_have_another_writer_asks_first_too():
+    lab = Lab()
+    ahead = lab.record(b"theirs", seconds_ago=-30)
+    lab.replicas[1].hold(ahead)
+    lab.at_once()
+
+    written = lab.coordinator.set(KEY, b"ours", call=Call(shared=True))
+
+    assert written.version == ahead.version + 1
+    assert lab.replicas[1].log == ["inspect", "apply"]
+
+
+@in_virtual_time
 async def test_after_asking_a_refusal_counts_because_the_write_came_just_before_the_newer_one():
     lab = Lab(shared=True)
     a, b, _ = lab.replicas

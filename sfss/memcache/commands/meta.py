@@ -1,6 +1,6 @@
 """What mg, ms, md, ma and me share: reading a line's flags, and answering with the flags that were asked for.
 
-`protocol.txt`, section Meta Commands, has memcached's flags; docs/wire.rst those of sfss (V H A Y B G U).
+`protocol.txt`, section Meta Commands, has memcached's flags; docs/wire.rst those of sfss (V H A Y B Q G U).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OPAQUE_BYTES_MAX = 32
 _RING_MAX = 2**32
 _MILLISECONDS_MAX = 10**9
 
-_OWN_LETTERS = frozenset((b"V", b"H", b"A", b"Y", b"B", b"G", b"U"))
+_OWN_LETTERS = frozenset((b"V", b"H", b"A", b"Y", b"B", b"Q", b"G", b"U"))
 
 # The range of each flag's token. Those in _BARE_TOO mean something else without one.
 _NUMBERS: dict[bytes, Callable[[bytes], int | None]] = {
@@ -81,6 +81,8 @@ def read_meta(command: Command, words: list[bytes], at: int) -> Request:
         raise BadRequest("opaque token too long")
     key = _decoded(words[1]) if b"b" in flags else key_of(words[1])
     call = call_of(numbers.get(b"G", 0), numbers.get(b"U"), flags.get(b"O"))
+    if b"Q" in flags:
+        call = call._replace(shared=True)
     ordered = _OWN_LETTERS.isdisjoint(flags)
     return Request(command, key, Meta(words[1], flags, numbers), -1, False, ordered, call)
 

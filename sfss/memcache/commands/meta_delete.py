@@ -78,4 +78,4 @@ def _update(service: Service, request: Request, meta: Meta) -> Answer:
     return answer(service.updater.update(key, change, request.call), finish)
 
 
-COMMANDS = (Command(b"md", _parse, _delete, words_min=2, writes=True, flags=letters("bCEIkOqTxLPVHABGU")),)
+COMMANDS = (Command(b"md", _parse, _delete, words_min=2, writes=True, flags=letters("bCEIkOqTxLPVHABQGU")),)

@@ -143,4 +143,4 @@ def _changed(mode: str, seen: Record | None, value: bytes, flags: int, expires: 
     return decide(seen)
 
 
-COMMANDS = (Command(b"ms", _parse, _set, words_min=3, size_at=2, writes=True, flags=letters("bcCEFIkOqsTMNLPVHABGU")),)
+COMMANDS = (Command(b"ms", _parse, _set, words_min=3, size_at=2, writes=True, flags=letters("bcCEFIkOqsTMNLPVHABQGU")),)

@@ -125,7 +125,7 @@ def _make_mg(match: re.Match[bytes]) -> Request:
 
 
 def _make_ms(match: re.Match[bytes]) -> Request | None:
-    key, size, flags_, expires, version, checksum, ring, milliseconds, opaque = match.groups()
+    key, size, flags_, expires, version, checksum, shared, ring, milliseconds, opaque = match.groups()
     flags = int(flags_)
     if flags > FLAGS_MAX or bool(version) is not bool(checksum):
         return None
@@ -133,17 +133,21 @@ def _make_ms(match: re.Match[bytes]) -> Request | None:
     if version:
         stamped = (False, flags, int(expires), int(version), int(checksum, 16), opaque)
         return Request(SET_STAMPED, key, stamped, int(size), False, False, call)
+    if shared:
+        call = call._replace(shared=True)
     return Request(SET, key, (flags, int(expires), opaque), int(size), False, False, call)
 
 
 def _make_md(match: re.Match[bytes]) -> Request | None:
-    key, expires, version, checksum, ring, milliseconds, opaque = match.groups()
+    key, expires, version, checksum, shared, ring, milliseconds, opaque = match.groups()
     call = _call_of(ring, milliseconds, opaque)
     if version and checksum:
         stamped = (True, 0, int(expires or 0), int(version), int(checksum, 16), opaque)
         return Request(DELETE_STAMPED, key, stamped, -1, False, False, call)
     if version or checksum or expires:
         return None
+    if shared:
+        call = call._replace(shared=True)
     return Request(DELETE, key, opaque, -1, False, False, call)
 
 
