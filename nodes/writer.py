@@ -6,8 +6,9 @@ system calls only and hardly ever competes for the interpreter.
 
 A batch that doesn't fit the newest volume begins a new one. When the disk is full the plain writes of a batch fail
 and so do those that wait behind it (they may have been decided on a failed one); deletes, moves and the like go on
-from the reserve. A failed append is cut off again. A failed sync ends the process (`die`): the kernel has marked
-pages clean that are not on disk, so nothing may be acknowledged after it.
+from the reserve, and as long as that is short, plain writes leave them a step of room. A failed append is cut off
+again. A failed sync ends the process (`die`): the kernel has marked pages clean that are not on disk, so nothing may be
+acknowledged after it.
 """
 
 from __future__ import annotations
@@ -438,6 +439,10 @@ class _Appender:
         return None
 
     def _append(self, batch: _Batch) -> None:
+        if not batch.privileged:
+            needed = batch.end if batch.begins is not None else batch.end - self._allocated
+            if needed > 0 and self._reserve.forbids(needed):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if batch.begins is not None:
             self._begin(batch.begins, batch.privileged)
         self._allocate(batch.end, batch.privileged)
@@ -477,8 +482,9 @@ class _Appender:
     def _allocate(self, end: int, privileged: bool) -> None:
         if end <= self._allocated:
             return
-        ahead = max(end, min(end + self._options.preallocate_bytes, self._options.volume_bytes))
-        for wanted in (ahead, end):
+        # Room taken ahead is free for clients' writes, so none is taken while the reserve lacks room.
+        ahead = 0 if self._reserve.short else min(end + self._options.preallocate_bytes, self._options.volume_bytes)
+        for wanted in (max(ahead, end), end):
             try:
                 os.posix_fallocate(self._fd, self._allocated, wanted - self._allocated)
             except OSError as error:
