@@ -28,8 +28,8 @@ from sfss.subcommands import check_nothing_before
 from sfss.web.counters import SharedCounters
 from sfss.web.proxies import ProxyRing
 from sfss.web.serve import OpenBackend, serve
-from sfss.web.server import tls_context
 from sfss.web.status import DirectStatus, ProxiesStatus, StatusSource
+from sfss.web.tls import tls_context
 from sfss.web.workers import Workers, bind_sockets
 
 _log = logging.getLogger("sfss.web")

@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=1 if self.tls else 0, low=0)
         if self._server.access_log:
             self.peer = str(self._transport.get_extra_info("peername", ("-",))[0])
-        if not self._server.admit(self):
+        if not (self.tls or self._server.admit(self)):  # with TLS it was admitted before its handshake
             self._refuse(Refused(503, "busy", "too many connections", close=True))
             self._close()
 

@@ -18,9 +18,9 @@ from sfss.web.connection import Connection, ConnectionLimits, date_header
 from sfss.web.counters import WorkerCounters
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Handler
+from sfss.web.tls import TlsDoor
 
 BACKLOG = 1024
-TLS_HANDSHAKE_S_MAX = 14.0
 SWEEP_S_MAX = 1.0
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
@@ -54,7 +54,8 @@ class WebServer:
         self._connections_max = connections_max
         self._quiet = asyncio.Event()
         """Set in a stop, when nothing is in hand any more."""
-        self._servers: list[asyncio.Server] = []
+        self._listening: list[asyncio.Server | TlsDoor] = []
+        self._port = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_s = min(SWEEP_S_MAX, limits.idle_s / 4, limits.body_grace_s / 4, limits.reader_stall_s / 4)
         self._ids = map((os.urandom(4).hex() + "-%x").__mod__, count())
@@ -67,27 +68,23 @@ class WebServer:
         """Serve on bound sockets."""
         loop = asyncio.get_running_loop()
         self.counters.start()
+        self._port = sockets[0].getsockname()[1]
         for one in sockets:
-            self._servers.append(
-                await loop.create_server(
-                    lambda: Connection(self),
-                    sock=one,
-                    backlog=BACKLOG,
-                    ssl=tls,
-                    ssl_handshake_timeout=TLS_HANDSHAKE_S_MAX if tls else None,
-                )
-            )
+            if tls is None:
+                self._listening.append(await loop.create_server(lambda: Connection(self), sock=one, backlog=BACKLOG))
+            else:
+                one.listen(BACKLOG)
+                self._listening.append(TlsDoor(self, one, tls))
         self._check_connections()
 
     @property
     def port(self) -> int:
         """The port of the first socket."""
-        port: int = self._servers[0].sockets[0].getsockname()[1]
-        return port
+        return self._port
 
     @property
     def connection_count(self) -> int:
-        """Connections that are open."""
+        """Connections that are open, those whose TLS handshake is under way among them."""
         return len(self._connections)
 
     # --- serve; called by connections ---
@@ -143,8 +140,8 @@ class WebServer:
         if self.stopping:
             return
         self.stopping = True
-        for server in self._servers:
-            server.close()
+        for listening in self._listening:
+            listening.close()
         for connection in list(self._connections):
             connection.close_if_idle()
         if self._connections or self.tasks:
@@ -160,11 +157,3 @@ class WebServer:
             await asyncio.wait(self.tasks, timeout=1.0)
         if self._sweep is not None:
             self._sweep.cancel()
-
-
-def tls_context(certificate: str, key: str) -> ssl.SSLContext:
-    """TLS 1.2 and up with the system's defaults. Raises `OSError` (of which `ssl.SSLError` is one)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    return context

@@ -10,7 +10,7 @@ from typing import Any
 
 from web_tier import WebTier, make_certificate, web_tier
 
-from sfss.web.server import tls_context
+from sfss.web.tls import tls_context
 
 CLIENT = Path(__file__).parents[2] / "simple_client.py"
 

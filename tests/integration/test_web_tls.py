@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from web_tier import RawClient, WebTier, eventually, make_certificate, request, web_tier
+from web_tier import PATIENCE_S, RawClient, WebTier, eventually, make_certificate, request, web_tier
 
 from sfss.store import VALUE_BYTES_MAX
 from sfss.web.connection import ConnectionLimits
-from sfss.web.server import tls_context
+from sfss.web.tls import tls_context
 
 QUICK = ConnectionLimits(idle_s=0.5, body_grace_s=0.4, body_rate_min=16 * 1024, reader_stall_s=0.5)
 
@@ -74,6 +74,50 @@ async def test_slow_headers_and_slow_bodies_are_ended(contexts: tuple[ssl.SSLCon
             await client.send(request("PUT", "/file?path=x", "Content-Length: 100000") + b"1")
             assert (await client.reply()).status == 408
             assert await client.ended()
+
+
+async def test_a_handshake_that_is_begun_and_left_counts_as_a_connection_until_it_ends(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    ours, theirs = contexts
+    async with web_tier(tls=ours, connections_max=3) as web, await connect(web, theirs) as served:
+        crowd = [await web.connect() for _ in range(10)]
+        await asyncio.gather(*(client.ended() for client in crowd[2:]))
+        assert web.server.connection_count == 3
+        assert web.counters.worker(0).get("rejected_connections") == 8
+
+        await crowd[0].send(request("GET", "/healthz"))
+        crowd[1].reset()
+        await eventually(lambda: web.server.connection_count == 1)
+        async with await connect(web, theirs) as client:
+            for one in (client, served):
+                await one.send(request("GET", "/healthz"))
+                assert (await one.reply()).status == 200
+        for client in crowd:
+            client.writer.transport.abort()
+        await eventually(lambda: web.server.connection_count == 1)
+
+
+async def test_a_handshake_that_takes_too_long_is_ended(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, _ = contexts
+    async with web_tier(tls=ours, limits=QUICK) as web, await web.connect() as client:
+        await client.send(b"\x16\x03")
+        assert await client.ended()
+        await eventually(lambda: web.server.connection_count == 0)
+
+
+async def test_a_stop_does_not_wait_for_handshakes(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, theirs = contexts
+    async with web_tier(tls=ours) as web, await web.connect() as stuck, await connect(web, theirs) as idle:
+        await stuck.send(b"\x16\x03")
+        await eventually(lambda: web.server.connection_count == 2)
+
+        await asyncio.wait_for(web.server.close(grace_s=300.0), PATIENCE_S)
+
+        assert await stuck.ended()
+        assert await idle.ended()
+        with pytest.raises(OSError):
+            await web.connect()
 
 
 async def test_what_is_not_tls_is_closed(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
