@@ -70,11 +70,16 @@ unpack_fields = _ENTRY.unpack
 """The fields of `Entry` as a plain tuple; for the hot path, where the record's checksum covers them."""
 
 
+def is_whole(key: bytes, packed: bytes) -> bool:
+    """Whether an entry is as it was packed for that index key. One that is not may claim anything, a version too."""
+    if len(packed) != ENTRY_BYTES:
+        return False
+    check = xxhash.xxh3_64_intdigest(packed[:_BODY_BYTES] + key) & 0xFFFFFFFF
+    return packed[_BODY_BYTES:] == check.to_bytes(4, "little")
+
+
 def unpack_entry(key: bytes, packed: bytes) -> Entry:
     """Read and verify an entry. `key` is the index's key. Raises `CorruptRecord`."""
-    if len(packed) != ENTRY_BYTES:
-        raise CorruptRecord(f"index entry of {len(packed)} bytes; {ENTRY_BYTES} expected")
-    entry = Entry._make(_ENTRY.unpack(packed))
-    if entry.check != xxhash.xxh3_64_intdigest(packed[:_BODY_BYTES] + key) & 0xFFFFFFFF:
-        raise CorruptRecord("index entry failed its checksum")
-    return entry
+    if not is_whole(key, packed):
+        raise CorruptRecord(f"index entry of {len(packed)} bytes failed its checksum")
+    return Entry._make(_ENTRY.unpack(packed))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nodes.entry import ABSENT, ENTRY_BYTES, HASH_BYTES, unpack_fields
+from nodes.entry import ABSENT, HASH_BYTES, is_whole, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
 
@@ -43,7 +43,7 @@ class Figures:
 
     def remove(self, key: bytes, entry: bytes) -> None:
         """An entry is gone. `key` is the index's key."""
-        if len(entry) != ENTRY_BYTES:
+        if not is_whole(key, entry):
             return  # an index page is rotten; nobody knows what it counted for
         volume, _, value_bytes, _, _, _, _, kind, _, _ = unpack_fields(entry)
         self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)

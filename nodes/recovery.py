@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, pack_entry, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
@@ -243,7 +243,7 @@ class _Replay:
             return
         key = index_key(header.key)
         held = self._overlay.newest(key)
-        if held is not None and len(held) == ENTRY_BYTES:
+        if held is not None and is_whole(key, held):
             version, checksum = unpack_fields(held)[5:7]
             if (version, checksum) > (header.version, header.checksum):
                 return

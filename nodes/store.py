@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from nodes import index as indexes
 from nodes.compaction import Compactor
-from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, unpack_entry, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unpack_entry, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, Kind
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState, next_epoch
@@ -330,10 +330,10 @@ class NodeStore:
                 return self._when_durable(pending, Applied(held == order, *held, bool(self._durable)))
         elif self._flushing is None:
             entry = self._newest_durable(lookup)
-            if entry is not None:
+            if entry is not None and len(entry) == ENTRY_BYTES:
                 held = unpack_fields(entry)[5:7]
-                if held > order or (held == order and lookup not in self._damaged):
-                    self._verified(lookup, entry)
+                # An entry that rotted may claim any version; the record at hand is whole, and so it is taken.
+                if (held > order or (held == order and lookup not in self._damaged)) and is_whole(lookup, entry):
                     return self._refuse_while_suspect(Applied(held == order, *held, bool(self._durable)))
         self._clock.observe(version)
         kind = _TOMBSTONE if tombstone else _FILE
@@ -500,11 +500,11 @@ class NodeStore:
             self._index.condemn()
             self._die(f"the index is damaged ({error}); the next start rebuilds it")
             raise CorruptRecord("the index is damaged") from None
-        if entry is not None and len(entry) != ENTRY_BYTES:
-            self._verified(lookup, entry)
         return entry
 
     def _read_value(self, lookup: bytes, packed: bytes, live_only: bool, call: Call) -> Reply[Record | None]:
+        if len(packed) != ENTRY_BYTES:
+            self._verified(lookup, packed)
         volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)
         if kind != _FILE or (live_only and expires and expires <= self._now()):
             entry = self._verified(lookup, packed)

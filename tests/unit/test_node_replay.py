@@ -77,6 +77,21 @@ async def test_replay_goes_by_version_and_not_by_order(tmp_path):
         assert store.stats()["curr_items"] == "42"
 
 
+async def test_an_entry_that_rotted_hides_no_record_that_is_replayed(tmp_path):
+    """Whatever version it claims."""
+    async with node(tmp_path / "a") as store:
+        await settled(store.set(b"k", b"old"))
+        await store._indexer.commit()
+        [(lookup, entry)] = store._index.entries()
+        rotten = bytearray(entry)
+        rotten[31] ^= 0x40  # the highest byte of the version
+        store._index.commit({lookup: bytes(rotten)}, store._index.covered(), {}, forget_all=False)
+        await settled(store.set(b"k", b"new"))
+        after = killed(tmp_path / "a", tmp_path / "b")
+    async with node(after) as store:
+        assert store.get(b"k").value == b"new"
+
+
 @pytest.mark.parametrize("damage", ["lost", "emptied", "of another node", "truncated"])
 async def test_a_lost_index_is_rebuilt_from_the_volumes(tmp_path, damage):
     files = await filled(tmp_path / "a")

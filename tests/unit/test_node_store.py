@@ -421,6 +421,39 @@ async def test_a_damaged_index_entry_is_never_a_miss(tmp_path):
         store._overlay.current[lookup] = entry
 
 
+FIELDS = {"volume": 0, "value bytes": 8, "expires": 16, "version": 31, "checksum": 39, "kind": 40, "check": 44}
+"""Where an entry's fields lie; docs/format.rst. Of version and checksum the highest byte."""
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "length"])
+@pytest.mark.parametrize("committed", [True, False])
+async def test_an_entry_that_rotted_in_any_field_is_healed_by_writing_the_record_again(tmp_path, field, committed):
+    async with node(tmp_path) as store:
+        record = stamped(b"k", b"v" * 1000, 100)
+        await settled(store.apply(b"k", record))
+        await store._indexer.commit()
+        [(lookup, entry)] = store._index.entries()
+        rotten = bytearray(entry)
+        if field == "length":
+            rotten.pop()
+        else:
+            rotten[FIELDS[field]] ^= 0x40
+        if committed:
+            store._index.commit({lookup: bytes(rotten)}, store._index.covered(), {}, forget_all=False)
+            store._index.refresh()
+        else:
+            store._overlay.current[lookup] = bytes(rotten)
+        with pytest.raises(CorruptRecord):
+            store.inspect(b"k")
+
+        assert (await settled(store.apply(b"k", record))) == Applied(True, 100, record.checksum, True)
+
+        assert store.read(b"k") == record
+        await store._indexer.commit()
+        assert store.read(b"k") == record
+        assert all(count >= 0 for count in store._overlay.figures.live.values())
+
+
 async def test_a_full_disk_refuses_files_and_takes_deletes_from_the_reserve(tmp_path, monkeypatch):
     async with node(tmp_path, reserve_bytes=8 * 1024 * 1024) as store:
         await settled(store.set(b"kept", b"v"))
