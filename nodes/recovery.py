@@ -159,7 +159,7 @@ def _open_index(
     directory: DataDirectory, state: NodeState, has_volumes: bool, aside: Path | None
 ) -> tuple[Index, Covered]:
     try:
-        index = Index.open(directory.index, state.node, read_only=aside is not None)
+        index = Index.open(directory.index, state.node, read_only=aside is not None, distrusted=not state.closed)
     except IndexDamaged as error:
         _log.error("the index is damaged (%s) and will be rebuilt from the volumes", error)
         if aside is None:

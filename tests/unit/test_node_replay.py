@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -242,6 +243,29 @@ async def test_rot_in_the_index_never_serves_other_bytes_nor_ends_the_process(tm
             await answers(store, files)
         finally:
             await store.close()
+
+
+@pytest.mark.parametrize("offset", [0, 8192])
+async def test_an_index_that_the_disk_cannot_read_is_rebuilt_after_a_crash(tmp_path, monkeypatch, caplog, offset):
+    """Reading it through its map would be a SIGBUS, and the next start's again."""
+    files = await filled(tmp_path / "a", 200)
+    async with node(tmp_path / "a"):
+        after = killed(tmp_path / "a", tmp_path / "b")
+    unreadable = (after / "index" / "data.mdb").stat()
+    pread = os.pread
+
+    def fail_there(fd: int, size: int, at: int) -> bytes:
+        if os.fstat(fd).st_ino == unreadable.st_ino and at <= offset < at + size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", fail_there)
+    assert check_directory(after, print) == 0
+    async with node(after) as store:
+        assert set((await answers(store, files)).values()) == {"right"}
+        assert store.stats()["replayed_records"] == "200"
+
+    assert "can't be read: Input/output error) and will be rebuilt from the volumes" in caplog.text
 
 
 async def test_rot_in_the_identity_refuses_the_start_in_one_line(tmp_path, rng):
