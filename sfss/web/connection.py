@@ -261,11 +261,8 @@ class Connection(asyncio.Protocol):
         failure = failure_of(error)
         if not isinstance(error, SfssError):
             _log.error("%s %s failed", request.method, request.path, exc_info=error, extra=_of(request))
-        elif failure.status >= 500:
-            # Not above debug: while the cluster is away there is one for each request.
-            _log.debug(
-                "%s %s: %d %s", request.method, request.path, failure.status, failure.message, extra=_of(request)
-            )
+        elif failure.status >= 500 and not isinstance(error, Refused):  # those are about what the client has sent
+            self._server.failures.note(failure, f"{request.method} {request.target}", request.id)
         self._send(request, failure_answer(failure, of_write=request.method in WRITE_METHODS))
 
     def _unparsable(self, error: HttpProcessingError) -> None:

@@ -14,8 +14,11 @@ from itertools import count
 from typing import Any
 
 from sfss import __version__
+from sfss.errors import Outcome
 from sfss.web.connection import Connection, ConnectionLimits, date_header
 from sfss.web.counters import WorkerCounters
+from sfss.web.errors import Failure
+from sfss.web.failure_log import FailureLog
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Handler
 from sfss.web.tls import TlsDoor
@@ -25,6 +28,8 @@ SWEEP_S_MAX = 1.0
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
 _SERVER_HEADER = f"Server: sfss/{__version__}\r\n".encode()
+
+_CROWDED = Failure(503, "busy", "too many connections", True, Outcome.NOT_APPLIED)
 
 _log = logging.getLogger("sfss.web")
 
@@ -47,6 +52,7 @@ class WebServer:
         self.memory = memory
         self.limits = limits
         self.access_log = access_log
+        self.failures = FailureLog()
         self.stopping = False
         self.tasks: set[asyncio.Task[Any]] = set()
         """Requests in hand that take more than one step; kept here so that they aren't forgotten half-way."""
@@ -91,8 +97,11 @@ class WebServer:
 
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in. False when there are too many."""
-        if len(self._connections) >= self._connections_max or self.stopping:
+        full = len(self._connections) >= self._connections_max
+        if full or self.stopping:
             self.counters.add("rejected_connections")
+            if full:
+                self.failures.note(_CROWDED, f"a client beyond {self._connections_max}", b"")
             return False
         self._connections.add(connection)
         self.counters.add("total_connections")
@@ -128,6 +137,7 @@ class WebServer:
         now = time.monotonic()
         for connection in list(self._connections):
             connection.check(now)
+        self.failures.tell(now)
         self.counters.set("curr_connections", len(self._connections))
         self.counters.set("body_bytes", max(0, self.memory.held))
         self.counters.measure_process(now)

@@ -429,6 +429,36 @@ async def test_an_error_that_is_ours_is_500_and_logged_once(caplog: pytest.LogCa
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
+async def test_failures_below_are_warned_of_with_a_request_id_and_not_each_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = SlowStore()
+    store.failure = errors.QuorumUnavailable("1 of 2")
+    async with web_tier(store) as web, await web.connect() as client:
+        await client.send(request("GET", "/file?path=x", "X-Request-Id: the-first") * 100)
+        for _ in range(100):
+            assert (await client.reply()).status == 503
+
+        def lines() -> list[str]:
+            return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+        await eventually(lambda: any("since the last such line" in line for line in lines()))
+
+    assert lines()[0] == "GET /file?path=x: 503 quorum_unavailable: 1 of 2"
+    assert caplog.records[0].request_id == "the-first"
+    assert sum(int(line.rpartition("(")[2].split()[0]) for line in lines()[1:]) == 99
+    assert len(lines()) < 20
+
+
+async def test_what_only_clients_do_wrong_warns_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async with web_tier() as web:
+        assert (await web.put("x", b"1", "If-Match: *")).status == 501
+        assert (await web.ask(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n")).status == 505
+        assert (await web.get("../x")).status == 400
+
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 # --- requests and connections ---
 
 

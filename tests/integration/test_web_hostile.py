@@ -339,7 +339,7 @@ async def test_a_malicious_form_is_refused(web: WebTier, body: bytes, status: in
     assert web.store.records == {}
 
 
-async def test_connections_beyond_the_limit_are_refused_and_others_go_on() -> None:
+async def test_connections_beyond_the_limit_are_refused_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     async with web_tier(connections_max=2) as web:
         async with await web.connect() as first, await web.connect() as second:
             for client in (first, second):
@@ -349,6 +349,7 @@ async def test_connections_beyond_the_limit_are_refused_and_others_go_on() -> No
                 reply = await third.reply()
                 assert (reply.status, reply.closes) == (503, True)
                 assert await third.ended()
+            assert "a client beyond 2: 503 busy: too many connections" in caplog.text
             await first.send(request("GET", "/healthz"))
             assert (await first.reply()).status == 200
         await eventually(lambda: web.server.connection_count == 0)
