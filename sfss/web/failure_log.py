@@ -1,7 +1,7 @@
 """Answers 5xx in the log: each kind of error is seen by the operator, at a rate that a log can bear.
 
 While a cluster is away every request fails, thousands in a second. So of each error name one line is written at once,
-and then, about once a second for as long as it goes on, one that has the newest request and says how many it stands for.
+and then, once a second for as long as it goes on, one that has the newest request and says for how many it stands.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class ProxiesStatus:
             figures[str(proxy)] = own | ({"note": self._notes[proxy]} if proxy in self._notes else {})
             storages = storages or of_nodes
         if all(own["state"] == "dead" for own, _ in told.values()):
-            raise Unreachable(f"none of {len(told)} proxies answered in {self._timeout_s:g} s")
+            raise Unreachable(f"no proxy answers: {_reasons({str(proxy): own for proxy, (own, _) in told.items()})}")
         return figures | {"storages": storages}
 
 
@@ -71,7 +71,7 @@ class DirectStatus:
         storages = by_node(await settled(self._store.stats("storages", call)))
         own = await settled(self._store.stats("", call))
         if storages and all(figures["state"] == "dead" for figures in storages.values()):
-            raise Unreachable(f"none of {len(storages)} nodes answered")
+            raise Unreachable(f"no node answers: {_reasons(storages)}")
         return {"storages": storages, "webserver": own}
 
 
@@ -100,6 +100,10 @@ class StatusHandler:
         """Ready when the store answers a read of a key that needn't exist: enough is there for a quorum."""
         await settled(self._store.get(_READY_KEY, Call(time.monotonic() + READY_S_MAX, 0, request.id)))
         return body_answer(200, "text/plain; charset=utf-8", b"ready\n")
+
+
+def _reasons(dead: Mapping[str, Figures]) -> str:
+    return "; ".join(f"{server}: {figures['error'].removeprefix(f'{server}: ')}" for server, figures in dead.items())
 
 
 def by_node(figures: Figures) -> dict[str, Figures]:

@@ -15,9 +15,9 @@ from sfss.errors import ConnectionLost, Expired, Outcome, QuorumUnavailable, Una
 from sfss.memcache.server import MemcacheServer
 from sfss.memory import MemoryStore
 from sfss.settings import Address
-from sfss.store import Call, Record, Written, settled
+from sfss.store import NO_CALL, Call, Record, Written, settled
 from sfss.web.proxies import ProxyRing
-from sfss.web.status import ProxiesStatus
+from sfss.web.status import DirectStatus, ProxiesStatus
 
 HOST = "127.0.0.1"
 RETRY_AFTER_S = 0.2
@@ -390,6 +390,36 @@ async def test_all_proxies_dead_is_504_for_files_and_for_status() -> None:
             ):
                 assert reply.status == 504
             assert (await web.ask(request("GET", "/healthz"))).status == 200
+
+
+async def test_status_without_a_proxy_names_each_with_its_reason_and_does_not_wait_for_those_that_refuse() -> None:
+    async with cluster_of(2) as cluster, ring_over(cluster.addresses) as ring:
+        for index in range(2):
+            await cluster.kill(index)
+        async with web_tier(ring, status=ProxiesStatus(cluster.addresses, 3600.0, ring.notes)) as web:
+            reply = await web.ask(request("GET", "/status"))
+
+    first, second = cluster.addresses
+    assert (reply.status, json.loads(reply.body)["message"]) == (
+        504,
+        f"no proxy answers: {first}: Connection refused; {second}: Connection refused",
+    )
+
+
+async def test_status_without_a_node_names_each_with_its_reason() -> None:
+    class NoNodes(MemoryStore):
+        def stats(self, topic: str = "", call: Call = NO_CALL) -> dict[str, str]:
+            return {
+                "a:1/state": "dead",
+                "a:1/error": "a:1: Connection refused",
+                "b:2/state": "dead",
+                "b:2/error": "late",
+            }
+
+    with pytest.raises(Unreachable) as error:
+        await DirectStatus(NoNodes(), 1.0).collect()
+
+    assert str(error.value) == "no node answers: a:1: Connection refused; b:2: late"
 
 
 async def test_one_dead_proxy_is_shown_as_dead_and_delays_nothing() -> None:
