@@ -26,6 +26,7 @@ from nodes import index as indexes
 from nodes.compaction import Compactor
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unpack_entry, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, Kind
+from nodes.free_space import FreeSpace
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState, next_epoch
 from nodes.indexer import Indexer
@@ -121,6 +122,7 @@ class NodeStore:
             self._volumes.add(volume)
         self._reader = ValueReader(self._volumes, options.read_threads, options.reads_waiting_max)
         self._reserve = reserve
+        self._free_space = FreeSpace(directory.volumes)
         self._writer = Writer(
             directory.volumes,
             state.node_bytes,
@@ -282,6 +284,7 @@ class NodeStore:
             "scrubbed_bytes": str(self._scrubber.scrubbed_bytes),
             "scrub_faults": str(self._scrubber.faults),
             "reserve_bytes": str(self._reserve.held_bytes),
+            "disk_free_bytes": str(self._free_space.bytes_free()),
             "appended_bytes": str(writer.appended_bytes),
             "position": str(writer.synced_position),
             "replayed_records": str(self._recovered.replayed),

@@ -52,7 +52,10 @@ class InventedCluster:
         return {**peers, "storages": self.storages(), "webserver": self._webserver()}
 
     def storages(self) -> dict[str, dict[str, str]]:
-        return {address: self._peer(address, index + 5, 1.0) for index, address in enumerate(self.nodes)}
+        return {
+            address: self._peer(address, index + 5, 1.0) | {"disk_free_bytes": str(1_200_000_000_000 + index * 10**9)}
+            for index, address in enumerate(self.nodes)
+        }
 
     async def figures(self) -> Figures:
         """What a proxy tells its monitor."""

@@ -142,6 +142,7 @@ async def test_every_node_proxy_and_web_process_has_a_row_with_its_figures(
         "Out",
         "Files",
         "Data, share",
+        "Disk free",
         "Memory",
         "Uptime",
     ]
@@ -440,6 +441,24 @@ async def test_the_verdict_says_what_users_can_do(
     found = await judge(logic, [states[node] for node in nodes], [states[proxy] for proxy in proxies], quorum)
 
     assert (found["level"], found["line"], found["detail"]) == (level, line, detail)
+
+
+async def test_without_proxies_the_web_tier_tells_of_the_cluster(logic: Tab) -> None:
+    direct = {
+        "storages": {"a:1": {"state": "ok"}, "b:2": {"state": "dead"}, "c:3": {"state": "ok"}},
+        "webserver": {"state": "ok", "quorum": "3/2/2", "curr_items": "17", "a:1/read_p99_us": "500"},
+    }
+
+    quorum, files, read_ms, said = await logic.evaluate(
+        f"""(() => {{
+          const f = new Figures();
+          f.take(1, {json.dumps(direct)});
+          return [f.quorum(), f.files(), f.nodes.get("a:1").last.readP99, verdict(f)];
+        }})()"""
+    )
+
+    assert (quorum, files, read_ms) == ({"copies": 3, "writes": 2, "reads": 2}, 17, 0.5)
+    assert (said["line"], said["detail"]) == ("1 of 3 nodes is down", STAY)
 
 
 async def test_what_is_not_yet_an_outage_is_said_too(logic: Tab) -> None:

@@ -136,9 +136,16 @@ class Figures {
     const proxies = Object.entries(answer).filter(([name, stats]) => !NOT_PROXIES.has(name) && isObject(stats));
     if (this.problem && !proxies.length && !isObject(answer.storages)) return;
     const nodes = Object.entries(isObject(answer.storages) ? answer.storages : {});
+    const webserver = isObject(answer.webserver) ? answer.webserver : null;
+    const coordinators = [...proxies.map(([, stats]) => stats), ...(webserver ? [webserver] : [])];
     this.update(this.proxies, at, proxies, "memcache");
-    this.update(this.nodes, at, nodes.map(([name, stats]) => [name, withLatencies(name, stats, proxies)]), "memcache");
-    this.takeWeb(at, isObject(answer.webserver) ? answer.webserver : null);
+    this.update(
+      this.nodes,
+      at,
+      nodes.map(([name, stats]) => [name, withLatencies(name, stats, coordinators)]),
+      "memcache",
+    );
+    this.takeWeb(at, webserver);
     this.ring = isObject(answer.ring) ? answer.ring : null;
     this.keepTotal(at);
   }
@@ -190,22 +197,27 @@ class Figures {
     return SPANS_MIN.find((minutes) => known <= minutes * 60000) ?? SPANS_MIN[SPANS_MIN.length - 1];
   }
 
-  // {copies, writes, reads}, or null where nobody tells. The ring has them as numbers, a proxy as `3/2/2`.
+  // Who places files on the nodes, and so knows of them all: the proxies, or with --direct the web tier itself.
+  get coordinators() {
+    return [...this.proxies.values(), ...(this.web ? [this.web] : [])].filter(answers);
+  }
+
+  // {copies, writes, reads}, or null where nobody tells. The ring has them as numbers, a coordinator as `3/2/2`.
   quorum() {
     if (this.ring && number(this.ring, "N")) {
       return { copies: number(this.ring, "N"), writes: number(this.ring, "W"), reads: number(this.ring, "R") };
     }
-    for (const { stats } of [...this.proxies.values()].filter(answers)) {
+    for (const { stats } of this.coordinators) {
       const found = /^(\d+)\/(\d+)\/(\d+)$/.exec(stats.quorum ?? "");
       if (found) return { copies: Number(found[1]), writes: Number(found[2]), reads: Number(found[3]) };
     }
     return null;
   }
 
-  // What users have stored, as the first proxy that answers reckons; null where none does.
+  // What users have stored, as the first coordinator that answers reckons; null where none does.
   files() {
-    const told = [...this.proxies.values()].filter(answers).map((proxy) => number(proxy.stats, "curr_items"));
-    return told[0] ?? null;
+    const told = this.coordinators.map((coordinator) => number(coordinator.stats, "curr_items"));
+    return told.find((count) => count !== null) ?? null;
   }
 }
 
@@ -213,12 +225,12 @@ function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-// A node's figures with its latencies as the first proxy that has any sees them, which tells more than the node could:
-// `<node>/read_p50_us` and so on among the proxy's.
-function withLatencies(name, stats, proxies) {
+// A node's figures with its latencies as the first coordinator that has any sees them, which tells more than the node
+// could: `<node>/read_p50_us` and so on among the coordinator's.
+function withLatencies(name, stats, coordinators) {
   if (!isObject(stats)) return stats;
   const latencies = {};
-  for (const [, own] of proxies) {
+  for (const own of coordinators) {
     for (const [operation, percent] of [["read", 50], ["read", 99], ["apply", 50], ["apply", 99]]) {
       const told = own[`${name}/${operation}_p${percent}_us`];
       if (told !== undefined) latencies[`latency_${operation}_p${percent}_us`] ??= told;

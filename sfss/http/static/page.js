@@ -260,6 +260,7 @@ const TABLES = [
           value: dataBytes,
           share: (subject) => shareOf(bytes.get(subject) ?? null, [...bytes.values()]),
         },
+        { title: "Disk free", format: "bytes", value: (subject) => number(subject.stats, "disk_free_bytes") },
         ...PROCESS_COLUMNS,
       ];
     },
