@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,10 @@ _AHEAD_S = 4.0
 
 _RENEW_S = 2.0
 """With less than this left, it is saved anew."""
+
+_RETRY_S_MIN = 0.5
+_RETRY_S_MAX = 30.0
+"""How soon, and how seldom at last, that is tried again where the disk fails."""
 
 _log = logging.getLogger("sfss.proxy.state")
 
@@ -116,11 +121,18 @@ class StateDirectory:
 class StampReserve:
     """Implements `proxy.coordinator.Reserve` over a state directory."""
 
-    def __init__(self, directory: StateDirectory, now: Callable[[], float]) -> None:
+    def __init__(
+        self, directory: StateDirectory, now: Callable[[], float], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         """Save a first ceiling. `now` is Unix seconds. Raises `SetupError` if that fails."""
         self._directory = directory
         self._now = now
+        self._monotonic = monotonic
         self._saving: asyncio.Future[int] | None = None
+        self._retry_s = 0.0
+        """How long to wait before the next try; 0 while the disk works."""
+        self._retry_at = 0.0
+        """When that is (monotonic seconds)."""
         self.floor = directory.state.ceiling
         """What an earlier life may have issued: stamps must be above it."""
         if too_far_ahead(self.floor, now()):
@@ -136,7 +148,7 @@ class StampReserve:
         self._renew_from = self._ceiling - _stamps(_RENEW_S)
 
     def covers(self, stamp: int) -> bool:
-        if stamp >= self._renew_from and self._saving is None:
+        if stamp >= self._renew_from and self._saving is None and self._monotonic() >= self._retry_at:
             self._saving = asyncio.get_running_loop().run_in_executor(None, self._save_ahead_of, stamp)
             self._saving.add_done_callback(self._saved)
         return stamp <= self._ceiling
@@ -157,9 +169,15 @@ class StampReserve:
         if error is None:
             self._ceiling = saving.result()
             self._renew_from = self._ceiling - _stamps(_RENEW_S)
-        else:
-            # Tried again with the next write; until it succeeds, writes past the ceiling ask first.
-            _log.error("the state directory can't be written: %s", error)
+            if self._retry_s:
+                self._retry_s = 0.0
+                _log.info("the state directory can be written again")
+            return
+        # Tried again with a later write; until it succeeds, writes past the ceiling ask first.
+        if not self._retry_s:
+            _log.error("the state directory can't be written, so writes ask before they are stamped: %s", error)
+        self._retry_s = min(max(self._retry_s * 2, _RETRY_S_MIN), _RETRY_S_MAX)
+        self._retry_at = self._monotonic() + self._retry_s
 
 
 def _stamps(seconds: float) -> int:

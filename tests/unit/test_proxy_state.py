@@ -1,6 +1,7 @@
 """What a proxy remembers over a restart."""
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -86,25 +87,34 @@ async def test_a_stamp_past_the_ceiling_is_not_covered_until_that_is_saved(tmp_p
     directory.close()
 
 
-async def test_a_disk_that_fails_means_asking_first_and_not_an_end(tmp_path, monkeypatch):
+async def test_a_disk_that_fails_means_asking_first_and_not_an_end(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     clock = Clock()
     directory = StateDirectory(tmp_path)
-    reserve = StampReserve(directory, clock)
+    reserve = StampReserve(directory, clock, monotonic=clock)
+    tries = []
 
     def broken(state):
+        tries.append(clock.seconds)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(directory, "_replace_file", broken)
     clock.seconds += 60
     stamp = int(clock.seconds * 1000) << COUNT_BITS
-    for _ in range(3):
+    for _ in range(3000):
         assert not reserve.covers(stamp)
         await settle(lambda: reserve._saving is None)
+        clock.seconds += 0.1
     monkeypatch.undo()
+    clock.seconds += 30
     reserve.covers(stamp)
     await settle(lambda: reserve._saving is None)
 
     assert reserve.covers(stamp)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert gaps[0] < 1
+    assert 29 < max(gaps) < 31
+    assert [record.levelname for record in caplog.records if record.name == "sfss.proxy.state"] == ["ERROR", "INFO"]
     directory.close()
 
 
