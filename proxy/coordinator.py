@@ -65,7 +65,10 @@ class Coordinator:
         self.quorum_for_writes = quorum.strict()
         self.options = options or Options()
         self.health = health or Health(
-            self.peers, probe_s_min=self.options.probe_s_min, probe_s_max=self.options.probe_s_max
+            self.peers,
+            probe_s_min=self.options.probe_s_min,
+            probe_s_max=self.options.probe_s_max,
+            monotonic=monotonic,
         )
         self.clock = clock or StampClock(now)
         self.now = now
@@ -145,6 +148,10 @@ class Coordinator:
         """What goes with a question to a node that is asked now."""
         return Call(min(deadline, now + self.options.node_deadline_s), self.ring.number, request_id)
 
+    def enough_are_well(self, owners: Sequence[Peer]) -> bool:
+        """Whether a write quorum is to be had without those that are down or suspect."""
+        return sum(not (peer.down or peer.suspect) for peer in owners) >= self.quorum.w
+
     def may_hedge(self) -> bool:
         """Whether the budget allows one read more; takes it."""
         if self._hedges_saved < 1.0:
@@ -216,7 +223,7 @@ class Coordinator:
         are up that the asking may well fail, after which surely nothing was written."""
         if self.options.shared or self._reserve is None:
             return True
-        if not self.health.well and sum(not (peer.down or peer.suspect) for peer in owners) < self.quorum.w:
+        if not self.health.well and not self.enough_are_well(owners):
             return True
         if self._shared_keys:
             until = self._shared_keys.get(key)

@@ -169,8 +169,8 @@ class Gathering:
                 peer.read_took(seconds)
             else:
                 peer.inspect_latency.record(seconds)
-            if peer.silences or peer.down:
-                self._coordinator.health.answered(peer)
+            if peer.silences or peer.down or peer.suspect:
+                self._coordinator.health.served(peer, self._started)
             if self._finished:
                 return
             self._take(peer, reply.result(), whole)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -39,12 +40,14 @@ class Health:
         probe_s_min: float = 0.05,
         probe_s_max: float = 1.0,
         rng: random.Random | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
         examine: Callable[[Peer, Identity], None] = _accept_anyone,
     ) -> None:
         self._peers = peers
         self._probe_s_min = probe_s_min
         self._probe_s_max = probe_s_max
         self._rng = rng or random.Random()
+        self._monotonic = monotonic
         self._examine = examine
         self._probes: dict[Peer, asyncio.TimerHandle | asyncio.Future[Identity]] = {}
         self._closed = False
@@ -65,6 +68,13 @@ class Health:
         peer.silences = 0
         if peer.down:
             self._up(peer)
+
+    def served(self, peer: Peer, asked_at: float) -> None:
+        """A peer answered a read that was begun at `asked_at` (monotonic seconds). One that is suspect refuses all
+        reads, so it wasn't any more. (An acceptance of a write wouldn't tell: those are stored.)"""
+        self.answered(peer)
+        if peer.suspect and asked_at > peer.suspect_at:
+            self._trust(peer)
 
     def failed(self, peer: Peer, error: Exception) -> None:
         """A request to a peer ended in an error."""
@@ -99,10 +109,7 @@ class Health:
         self._examine(peer, identity)
         if identity.state == "ok":
             if peer.suspect:
-                peer.suspect = False
-                peer.error = ""
-                self._reckon()
-                _log.info("node %s is trusted again", peer.name)
+                self._trust(peer)
         else:
             self._suspect(peer)
 
@@ -123,7 +130,15 @@ class Health:
         self._reckon()
         _log.info("node %s is up", peer.name)
 
+    def _trust(self, peer: Peer) -> None:
+        peer.suspect = False
+        if not peer.down:
+            peer.error = ""
+        self._reckon()
+        _log.info("node %s is trusted again", peer.name)
+
     def _suspect(self, peer: Peer) -> None:
+        peer.suspect_at = self._monotonic()
         if not peer.suspect:
             peer.suspect = True
             peer.error = _SUSPECT

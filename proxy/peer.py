@@ -43,6 +43,7 @@ class Peer:
         "replica",
         "silences",
         "suspect",
+        "suspect_at",
         "zone",
     )
 
@@ -53,6 +54,8 @@ class Peer:
         self.replica = replica
         self.down = False
         self.suspect = False
+        self.suspect_at = 0.0
+        """When it was last seen to be (monotonic seconds)."""
         self.error = ""
         self.silences = 0
         self.failures = 0

@@ -214,7 +214,7 @@ class Write:
         coordinator.joined(self)
         self._sent = True
         owners = self._owners
-        skip = not coordinator.health.well and sum(not peer.down for peer in owners) >= coordinator.quorum.w
+        skip = not coordinator.health.well and coordinator.enough_are_well(owners)
         self._waiting = len(owners)
         for peer in owners:
             if skip and peer.down:

@@ -145,7 +145,7 @@ class Lab:
             for index, (member, replica) in enumerate(zip(self.ring.members, everybody, strict=True))
         ]
         self.replicas = [everybody[index] for index in self.ring.owners(KEY)]
-        self.health = Health(self.peers, probe_s_min=0.1, probe_s_max=1.0)
+        self.health = Health(self.peers, probe_s_min=0.1, probe_s_max=1.0, monotonic=loop.time)
         self.clock = StampClock(self.now)
         self.coordinator = Coordinator(
             self.ring,

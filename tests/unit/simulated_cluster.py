@@ -150,7 +150,7 @@ class SimulatedCluster:
             peers,
             self._quorum,
             options=Options(shared=shared, deadline_s=1.0, node_deadline_s=0.3),
-            health=Health(peers, probe_s_min=0.05, probe_s_max=0.5, rng=self._rng),
+            health=Health(peers, probe_s_min=0.05, probe_s_max=0.5, rng=self._rng, monotonic=self._loop.time),
             clock=StampClock(lambda: self.now() + skew_s),
             reserve=AlwaysReserved(),
             now=self.now,

@@ -40,7 +40,9 @@ class Node:
 def watched(**settings):
     node = Node()
     peer = Peer("a:1", node)
-    return node, peer, Health([peer], rng=random.Random(1), probe_s_min=0.1, probe_s_max=2.0, **settings)
+    now = asyncio.get_running_loop().time
+    health = Health([peer], rng=random.Random(1), probe_s_min=0.1, probe_s_max=2.0, monotonic=now, **settings)
+    return node, peer, health
 
 
 IDENTITY = Identity("n", "cluster", 1, "ring")
@@ -132,6 +134,24 @@ async def test_a_node_that_says_it_lost_data_is_suspect_until_it_says_otherwise(
 
     assert not peer.suspect
     assert health.well
+
+
+@in_virtual_time
+async def test_a_node_that_served_a_read_is_not_suspect_if_the_read_was_asked_after_it_was():
+    _, peer, health = watched()
+    asked_before = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.01)
+    health.failed(peer, Recovering("lost"))
+    health.served(peer, asked_before)
+    assert peer.suspect
+
+    await asyncio.sleep(0.01)
+    health.served(peer, asyncio.get_running_loop().time())
+
+    assert not peer.suspect
+    assert health.well
+    assert peer.error == ""
+    health.close()
 
 
 @in_virtual_time

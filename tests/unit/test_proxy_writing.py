@@ -399,6 +399,40 @@ async def test_a_suspect_node_gets_writes_but_does_not_count_for_the_quorum():
 
 
 @in_virtual_time
+async def test_a_node_that_serves_reads_again_counts_for_the_quorum_before_any_probe_of_it():
+    lab = Lab()
+    a, b, c = lab.replicas
+    a.failing = Unreachable("refused")
+    lab.health.failed(lab.peer(a), a.failing)
+    lab.health.failed(lab.peer(b), Recovering("lost data"))
+    await asyncio.sleep(0.01)
+
+    reply = lab.coordinator.set(KEY, b"new")
+    for kind in ("inspect", "apply"):
+        await b.call(kind).answer()
+        await c.call(kind).answer()
+
+    assert reply.result().durable == 2
+    assert b.log == ["inspect", "apply"]
+
+
+@in_virtual_time
+async def test_a_down_node_is_tried_where_the_others_are_up_but_one_of_them_is_suspect():
+    lab = Lab()
+    a, b, c = lab.replicas
+    reply = lab.coordinator.set(KEY, b"new", call=Call(shared=True))
+    lab.health.failed(lab.peer(b), Recovering("lost data"))
+    lab.health.failed(lab.peer(c), Unreachable("refused"))
+    await a.call("inspect").answer()
+    await b.call("inspect").answer()
+
+    for replica in (a, b, c):
+        await replica.call("apply").answer()
+
+    assert reply.result().durable == 2
+
+
+@in_virtual_time
 async def test_a_write_goes_on_when_its_caller_leaves():
     lab = Lab(asks=True)
     reply = lab.coordinator.set(KEY, b"new")
