@@ -1,11 +1,14 @@
 """One client's connection to a server: bytes to requests, answers to bytes, in order and within limits.
 
 Slots are what keeps the order: a request whose answer is not at hand, or comes behind one that isn't, takes a slot,
-and slots are sent from the front. Where nothing waits and the answer is at hand there is no slot, no future and no
-task.
+and slots are sent from the front. An answer that comes before its turn waits there as the bytes that it makes. Where
+nothing waits and the answer is at hand there is no slot, no future and no task.
 
-A connection stops reading while any of its limits is reached: requests begun and unanswered, bytes of replies that wait
-for an earlier one, bytes that the peer doesn't read. So a peer that only sends costs a bounded amount of memory.
+A connection stops reading while any of its limits is reached: requests begun and unanswered; bytes that these hold
+(values being written, replies that wait for an earlier one, and what those to come will bring if they are like the
+ones before them); bytes that the peer doesn't take. Where that guess was wrong, or the peer stops taking anything, what
+was begun still comes: it is kept up to the connection's share of the server's memory, and a value beyond that is
+refused. So a peer costs a bounded amount of memory whatever it does, and leaves room for the others.
 
 Requests of one connection run side by side, except that an ordered one waits (`_held`) while an earlier, unfinished
 one names the same key and either of them writes: `set` and then `get` must find what was set, even with noreply.
@@ -14,19 +17,24 @@ one names the same key and either of them writes: `set` and then `get` must find
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from sfss.errors import Busy, Outcome
 from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
 from sfss.memcache.commands.dispatch import carry_out, error_reply
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY
-from sfss.memcache.requests import Refusal, Request, RequestParser
+from sfss.memcache.requests import LINE_BYTES_MAX, Refusal, Request, RequestParser
 from sfss.memcache.socket_transport import SocketTransport
 
 if TYPE_CHECKING:
     from sfss.memcache.server import MemcacheServer
+
+_log = logging.getLogger("sfss.memcache")
 
 STREAM_WINDOW = 4
 """Parts of a streamed reply under way at once: 4 values of 2 MiB are the 8 MiB that may wait."""
@@ -39,10 +47,11 @@ Parts: TypeAlias = Iterator[Buffers | Pending]
 
 
 class Slot:
-    """A request that was begun and isn't answered yet, or whose reply waits for an earlier one. `held_bytes` are on the
-    server's account until it is sent. `stream`: the reply that it is a part of."""
+    """A request that was begun and isn't answered yet (`pending`), or a reply that waits for an earlier one.
+    `held_bytes` are on the connection's and the server's account until it is sent. `stream`: the reply that it is a
+    part of; `failed`: its error line ends that one."""
 
-    __slots__ = ("begun", "held_bytes", "pending", "reply", "request", "stream")
+    __slots__ = ("begun", "failed", "held_bytes", "pending", "reply", "request", "stream")
 
     def __init__(self, request: Request | None, begun: float, stream: Parts | None) -> None:
         self.request = request
@@ -50,6 +59,7 @@ class Slot:
         self.stream = stream
         self.pending: Pending | None = None
         self.reply: Buffers = b""
+        self.failed = False
         self.held_bytes = 0
 
 
@@ -71,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._out_large = False
         self._slot_bytes = 0
+        self._reply_bytes = 0
+        """What a reply that had to be waited for brought lately, on average."""
         self._unsent_bytes = 0
         self._writing_paused = False
         self._reading_paused = False
@@ -98,8 +110,8 @@ class Connection(asyncio.Protocol):
         return self._parser.inside and not self._reading_paused and not self._ending
 
     def count_unsent(self) -> int:
-        """Bytes of replies that the peer doesn't take, 0 while it does; brings the server's account up to date."""
-        if self._writing_paused and self._transport is not None:
+        """Bytes of replies that the peer hasn't taken yet; brings the server's account up to date."""
+        if self._transport is not None:
             unsent = self._transport.get_write_buffer_size()
             self._server.bytes_held += unsent - self._unsent_bytes
             self._unsent_bytes = unsent
@@ -107,8 +119,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def lingering(self) -> bool:
-        """Whether all is said, and only the peer's end of stream is awaited."""
-        return self._ended
+        """Whether all is said and taken (when last counted), and only the peer's end of stream is awaited."""
+        return self._ended and not self._unsent_bytes
 
     def finish(self) -> None:
         """Begin no more requests; close once those in hand are answered."""
@@ -163,9 +175,11 @@ class Connection(asyncio.Protocol):
         server = self._server
         server.bytes_held -= self._unsent_bytes + self._parser.reserved + sum(slot.held_bytes for slot in self._slots)
         self._unsent_bytes = self._parser.reserved = 0
-        # Writes that have begun go on in the store; their outcomes are looked at by `_drain` and go nowhere.
+        # Writes that have begun go on in the store; their outcomes are looked at when they come, and go nowhere.
         for slot in self._slots:
+            slot.reply = b""
             slot.held_bytes = 0
+        self._slot_bytes = 0
         self._held = self._stream = None
         server.forget(self)
 
@@ -197,7 +211,10 @@ class Connection(asyncio.Protocol):
         """Take requests until there are no more (False) or a limit is reached (True)."""
         slots, limits, next_request = self._slots, self._limits, self._parser.next
         while True:
-            if slots and (len(slots) >= limits.in_flight_max or self._slot_bytes > limits.waiting_bytes_max):
+            if slots and (
+                len(slots) >= limits.in_flight_max
+                or self._slot_bytes + len(slots) * self._reply_bytes > limits.waiting_bytes_max
+            ):
                 return True
             if self._out_bytes > FLUSH_BYTES:
                 self._flush()
@@ -280,16 +297,20 @@ class Connection(asyncio.Protocol):
             part = next(stream, None)
         except Exception as error:
             part = error_reply(self._service, request, error)
-            self._stream = None
+            self._end_stream(part)
         if part is None:
-            self._stream = None
-            if self._server.access_log:
-                self._server.log_access(request, b"", self._stream_begun)
+            self._end_stream(b"")
         elif type(part) is Pending:
             self._wait(request, part, 0.0, 0, stream)
         else:
             self._reply(None, part, 0.0, stream)  # type: ignore[arg-type]
         return True
+
+    def _end_stream(self, last: Buffers) -> None:
+        """Begin no more parts of the streamed reply."""
+        request, self._stream, self._stream_request = self._stream_request, None, None
+        if request is not None and self._server.access_log:
+            self._server.log_access(request, last, self._stream_begun)
 
     # Replies out
 
@@ -297,8 +318,9 @@ class Connection(asyncio.Protocol):
         slot = Slot(request, begun, stream)
         slot.pending = pending
         slot.held_bytes = held
+        self._slot_bytes += held
         self._slots.append(slot)
-        pending.future.add_done_callback(self._drain)
+        pending.future.add_done_callback(partial(self._came, slot))
 
     def _reply(self, request: Request | None, reply: Buffers, begun: float, stream: Parts | None = None) -> None:
         if request is not None and self._server.access_log:
@@ -307,59 +329,106 @@ class Connection(asyncio.Protocol):
             self._put(reply)
             return
         slot = Slot(None, begun, stream)
-        slot.reply = reply
-        slot.held_bytes = length(reply)
-        self._slot_bytes += slot.held_bytes
-        self._server.bytes_held += slot.held_bytes
         self._slots.append(slot)
+        self._hold(slot, reply)
 
-    def _drain(self, _: object = None) -> None:
-        """Send the replies at the front that have come; then go on with what waited for them."""
+    def _hold(self, slot: Slot, reply: Buffers) -> None:
+        """Keep a reply until its turn comes."""
+        slot.reply = reply
+        more = length(reply) - slot.held_bytes
+        slot.held_bytes += more
+        self._slot_bytes += more
+        self._server.bytes_held += more
+
+    def _came(self, slot: Slot, future: asyncio.Future[Any]) -> None:
+        """An answer that was waited for is there: send what can be sent now; then go on with what waited for it."""
+        pending = slot.pending
+        if pending is None:
+            # Taken already, or cut off. Then nobody has looked at an error that it may be.
+            if not future.cancelled():
+                future.exception()
+            return
+        try:
+            if slot is self._slots[0]:
+                self._drain()
+            else:
+                self._hold(slot, self._reply_of(slot, pending))
+            if (
+                self._held
+                or self._stream
+                or self._reading_paused
+                or self._ending
+                or self._at_end
+                or self._parser.waiting
+            ):
+                self._advance()
+            elif self._out:
+                self._flush()
+        except Exception:
+            # A fault of ours. What is true of this connection is anyone's guess, so it ends here.
+            _log.exception("a connection is closed because of a fault")
+            self.abort()
+
+    def _drain(self) -> None:
+        """Send the replies at the front that have come."""
         slots = self._slots
         while slots:
             slot = slots[0]
             pending = slot.pending
             if pending is None:
-                self._slot_bytes -= slot.held_bytes
-            elif not pending.future.done():
-                break
+                reply = slot.reply
+            elif pending.future.done():
+                reply = self._reply_of(slot, pending)
+            else:
+                return
             slots.popleft()
+            self._slot_bytes -= slot.held_bytes
             self._server.bytes_held -= slot.held_bytes
-            if pending is not None:
-                self._settle(slot, pending)
-            elif self._transport is not None:
-                self._put(slot.reply)
+            if reply:
+                self._put(reply)
+            if slot.failed and slot.stream is not None:
+                self._cut(slot.stream)
             if self._out_bytes > FLUSH_BYTES:
                 self._flush()
-        if self._held or self._stream or self._reading_paused or self._ending or self._at_end or self._parser.waiting:
-            self._advance()
-        elif self._out:
-            self._flush()
 
-    def _settle(self, slot: Slot, pending: Pending) -> None:
+    def _reply_of(self, slot: Slot, pending: Pending) -> Buffers:
+        """The reply that an answer makes; nothing where nobody wants it."""
         request = slot.request
+        slot.pending = slot.request = None
         if request is None:
-            return
+            return b""
         try:
-            reply: Buffers = pending.finish(pending.future.result())
+            reply = pending.finish(pending.future.result())
+            size = length(reply)
+            if size > LINE_BYTES_MAX and (self._slot_bytes or self._writing_paused):
+                self._check_share(request)
         except (Exception, asyncio.CancelledError) as error:
             reply = error_reply(self._service, request, error)
-            if slot.stream is not None:
-                self._cut(slot.stream)
+            size = len(reply)
+            slot.failed = True
+            if slot.stream is not None and slot.stream is self._stream:
+                self._end_stream(reply)
+        self._reply_bytes += (size - self._reply_bytes) >> 3
         if self._server.access_log and slot.stream is None:
             self._server.log_access(request, reply, slot.begun)
-        if self._transport is not None and not request.noreply:
-            self._put(reply)
+        return b"" if self._transport is None or request.noreply else reply
+
+    def _check_share(self, request: Request) -> None:
+        """Raise `Busy` if this connection holds its share already, or more than is left for all others."""
+        held = self._slot_bytes + self.count_unsent()
+        server = self._server
+        if held > min(server.limits.connection_bytes_max, server.limits.bytes_held_max - server.bytes_held):
+            self._service.counters.rejected_busy += 1
+            outcome = Outcome.UNKNOWN if request.writes else Outcome.NOT_APPLIED
+            raise Busy(f"no room for an answer behind {held} bytes that wait on this connection", outcome)
 
     def _cut(self, stream: Parts) -> None:
         """A part failed and its error line ends the whole reply: forget the parts behind it."""
-        if self._stream is stream:
-            self._stream = None
         while self._slots and self._slots[0].stream is stream:
             slot = self._slots.popleft()
+            slot.pending = None
+            self._slot_bytes -= slot.held_bytes
             self._server.bytes_held -= slot.held_bytes
-            if slot.pending is None:
-                self._slot_bytes -= slot.held_bytes
 
     def _put(self, reply: Buffers) -> None:
         if type(reply) is bytes:
@@ -397,7 +466,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if self._server.closing:
+        if self._server.closing or self._at_end:
             transport.close()
             return
         if self._reading_paused:

@@ -42,14 +42,18 @@ class ServerLimits:
     """What one server takes on. `_s` are seconds.
 
     `bytes_held_max` counts blocks on their way in, values of unfinished writes and replies that wait, over all
-    connections. `inside_command_s` is how long a peer may keep us waiting in the middle of a command, `reading_s` how
-    long it may not read at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
+    connections. One connection begins no more requests while those that it has begun hold `waiting_bytes_max`, or will,
+    going by what earlier answers brought; where they bring more, `connection_bytes_max` is its share.
+
+    `inside_command_s` is how long a peer may keep us waiting in the middle of a command, `reading_s` how long it may
+    take nothing at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
     `connections_max` are in use.
     """
 
     connections_max: int = 1024
     in_flight_max: int = 128
     bytes_held_max: int = 256 * 1024 * 1024
+    connection_bytes_max: int = 32 * 1024 * 1024
     waiting_bytes_max: int = 8 * 1024 * 1024
     unsent_bytes_max: int = 256 * 1024
     value_bytes_max: int = WIRE_VALUE_BYTES_MAX
@@ -86,10 +90,10 @@ async def listen(host: str, port: int) -> list[socket.socket]:
 class _Watched:
     """What the sweep last saw of a connection, and since when it has not changed."""
 
-    __slots__ = ("idle_since", "inside_since", "lingering_since", "progress", "unread_since")
+    __slots__ = ("heard", "idle_since", "inside_since", "lingering_since", "taken", "unread_since")
 
     def __init__(self, now: float) -> None:
-        self.progress = (-1, -1, -1)
+        self.heard = self.taken = -1
         self.idle_since = self.inside_since = self.unread_since = self.lingering_since = now
 
 
@@ -274,15 +278,14 @@ class MemcacheServer:
         crowded = len(self._connections) >= limits.connections_max * 9 // 10
         for connection, seen in list(self._connections.items()):
             unsent = connection.count_unsent()
-            progress = (connection.bytes_read, connection.bytes_written, unsent)
-            moved = progress != seen.progress
-            heard = progress[0] != seen.progress[0]
-            seen.progress = progress
+            heard, seen.heard = connection.bytes_read != seen.heard, connection.bytes_read
+            taken = connection.bytes_written - unsent
+            took, seen.taken = taken != seen.taken, taken
             if heard or not connection.inside_command:
                 seen.inside_since = now
-            if moved or not unsent:
+            if took or not unsent:
                 seen.unread_since = now
-            if moved or connection.busy:
+            if heard or took or connection.busy:
                 seen.idle_since = now
             if not connection.lingering:
                 seen.lingering_since = now

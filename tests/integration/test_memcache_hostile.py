@@ -163,6 +163,41 @@ async def test_a_peer_that_reads_nothing_for_long_is_closed() -> None:
         sock.close()
 
 
+async def test_a_peer_that_leaves_a_short_reply_unread_for_long_is_closed_too() -> None:
+    store = MemoryStore()
+    store.set(b"some", b"x" * 200_000)
+    async with serving(store, limits=ServerLimits(reading_s=0.2, unsent_bytes_max=VALUE_BYTES_MAX)) as server:
+        sock = unread(server.port)
+        for _ in range(20):
+            sock.sendall(b"get some\r\n")
+        for _ in range(400):
+            await asyncio.sleep(0.05)
+            if server.service.counters.total_connections and not server._connections:
+                break
+
+        assert not server._connections
+        sock.close()
+
+
+@pytest.mark.parametrize("last", [b"quit\r\n", b""])
+async def test_a_peer_that_says_goodbye_and_then_reads_slowly_gets_all_it_asked_for(last: bytes) -> None:
+    store = MemoryStore()
+    store.set(b"large", b"x" * VALUE_BYTES_MAX)
+    async with serving(store, limits=ServerLimits(linger_s=0.05, unsent_bytes_max=2**26)) as server:
+        sock = unread(server.port)
+        sock.setblocking(False)
+        sock.sendall(b"get large\r\n" * 4 + last)
+        if not last:
+            sock.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.5)
+        received = 0
+        while piece := await asyncio.get_running_loop().sock_recv(sock, 65536):
+            received += len(piece)
+
+        assert received == 4 * (VALUE_BYTES_MAX + len(b"VALUE large 0 2097152\r\n\r\nEND\r\n"))
+        sock.close()
+
+
 async def test_everything_a_slow_reader_asked_for_arrives_whole() -> None:
     store = MemoryStore()
     value = bytes(range(256)) * 4000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 from memcache_peer import FIRST_VERSION as V
@@ -162,6 +163,41 @@ async def test_parts_that_were_at_hand_behind_a_failed_one_are_dropped_with_it()
 
     assert peer.sent == b"SERVER_ERROR corrupt\r\n" + VERSION
     assert peer.connection._slot_bytes == 0
+
+
+async def test_a_part_that_fails_before_its_turn_ends_the_reply_when_its_turn_comes() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    MemoryStore.set(store, b"a", b"one")
+    MemoryStore.set(store, b"c", b"two")
+    peer.say(b"get a b c d e f\r\nversion\r\n")
+
+    store.waiting[2][2]()
+    store.waiting[1][2](CorruptRecord("b"))
+    await turn()
+    assert peer.sent == b""
+    assert len(store.waiting) == 4
+    store.waiting[0][2]()
+    await turn()
+
+    assert peer.sent == b"VALUE a 0 3\r\none\r\nSERVER_ERROR corrupt\r\n" + VERSION
+    assert peer.connection._slot_bytes == 0
+
+
+async def test_errors_of_parts_that_were_cut_off_are_not_reported_as_forgotten(caplog: Any) -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+    peer.say(b"get a b c\r\n")
+    store.waiting[0][2](CorruptRecord("a"))
+    await turn()
+    for _, _, settle in store.waiting[1:]:
+        settle(CorruptRecord("b"))
+    store.waiting.clear()
+    await turn()
+    gc.collect()
+
+    assert peer.sent == b"SERVER_ERROR corrupt\r\n"
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_failed_part_ends_its_own_reply_only() -> None:
@@ -342,7 +378,7 @@ async def test_a_peer_that_doesnt_read_is_not_served_further() -> None:
 async def test_answers_that_come_after_the_peer_stopped_reading_are_on_the_account_too() -> None:
     store = SlowStore()
     MemoryStore.set(store, b"large", b"x" * 100_000)
-    server = server_of(store, limits=ServerLimits(bytes_held_max=1_000_000))
+    server = server_of(store)
     peer = Peer(server)
     peer.deaf = True
     peer.say(b"get large\r\n" * 20)
@@ -350,11 +386,183 @@ async def test_answers_that_come_after_the_peer_stopped_reading_are_on_the_accou
     await turn()
 
     assert server.bytes_held == peer.unsent > 2_000_000
-    assert Peer(server).say(b"get large\r\n") == b"SERVER_ERROR busy\r\n"
     peer.unsent = 500_000
     assert peer.connection.count_unsent() == server.bytes_held == 500_000
     peer.abort()
     assert server.bytes_held == 0
+
+
+async def test_answers_that_wait_for_a_slow_earlier_one_are_on_the_account() -> None:
+    store = SlowStore()
+    MemoryStore.set(store, b"large", b"x" * 100_000)
+    server = server_of(store)
+    peer = Peer(server)
+    peer.say(b"get slow\r\n" + b"get large\r\n" * 20)
+    slow = store.waiting.pop(0)
+    store.settle_all()
+    await turn()
+
+    assert peer.sent == b""
+    assert 2_000_000 < server.bytes_held < 2_001_000
+    slow[2]()
+    await turn()
+    assert peer.sent.count(b"VALUE large") == 20
+    assert server.bytes_held == 0
+
+
+async def test_a_write_done_before_its_turn_keeps_its_value_no_longer() -> None:
+    store = SlowStore()
+    server = server_of(store)
+    peer = Peer(server)
+    peer.say(b"get slow\r\nset a 0 0 5000\r\n" + b"x" * 5000 + b"\r\n")
+    assert server.bytes_held == 5000
+
+    store.waiting[1][2]()
+    await turn()
+
+    assert server.bytes_held == len(b"STORED\r\n")
+    assert peer.connection._slots[1].request is None
+
+
+async def test_no_more_is_begun_than_there_is_room_for_if_answers_are_as_large_as_before() -> None:
+    store = SlowStore()
+    MemoryStore.set(store, b"large", b"x" * 100_000)
+    MemoryStore.set(store, b"small", b"x" * 100)
+    peer = Peer(server_of(store, limits=ServerLimits(waiting_bytes_max=1_000_000)))
+
+    async def begun(line: bytes) -> int:
+        """How many such requests, once their size is known, are under way at the same time."""
+        for _ in range(100):
+            peer.say(line)
+            store.settle_all()
+            await turn()
+            peer.sent = b""
+        peer.say(line * 200)
+        count = len(store.waiting)
+        while store.waiting:
+            store.settle_all()
+            await turn()
+            peer.sent = b""
+        return count
+
+    assert await begun(b"get small\r\n") == 128
+    assert 8 <= await begun(b"get large\r\n") <= 12
+    assert await begun(b"get small\r\n") == 128
+
+
+async def test_values_being_written_count_toward_what_one_connection_may_have_begun() -> None:
+    store = SlowStore()
+    server = server_of(store, limits=ServerLimits(waiting_bytes_max=5000))
+    peer = Peer(server)
+    peer.say(b"".join(b"set k%d 0 0 1000\r\n%b\r\n" % (n, b"x" * 1000) for n in range(20)))
+
+    assert len(store.waiting) == 6
+    while store.waiting:
+        store.settle_all()
+        await turn()
+    assert peer.sent == b"STORED\r\n" * 20
+    assert server.bytes_held == 0
+
+
+async def test_a_value_beyond_a_connections_share_is_refused_and_what_fits_is_sent() -> None:
+    store = SlowStore()
+    MemoryStore.set(store, b"large", b"x" * 100_000)
+    server = server_of(store, limits=ServerLimits(connection_bytes_max=500_000))
+    peer = Peer(server)
+    peer.say(b"get slow\r\n" + b"get large\r\n" * 20 + b"get small\r\n")
+    slow = store.waiting.pop(0)
+    store.settle_all()
+    await turn()
+
+    assert server.bytes_held < 610_000
+    slow[2]()
+    await turn()
+    assert peer.sent.count(b"VALUE large") == 5
+    assert peer.sent.endswith(b"SERVER_ERROR busy\r\n" * 15 + b"END\r\n")
+    assert server.service.counters.rejected_busy == 15
+
+
+async def test_peers_that_read_nothing_leave_room_for_those_who_do() -> None:
+    store = SlowStore()
+    MemoryStore.set(store, b"large", b"x" * 100_000)
+    server = server_of(store, limits=ServerLimits(bytes_held_max=10_000_000))
+    for _ in range(4):
+        deaf = Peer(server)
+        deaf.deaf = True
+        deaf.say(b"get large\r\n" * 100)
+    store.settle_all()
+    await turn()
+
+    peer = Peer(server)
+    peer.say(b"get large\r\nset a 0 0 3\r\none\r\n")
+    store.settle_all()
+    await turn()
+    assert peer.sent.startswith(b"VALUE large 0 100000\r\n")
+    assert peer.sent.endswith(b"END\r\nSTORED\r\n")
+
+
+class LateUpdates(SlowStore):
+    """Its updates are late too; what they change is in `files`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files = MemoryStore(Clock())
+
+    def update(self, key: bytes, change: Any, call: Call = NO_CALL) -> Any:
+        return self._later("update", key, lambda: self.files.update(key, change, call))
+
+
+async def test_a_refused_value_of_a_request_that_wrote_is_not_said_to_be_unwritten() -> None:
+    store = LateUpdates()
+    server = server_of(store, limits=ServerLimits(connection_bytes_max=1))
+    peer = Peer(server)
+    for key in (b"a", b"b"):
+        store.files.set(key, b"x" * 5000)
+    peer.say(b"get slow\r\nmg a T60 v\r\nmg b T60 v\r\n")
+    slow = store.waiting.pop(0)
+    store.settle_all()
+    await turn()
+    slow[2]()
+    await turn()
+
+    assert peer.sent.startswith(b"END\r\nVA 5000")
+    assert b"SERVER_ERROR quorum unavailable unknown no room" in peer.sent
+
+
+async def test_answers_that_come_after_the_connection_was_lost_are_not_kept() -> None:
+    store = SlowStore()
+    MemoryStore.set(store, b"large", b"x" * 100_000)
+    server = server_of(store)
+    peer = Peer(server)
+    peer.say(b"get slow\r\n" + b"get large\r\n" * 3)
+    slow = store.waiting.pop(0)
+    store.waiting.pop(0)[2]()
+    await turn()
+    peer.abort()
+    store.settle_all()
+    await turn()
+
+    assert [(slot.pending is None, slot.reply) for slot in peer.connection._slots] == [(False, b"")] + [(True, b"")] * 3
+    assert server.bytes_held == 0
+    slow[2]()
+    await turn()
+    assert peer.sent == b""
+    assert server.bytes_held == 0
+
+
+async def test_a_fault_in_an_answers_way_out_closes_that_connection_and_is_logged(caplog: Any) -> None:
+    store = SlowStore()
+    server = server_of(store)
+    peer, other = Peer(server), Peer(server)
+    peer.say(b"get a\r\n")
+    other.say(b"get a\r\n")
+    peer.write = None  # type: ignore[assignment, method-assign]
+    store.settle_all()
+    await turn()
+
+    assert peer.closed
+    assert "a connection is closed because of a fault" in caplog.text
+    assert other.sent == b"END\r\n"
 
 
 async def test_over_the_memory_limit_requests_are_refused_at_once_and_served_again_after() -> None:
@@ -405,7 +613,7 @@ async def test_a_half_closed_peer_gets_the_answers_it_is_owed() -> None:
     await turn()
 
     assert peer.sent == b"END\r\n"
-    assert peer.ended
+    assert peer.closed
 
 
 async def test_quit_is_obeyed_after_what_was_asked_before() -> None:
@@ -449,3 +657,17 @@ async def test_one_line_per_request_in_the_access_log_with_the_request_id(caplog
 
     assert [record.getMessage().split(" ")[:2] for record in caplog.records] == [["ms", "a"], ["get", "-"]]
     assert caplog.records[0].request_id == "req-7"
+
+
+async def test_a_reply_of_many_parts_that_failed_is_in_the_access_log_too(caplog: Any) -> None:
+    caplog.set_level("INFO", "sfss.access")
+    store = SlowStore()
+    peer = Peer(server_of(store, access_log=True))
+    peer.say(b"get a b c d e f\r\n")
+    store.waiting[1][2](CorruptRecord("b"))
+    store.waiting[0][2]()
+    await turn()
+
+    assert peer.sent == b"SERVER_ERROR corrupt\r\n"
+    assert len(caplog.records) == 1
+    assert "SERVER_ERROR" in caplog.text
