@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -80,13 +80,13 @@ def _run(settings: Settings) -> int:
     set_up_logging(tier, settings.log_level, settings.log_json)
     _warn_of_reach(settings)
 
-    def work(index: int, sockets: Sequence[socket]) -> int:
+    def work(index: int, sockets: Sequence[socket], serving: Callable[[], None]) -> int:
         if settings.workers > 1:
             set_up_logging(f"{tier}/{index}", settings.log_level, settings.log_json)
-        return run("sfss", partial(serve, settings, index, sockets, tls, counters, open_backend(settings)))
+        return run("sfss", partial(serve, settings, index, sockets, tls, counters, open_backend(settings), serving))
 
     if settings.workers == 1:
-        return work(0, socket_sets[0])
+        return work(0, socket_sets[0], lambda: None)
     return Workers(work, socket_sets).run()
 
 

@@ -41,9 +41,10 @@ async def serve(
     tls: ssl.SSLContext | None,
     counters: SharedCounters,
     open_backend: OpenBackend,
+    serving: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
-    """Serve on bound sockets until `stop` is set, then finish what is in hand."""
+    """Serve on bound sockets until `stop` is set, then finish what is in hand. `serving` is called in between, once."""
     async with AsyncExitStack() as stack:
         # It may wait for nodes.
         opened = await unless_stopped(stack.enter_async_context(open_backend()), stop)
@@ -66,6 +67,7 @@ async def serve(
             access_log=settings.access_log,
         )
         await server.start(sockets, tls)
+        serving()
         _log.info("serving on %s", host_and_port(settings.host, server.port))
         # What exists now stays; the collector needn't walk it each time.
         gc.collect()

@@ -3,6 +3,9 @@
 Each worker has a listening socket of its own (SO_REUSEPORT), among which the kernel spreads connections. The watching
 process holds them all, so what is connected to a worker that died waits for its successor instead of being refused. It
 serves nothing itself and runs no event loop: it sleeps until a signal comes.
+
+The first worker goes ahead, and the others follow once it serves. So a start that can't work is refused once, in one
+line, and not by each of them; and what stands below is asked, or waited for, by one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from sfss.errors import SetupError
 from sfss.process import STOP_S_MAX, end_with_parent, refusal
@@ -22,7 +26,11 @@ BACKOFF_S_MAX = 5.0
 STEADY_S = 10.0
 """A worker that has lived so long is restarted without waiting."""
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_STOP = {signal.SIGTERM, signal.SIGINT}
+_SERVING = signal.SIGUSR2
+"""What a worker sends to the process that watches over it."""
+
+_SIGNALS = _STOP | {signal.SIGCHLD, _SERVING}
 _REFUSED = 2  # exit status of a refused start; sfss.process
 
 _log = logging.getLogger("sfss.web")
@@ -66,67 +74,80 @@ def _bound(family: int, host: str, port: int, *, shared: bool) -> socket.socket:
     return one
 
 
-class Workers:
-    """Runs `work(index, sockets)` in a child process for each set of sockets, until a signal says to stop."""
+Work: TypeAlias = "Callable[[int, Sequence[socket.socket], Callable[[], None]], int]"
+"""A worker's life: its index, its sockets, and what to call once it serves. Returns the exit status."""
 
-    def __init__(
-        self, work: Callable[[int, Sequence[socket.socket]], int], sockets: Sequence[Sequence[socket.socket]]
-    ) -> None:
-        """`work` returns the child's exit status."""
+
+class Workers:
+    """Runs `work` in a child process for each set of sockets, until a signal says to stop."""
+
+    def __init__(self, work: Work, sockets: Sequence[Sequence[socket.socket]]) -> None:
         self._work = work
         self._sockets = sockets
         self._pids: dict[int, int] = {}
         self._started: dict[int, float] = {}
         self._due: dict[int, float] = {}
         self._backoff_s = dict.fromkeys(range(len(sockets)), BACKOFF_S_MIN)
-        self._replaced: set[int] = set()
+        self._parent = os.getpid()
+        self._served = False
 
     def run(self) -> int:
         """Start all, restart what dies, stop all on SIGTERM or SIGINT. Returns the exit status."""
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            for index in range(len(self._sockets)):
-                self._start(index)
+            self._start(0)
             status = self._watch()
             return max(status, self._stop())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
     def _start(self, index: int) -> None:
-        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            os._exit(self._child(index, parent))
+            os._exit(self._child(index))
         self._pids[pid] = index
         self._started[index] = time.monotonic()
 
-    def _child(self, index: int, parent: int) -> int:
+    def _start_others(self) -> None:
+        """One serves, so all can."""
+        self._served = True
+        for index in range(len(self._sockets)):
+            if index not in self._started:
+                self._start(index)
+
+    def _child(self, index: int) -> int:
         try:
             # A group of its own: Ctrl-C is for the parent, who asks its workers to stop, once.
             os.setpgid(0, 0)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            end_with_parent(parent)
+            end_with_parent(self._parent)
             for other, sockets in enumerate(self._sockets):
                 if other != index:
                     for one in sockets:
                         one.close()
-            return self._work(index, self._sockets[index])
+            return self._work(index, self._sockets[index], self._tell_serving)
         except BaseException:
             _log.exception("worker %d ended by an error", index)
             return 1
+
+    def _tell_serving(self) -> None:
+        if os.getppid() == self._parent:
+            os.kill(self._parent, _SERVING)
 
     def _watch(self) -> int:
         """Until it is time to stop; returns the exit status that a refused start asks for."""
         while True:
             wait_s = max(0.0, min(self._due.values(), default=time.monotonic() + 3600.0) - time.monotonic())
             came = signal.sigtimedwait(_SIGNALS, wait_s)
-            if came is not None and came.si_signo != signal.SIGCHLD:
+            if came is not None and came.si_signo in _STOP:
                 return 0
+            if came is not None and came.si_signo == _SERVING:
+                self._start_others()
             for index, status in self._reap():
                 # Later on it is no wrong setting, but what is away just now; the other workers go on serving.
-                if status == _REFUSED and index not in self._replaced:
+                if status == _REFUSED and not self._served:
                     return _REFUSED
                 self._bury(index, status)
             for index, due in list(self._due.items()):
@@ -135,7 +156,6 @@ class Workers:
                     self._start(index)
 
     def _bury(self, index: int, status: int) -> None:
-        self._replaced.add(index)
         lived_s = time.monotonic() - self._started[index]
         if lived_s >= STEADY_S:
             self._backoff_s[index] = BACKOFF_S_MIN
@@ -166,7 +186,7 @@ class Workers:
         while self._pids:
             left = deadline - time.monotonic()
             came = signal.sigtimedwait(_SIGNALS, max(0.0, left))
-            if left <= 0 or (came is not None and came.si_signo != signal.SIGCHLD):
+            if left <= 0 or (came is not None and came.si_signo in _STOP):
                 for pid in self._pids:
                     os.kill(pid, signal.SIGKILL)
                 deadline = time.monotonic() + 1.0

@@ -304,10 +304,23 @@ async def test_a_stop_while_nodes_are_waited_for_ends_with_0(workers: str) -> No
         assert await stopped(process) == 0
 
 
-async def test_a_refused_start_of_the_workers_ends_them_all() -> None:
-    options = ("--direct", "--workers", "2", "--port", str(free_port()))
-    async with sfss(*options, SFSS_W="1", SFSS_R="1") as process:
-        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 2
+async def test_nodes_that_are_away_are_waited_for_by_one_worker() -> None:
+    options = ("--direct", "--workers", "4", "--port", str(free_port()))
+    async with sfss(*options, SFSS_STORAGES=f"127.0.0.1:{free_port()}", SFSS_N="1", SFSS_W="1", SFSS_R="1") as process:
+        assert process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            assert b"waiting for nodes" in await process.stderr.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+        assert await stopped(process) == 0
+
+    assert len(children) == 1
+
+
+def test_a_refused_start_of_several_workers_is_one_line() -> None:
+    options = ("--direct", "--workers", "4", "--port", str(free_port()))
+
+    assert "two writes could miss each other" in refused(*options, SFSS_W="1", SFSS_R="1")
 
 
 def test_a_worker_that_is_refused_when_it_starts_again_is_tried_until_it_serves(tmp_path: Path) -> None:
@@ -318,14 +331,17 @@ from sfss.web.workers import Workers
 
 lives = pathlib.Path(sys.argv[1])
 
-def work(index, sockets):
+def work(index, sockets, serving):
     with lives.open("a") as file:
         file.write("x")
     life = lives.stat().st_size
     if life == 4:
         os.kill(os.getppid(), signal.SIGTERM)
         signal.sigwait({signal.SIGUSR1})
-    return 1 if life == 1 else 2
+    if life == 1:
+        serving()
+        return 1
+    return 2
 
 sys.exit(Workers(work, [[]]).run())
 """
