@@ -6,7 +6,7 @@ as the send itself: with replies of 4 KiB to one-line requests a bare protocol a
 209,000 on this one (one core, 32 connections). Callers gather what belongs together and write it in one go.
 
 All calls are made on the loop's thread. `connection_lost` is called exactly once, from the loop, never from within
-another call.
+another call; also after a fault of the protocol in any other call, which ends its connection.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class SocketTransport:
         self._lost = False
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        protocol.connection_made(self)  # type: ignore[arg-type]
+        try:
+            protocol.connection_made(self)  # type: ignore[arg-type]
+        except Exception:
+            self._end_after_fault()
         self.resume_reading()
 
     # What protocols ask
@@ -162,8 +165,11 @@ class SocketTransport:
         if not data:
             self.pause_reading()
             self._at_end = True
-            if not self._protocol.eof_received():
-                self.close()
+            try:
+                if not self._protocol.eof_received():
+                    self.close()
+            except Exception:
+                self._end_after_fault()
             return
         if len(data) == self._read_bytes:
             self._read_bytes = READ_BYTES_MAX
@@ -172,9 +178,7 @@ class SocketTransport:
         try:
             self._protocol.data_received(data)
         except Exception:
-            # A fault of ours. What this connection's protocol now believes is anyone's guess, so it ends here.
-            _log.exception("a connection is closed because of a fault")
-            self._lose(None)
+            self._end_after_fault()
 
     def _write_ready(self) -> None:
         self._send_unsent()
@@ -189,7 +193,10 @@ class SocketTransport:
                 self._shut_down()
         if self._paused and self._unsent_bytes <= self._high // 4:
             self._paused = False
-            self._protocol.resume_writing()
+            try:
+                self._protocol.resume_writing()
+            except Exception:
+                self._end_after_fault()
 
     def _keep(self, data: bytes | memoryview) -> None:
         if not self._unsent:
@@ -201,7 +208,10 @@ class SocketTransport:
     def _pause_if_full(self) -> None:
         if not self._paused and self._unsent_bytes > self._high and not self._closing:
             self._paused = True
-            self._protocol.pause_writing()
+            try:
+                self._protocol.pause_writing()
+            except Exception:
+                self._end_after_fault()
 
     def _send_unsent(self) -> None:
         unsent = self._unsent
@@ -229,6 +239,11 @@ class SocketTransport:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._lose(error)
+
+    def _end_after_fault(self) -> None:
+        # A fault of ours. What this connection's protocol now believes is anyone's guess, so it ends here.
+        _log.exception("a connection is closed because of a fault")
+        self._lose(None)
 
     def _lose(self, error: OSError | None) -> None:
         if self._lost:

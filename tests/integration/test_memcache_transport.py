@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -162,18 +163,61 @@ async def test_a_reset_is_told_once_and_later_writes_go_nowhere(pair: tuple[sock
     assert transport.is_closing()
 
 
-async def test_a_fault_of_the_protocol_closes_its_connection_and_is_logged(
-    pair: tuple[socket.socket, socket.socket], caplog: Any
-) -> None:
-    ours, theirs = pair
+class Faulty(Notes):
+    """Fails in the call of that name."""
 
-    class Faulty(Notes):
-        def data_received(self, data: bytes) -> None:
+    def __init__(self, where: str) -> None:
+        super().__init__(keep_open=True)
+        self.where = where
+
+    def fail(self, where: str) -> None:
+        if where == self.where:
             raise ZeroDivisionError("oops")
 
-    protocol = Faulty()
-    SocketTransport(asyncio.get_running_loop(), ours, protocol)
-    theirs.send(b"data")
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.fail("connection_made")
 
-    assert await protocol.lost is None
-    assert "oops" in caplog.text
+    def data_received(self, data: bytes) -> None:
+        self.fail("data_received")
+
+    def eof_received(self) -> bool:
+        self.fail("eof_received")
+        return True
+
+    def pause_writing(self) -> None:
+        self.fail("pause_writing")
+
+    def resume_writing(self) -> None:
+        self.fail("resume_writing")
+
+
+@pytest.mark.parametrize(
+    "where", ["connection_made", "data_received", "eof_received", "pause_writing", "resume_writing"]
+)
+async def test_a_fault_of_the_protocol_closes_its_connection_and_is_logged(
+    pair: tuple[socket.socket, socket.socket], caplog: Any, where: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = pair
+    fd = ours.fileno()
+    protocol = Faulty(where)
+    transport = SocketTransport(loop, ours, protocol)
+
+    theirs.send(b"data")
+    transport.write(b"x" * 1_000_000)
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionResetError):
+            await received(theirs, 1_000_000)
+        if where == "eof_received":
+            theirs.shutdown(socket.SHUT_WR)
+
+        assert await protocol.lost is None
+    assert caplog.text.count("a connection is closed because of a fault") == 1
+    assert "ZeroDivisionError: oops" in caplog.text
+    assert protocol.told.count("lost") == 1
+    # Nothing of it is left in the loop, even where its number is soon another socket's.
+    transport.resume_reading()
+    transport.write(b"y")
+    assert not loop.remove_reader(fd)
+    assert not loop.remove_writer(fd)
