@@ -262,8 +262,8 @@ class _Founding:
         used. Raises `SetupError`."""
         tries = max(1, round(self._config.founding_s / _RETRY_S))
         for left in reversed(range(tries)):
-            # Files are looked for before memberships: files exist only once all nodes are bound, so a node that is
-            # seen unbound after files were seen has lost its own.
+            # Files are looked for before memberships: files exist only once all nodes are bound (and none is bound that
+            # had some before), so a node that is seen unbound after files were seen has lost its own.
             holds_files = any(
                 isinstance(answer, Identity) and answer.cluster and answer.position for answer in await self._ask_all()
             )
@@ -306,12 +306,24 @@ class _Founding:
                 f"cluster {roll.cluster} is remembered, but {self._peers[unbound[0]].name} belongs to none: the nodes "
                 "were wiped or replaced; use another state directory for a new cluster"
             )
-        for index in unbound:
-            if founded:
+        if founded:
+            for index in unbound:
                 answers[index] = WrongCluster(_LOST)
-            else:
-                answers[index] = await roll.bind(self._peers[index])
+            return True
+        self._refuse_used([(index, identity) for index, identity in met if not identity.cluster])
+        for index, _ in met:
+            # The bound ones too: another coordinator's binding may still be on its way to the disk, and is waited for.
+            answers[index] = await roll.bind(self._peers[index])
         return True
+
+    def _refuse_used(self, unbound: Sequence[tuple[int, Identity]]) -> None:
+        """A node that has had files, be they deleted since, would be taken for one of a cluster that has been in use,
+        and those beside it that aren't bound yet for wiped ones."""
+        for index, identity in unbound:
+            if identity.position:
+                raise WrongCluster(
+                    f"node {self._peers[index].name} has had files of no cluster; give it an empty data directory"
+                )
 
     def _refuse_twins(self, met: Sequence[tuple[int, Identity]]) -> None:
         names: dict[str, str] = {}

@@ -23,9 +23,10 @@ class Node:
         self.store = MemoryStore(node=name, durable=True)
         self.up = True
         self.state = "ok"
+        self.appended = 0
 
     def identity(self):
-        return replace(self.store.identify(), position=len(self.store.records), state=self.state)
+        return replace(self.store.identify(), position=self.appended + len(self.store.records), state=self.state)
 
     def wipe(self):
         self.store = MemoryStore(node=self.name + "-new", durable=True)
@@ -168,6 +169,45 @@ async def test_a_founding_that_was_cut_short_is_taken_up_again(tmp_path):
 
     assert len({node.store.identify().cluster for node in network.nodes.values()}) == 1
     await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_that_has_had_files_before_is_not_taken_in():
+    # Once bound it would look like one of a cluster in use, and to a second coordinator the next ones to be bound
+    # would look wiped.
+    network = Network()
+    network.nodes[7900].appended = 4096
+
+    results = await asyncio.gather(network.open(), network.open(), return_exceptions=True)
+
+    assert [type(result) for result in results] == [SetupError, SetupError]
+    assert "localhost:7900 has had files of no cluster; give it an empty data directory" in str(results[0])
+    assert all(not node.store.identify().cluster for node in network.nodes.values())
+
+
+@in_virtual_time
+async def test_a_founding_waits_until_every_binding_is_on_disk_its_own_or_not():
+    network = Network()
+    slow = network.nodes[7901].store
+    on_disk = asyncio.get_running_loop().create_future()
+
+    async def bind_slowly(cluster, ring, fingerprint):
+        identity = MemoryStore.bind(slow, cluster, ring, fingerprint)
+        await on_disk
+        return identity
+
+    slow.bind = lambda *terms: asyncio.ensure_future(bind_slowly(*terms))
+    opening = [asyncio.ensure_future(network.open())]
+    await asyncio.sleep(0.5)
+    assert slow.identify().cluster
+    opening.append(asyncio.ensure_future(network.open()))
+    await asyncio.sleep(0.5)
+    assert not any(each.done() for each in opening)
+
+    on_disk.set_result(None)
+
+    for cluster in await asyncio.gather(*opening):
+        await cluster.close()
 
 
 @in_virtual_time
