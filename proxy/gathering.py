@@ -170,7 +170,7 @@ class Gathering:
             else:
                 peer.inspect_latency.record(seconds)
             if peer.silences or peer.down or peer.suspect:
-                self._coordinator.health.served(peer, self._started)
+                self._coordinator.health.answered(peer, self._started)
             if self._finished:
                 return
             self._take(peer, reply.result(), whole)

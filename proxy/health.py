@@ -63,16 +63,12 @@ class Health:
 
     # what the requests observe
 
-    def answered(self, peer: Peer) -> None:
-        """A peer that had failed or been silent gave an answer."""
+    def answered(self, peer: Peer, asked_at: float) -> None:
+        """A peer that had failed, been silent or suspect gave a good answer to what was asked of it at `asked_at`
+        (monotonic seconds) or later. A suspect node gives none, to reads and writes alike."""
         peer.silences = 0
         if peer.down:
             self._up(peer)
-
-    def served(self, peer: Peer, asked_at: float) -> None:
-        """A peer answered a read that was begun at `asked_at` (monotonic seconds). One that is suspect refuses all
-        reads, so it wasn't any more. (An acceptance of a write wouldn't tell: those are stored.)"""
-        self.answered(peer)
         if peer.suspect and asked_at > peer.suspect_at:
             self._trust(peer)
 

@@ -193,8 +193,8 @@ class Read(Gathering):
             self._advance()
 
     def _note_repair(self, peer: Peer, target: Record, applied: Applied) -> None:
-        if peer.silences or peer.down:
-            self._coordinator.health.answered(peer)
+        if peer.silences or peer.down or peer.suspect:
+            self._coordinator.health.answered(peer, self._started)
         if peer.suspect:
             return
         self._errors.pop(peer, None)

@@ -247,8 +247,8 @@ class Write:
             self._refused(peer, failure)
         else:
             peer.apply_latency.record(self._coordinator.monotonic() - self._started)
-            if peer.silences or peer.down:
-                self._coordinator.health.answered(peer)
+            if peer.silences or peer.down or peer.suspect:
+                self._coordinator.health.answered(peer, self._started)
             self._count(peer, reply.result())
         if not self._settled:
             self._decide()

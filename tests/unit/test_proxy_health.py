@@ -78,7 +78,7 @@ async def test_an_answer_ends_a_row_of_silences():
     _, peer, health = watched()
     for _ in range(5):
         health.silent(peer)
-        health.answered(peer)
+        health.answered(peer, 0.0)
 
     assert not peer.down
 
@@ -137,16 +137,16 @@ async def test_a_node_that_says_it_lost_data_is_suspect_until_it_says_otherwise(
 
 
 @in_virtual_time
-async def test_a_node_that_served_a_read_is_not_suspect_if_the_read_was_asked_after_it_was():
+async def test_a_good_answer_ends_a_suspicion_that_is_older_than_the_question():
     _, peer, health = watched()
     asked_before = asyncio.get_running_loop().time()
     await asyncio.sleep(0.01)
     health.failed(peer, Recovering("lost"))
-    health.served(peer, asked_before)
+    health.answered(peer, asked_before)
     assert peer.suspect
 
     await asyncio.sleep(0.01)
-    health.served(peer, asyncio.get_running_loop().time())
+    health.answered(peer, asyncio.get_running_loop().time())
 
     assert not peer.suspect
     assert health.well
