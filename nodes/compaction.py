@@ -31,6 +31,7 @@ from typing import NamedTuple
 from nodes.entry import index_key
 from nodes.format import VOLUME_HEADER_BYTES, Kind, RecordHeader
 from nodes.index import Index
+from nodes.index import errors as index_errors
 from nodes.indexer import Indexer
 from nodes.options import NodeOptions
 from nodes.overlay import Overlay
@@ -122,7 +123,13 @@ class Compactor:
         volume = self._victim()
         if volume is None:
             return False
-        if not await self._compact(volume):
+        try:
+            done = await self._compact(volume)
+        except (OSError, index_errors) as error:
+            # Every step may be repeated: the volume is whole until nothing points into it any more.
+            _log.error("compaction of volume %d failed: %s", volume.number, error)
+            done = False
+        if not done:
             self._left_alone[volume.number] = time.monotonic() + _LEFT_ALONE_S
             _log.warning("volume %d can't be compacted now and is left alone", volume.number)
         return True
@@ -133,8 +140,11 @@ class Compactor:
             try:
                 while await self.compact():
                     pass
-            except (OSError, SfssError) as error:
+            except SfssError as error:
                 _log.error("compaction failed and will be tried again: %s", error)
+            except Exception:
+                _log.exception("compaction failed and will be tried again")
+                await asyncio.sleep(_LEFT_ALONE_S)
 
     def _victim(self) -> Volume | None:
         least = _SHORT_DEAD_RATIO if self._reserve.short else self._options.compact_dead_ratio
@@ -216,14 +226,17 @@ class Compactor:
             await last
 
     async def _retire(self, volume: Volume) -> None:
-        path = self._volumes.retire(volume.number)
+        # First the file, for good: what is forgotten must not come back at the next start, since with it gone
+        # tombstones of what it holds are dropped.
+        path = volume_path(self._volumes.directory, volume.number)
+        await asyncio.get_running_loop().run_in_executor(self._thread, _unlink, path)
+        self._volumes.retire(volume.number)
         figures = self._overlay.figures
         figures.live.pop(volume.number, None)
         figures.changed.add(volume.number)
         self._left_alone.clear()  # what is the oldest volume has changed
         self.compacted += 1
         _log.info("volume %d is compacted away", volume.number)
-        await asyncio.get_running_loop().run_in_executor(self._thread, _unlink, path)
 
 
 class _Walker:

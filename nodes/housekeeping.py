@@ -26,6 +26,8 @@ _FLOOR_MARGIN = (FLOOR_AHEAD_S * 500) << COUNT_BITS
 """The floor is moved when stamps come as close to it as half of `FLOOR_AHEAD_S`."""
 
 _PERIOD_S = 1.0
+_PERIOD_S_MAX = 60.0
+"""Between rounds that fail one after the other."""
 
 _IDENTITY_BYTES = 64 * 1024
 """Room that replacing the identity file needs on any file system, with slack."""
@@ -123,14 +125,23 @@ class Housekeeper:
             raise Unavailable(f"the identity file can't be written: {error.strerror}") from None
 
     async def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
+        pause_s = _PERIOD_S
         while True:
-            await asyncio.sleep(_PERIOD_S)
-            if self._clock.last > self.state.stamp_floor - _FLOOR_MARGIN:
-                with suppress(SfssError):  # logged; the next round tries again
-                    await self.raise_floor()
-            if self._reserve.short:
-                await loop.run_in_executor(self._thread, self._reserve.fill)
+            await asyncio.sleep(pause_s)
+            try:
+                await self._do_a_round()
+                pause_s = _PERIOD_S
+            except Exception as error:
+                # Nothing rests on a round: a write that needs a new floor moves it by itself, or is refused.
+                _log.error("housekeeping failed and will be tried again: %r", error)
+                pause_s = min(2 * pause_s, _PERIOD_S_MAX)
+
+    async def _do_a_round(self) -> None:
+        if self._clock.last > self.state.stamp_floor - _FLOOR_MARGIN:
+            with suppress(SfssError):  # logged; the next round tries again
+                await self.raise_floor()
+        if self._reserve.short:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._reserve.fill)
 
     async def _sync_by_the_clock(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -200,7 +200,10 @@ class Index:
             raise IndexDamaged(str(error)) from None
 
     def _disk_is_full(self) -> bool:
-        free = os.statvfs(self._path)
+        try:
+            free = os.statvfs(self._path)
+        except OSError:
+            return False
         return free.f_bavail * free.f_frsize < FULL_BYTES
 
     def _put_all(self, transaction: lmdb.Transaction[bytes], entries: Mapping[bytes, bytes]) -> None:
@@ -250,7 +253,8 @@ class Index:
     def condemn(self) -> None:
         """Have the next start rebuild the index. This process can't go on with it either."""
         for name in ("data.mdb", "lock.mdb"):
-            (self._path / name).unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that takes no change refuses that start too
+                (self._path / name).unlink()
 
     def count(self) -> int:
         """Entries, tombstones included."""

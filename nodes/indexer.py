@@ -1,8 +1,10 @@
 """Moving durable records into the index on disk, about once a second, in a thread of its own.
 
 What is durable is frozen, committed with full sync together with the position it covers, and then dropped from
-memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room; whatever else
-fails is tried again, and meanwhile writes wait once the overlay is full, so memory stays bounded.
+memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room, and the commit is
+tried again; meanwhile writes wait once the overlay is full, so memory stays bounded. Any other failure ends the
+process: nobody knows what a map is worth whose commit, growth or renewal failed, and a start replays all that was
+durable.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Indexer:
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
+        self.complete = False
+        """After `close`: whether all that was durable is in the index."""
         self.commits = 0
         self.covered_position = 0
 
@@ -74,21 +78,35 @@ class Indexer:
         await future
 
     async def close(self) -> None:
-        """Commit what is left and end the thread."""
-        self._closing = True
+        """Commit what is left, if there is room for it, and end the thread."""
+        self._closing.set()
         self._wake.set()
         if self._task is not None:
             await self._task
         self._thread.shutdown()
 
     async def _run(self) -> None:
-        while not self._closing:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._options.index_interval_s):
-                    await self._wake.wait()
-            self._wake.clear()
+        try:
+            while not self._closing.is_set():
+                await self._pause(self._wake)
+                self._wake.clear()
+                await self._commit_all()
             await self._commit_all()
-        await self._commit_all()
+            self.complete = True
+        except IndexDiskFull:
+            # The node stops. No later commit may follow: it would cover what this one left out.
+            _log.error("the index lacks what was written last; the next start replays it")
+        except IndexDamaged as error:
+            self._index.condemn()
+            self._die(f"the index is damaged ({error}); the next start rebuilds it")
+        except Exception as error:
+            self._die(f"the index can't be kept ({error!r}); the next start goes on with what it has")
+
+    async def _pause(self, event: asyncio.Event) -> None:
+        """Wait for an event, but no longer than the time between two commits."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.index_interval_s):
+                await event.wait()
 
     async def _commit_all(self) -> None:
         overlay = self._overlay
@@ -113,6 +131,7 @@ class Indexer:
         return _Generation(overlay.freeze(), covered, figures.take_changed(), overlay.forget_index)
 
     async def _commit(self, generation: _Generation) -> None:
+        """Try until it is done. Raises `IndexDiskFull` when the node stops."""
         while True:
             if self._index.lacks_room_for(len(generation.entries)):
                 self._index.grow()
@@ -122,14 +141,10 @@ class Indexer:
                 self._index.grow()
             except IndexDiskFull as error:
                 _log.error("the index can't be written: %s", error)
-                if self._closing:
-                    return  # the next start replays what is missing
+                if self._closing.is_set():
+                    raise
                 if not await self._in_thread(self._reserve.release, _RELEASE_BYTES):
-                    await asyncio.sleep(self._options.index_interval_s)
-            except IndexDamaged as error:
-                self._index.condemn()
-                self._die(f"the index is damaged ({error}); the next start rebuilds it")
-                return
+                    await self._pause(self._closing)
             else:
                 break
         self.commits += 1

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from nodes.entry import ENTRY_BYTES, index_key, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
+from nodes.index import errors as index_errors
 from nodes.indexer import Indexer
 from nodes.options import NodeOptions
 from nodes.scan import Damage, Event, Found, reader_of, walk
@@ -83,8 +84,12 @@ class Scrubber:
         for number in sorted(self._volumes.by_number)[:-1]:
             await self._indexer.commit()
             volume = self._volumes.by_number.get(number)
-            if volume is not None:  # else it was compacted away meanwhile
+            if volume is None:
+                continue  # compacted away meanwhile
+            try:
                 await self._scrub_volume(volume)
+            except (OSError, SfssError, index_errors) as error:
+                _log.error("scrubbing of volume %d failed: %s", number, error)
         self.passes += 1
 
     async def _run(self) -> None:
@@ -92,8 +97,8 @@ class Scrubber:
             await asyncio.sleep(_BETWEEN_PASSES_S)
             try:
                 await self.scrub()
-            except (OSError, SfssError) as error:
-                _log.error("scrubbing failed and will be tried again: %s", error)
+            except Exception:
+                _log.exception("scrubbing failed and will be tried again")
 
     async def _scrub_volume(self, volume: Volume) -> None:
         loop = asyncio.get_running_loop()

@@ -200,16 +200,21 @@ class NodeStore:
         self._closed = asyncio.get_running_loop().create_future()
         await self._scrubber.close()
         await self._compactor.close()
+        self._writer.finish()
         while self._tasks:
             await asyncio.wait(self._tasks)
-        self._writer.hold(False)
         await self._writer.close()
         await self._indexer.close()
         await self._housekeeper.close()
         self._reader.close()
         self._volumes.close()
         self._index.close()
-        last = replace(self._state, position=self._writer.synced_position, stamp_floor=self._clock.last, closed=True)
+        last = replace(
+            self._state,
+            position=self._writer.synced_position,
+            stamp_floor=self._clock.last,
+            closed=self._indexer.complete,
+        )
         try:
             save_for_sure(self._directory, last, self._reserve)
         except OSError as error:

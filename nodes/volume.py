@@ -176,15 +176,14 @@ class Volumes:
                     self._retired.discard(number)
                     os.close(self._fds.pop(number))
 
-    def retire(self, number: int) -> Path:
-        """Forget a volume that no entry points into any more; returns the path to unlink. Its descriptor is closed once
-        the last read that uses it has ended."""
+    def retire(self, number: int) -> None:
+        """Forget a volume that no entry points into any more, and whose file is gone. Its descriptor is closed once the
+        last read that uses it has ended."""
         del self.by_number[number]
         if number in self._users:
             self._retired.add(number)
         elif number in self._fds:
             os.close(self._fds.pop(number))
-        return volume_path(self.directory, number)
 
     def close(self) -> None:
         """Close all descriptors. No read may be under way."""

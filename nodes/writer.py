@@ -220,6 +220,7 @@ class Writer:
         self._scheduled = False
         self._working = False
         self._held = False
+        self._finishing = False
         self._idle = asyncio.Event()
         self.pending_bytes = 0
         # The header of a volume that isn't there yet doesn't count.
@@ -257,9 +258,9 @@ class Writer:
             self._loop.call_soon(self._next)
 
     def hold(self, held: bool) -> None:
-        """Stop beginning batches (the index lags), or go on."""
-        self._held = held
-        if not held and not (self._working or self._scheduled):
+        """Stop beginning batches (the index lags), or go on; a writer that is to finish does."""
+        self._held = held and not self._finishing
+        if not self._held and not (self._working or self._scheduled):
             self._next()
 
     def when_synced(self, then: Callable[[], None]) -> None:
@@ -277,6 +278,11 @@ class Writer:
         done = asyncio.Event()
         self.when_synced(done.set)
         await done.wait()
+
+    def finish(self) -> None:
+        """Write all that was taken, however far the index lags: the node stops."""
+        self._finishing = True
+        self.hold(False)
 
     async def close(self) -> None:
         """Write all that was taken, sync it, give back room taken ahead and end the thread."""

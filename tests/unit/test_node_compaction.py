@@ -228,6 +228,32 @@ async def test_compaction_goes_on_after_a_disk_that_was_too_full_for_it(tmp_path
         assert (await settled(store.get(b"kept"))).value == b"v"
 
 
+async def test_a_volume_that_cannot_be_unlinked_is_not_forgotten(tmp_path, monkeypatch):
+    """Else tombstones of what it holds would be dropped, and a start would find it again."""
+    async with node(tmp_path) as store:
+        await settled(store.set(b"doomed", b"v"))
+        await overwrite(store)
+        await settled(store.delete(b"doomed"))
+        await overwrite(store)
+        first = tmp_path / "volumes" / "0000000001.volume"
+        unlink = Path.unlink
+
+        def fail(path: Path, missing_ok: bool = False) -> None:
+            if path == first:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", fail)
+            assert await compacted(store) > 0, "other volumes are compacted"
+
+        assert first.exists()
+        assert store.read(b"doomed").tombstone
+        assert await compacted(store) > 0
+        assert not first.exists()
+    assert check_directory(tmp_path, print) == 0
+
+
 async def test_what_a_flush_forgot_while_it_was_moved_stays_forgotten_after_a_kill(tmp_path):
     async with node(tmp_path / "a") as store:
         await settled(store.set(b"flushed", b"v"))
