@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from nodes import identity
 from nodes.identity import DataDirectory, NodeState, next_epoch
 from sfss.errors import SetupError
 
@@ -28,6 +29,17 @@ def test_a_new_directory_gets_a_node_id_that_stays(tmp_path):
     assert again.load().node == node
     assert len(bytes.fromhex(node)) == 16
     again.close()
+
+
+def test_a_new_directory_lasts_through_a_power_cut_with_all_folders_above_it(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(identity, "sync_directory", synced.append)
+
+    data = DataDirectory.open(tmp_path / "new" / "newer" / "node")
+    data.close()
+
+    for folder in ("", "new", "new/newer", "new/newer/node"):
+        assert tmp_path / folder in synced
 
 
 def test_what_was_saved_is_loaded(directory):
