@@ -159,7 +159,8 @@ def export(directory: Path) -> None:
 def trust(directory: Path) -> None:
     """Declare that what a node has is all there is to be had, after data was lost. It then answers reads again.
 
-    With replicas, wipe the directory instead: the node then fills again from the others.
+    With replicas, files that it lost may then be answered as absent. As long as the others serve, leave it as it is: it
+    takes writes, and counts toward no quorum. Wiping it does not help, since an empty node isn't refilled yet.
     """
     sys.exit(_offline(lambda: _trust(directory)))
 
