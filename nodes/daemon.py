@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from nodes.volume import make_directory
 from sfss.errors import SetupError
 
 _READY = b"ready"
@@ -58,7 +59,7 @@ def log_to(path: Path) -> None:
     """Send standard error, where all logging goes, to the end of a file, whose folder is made. Raises `SetupError`."""
     sys.stderr.flush()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)  # it may be the data directory
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         raise SetupError(f"can't log to {path}: {error.strerror or error}") from None

@@ -19,7 +19,7 @@ from pathlib import Path
 import xxhash
 
 from nodes.format import FORMAT
-from nodes.volume import sync_directory
+from nodes.volume import make_directory, sync_directory
 from sfss.errors import SetupError
 from sfss.store import Identity
 
@@ -88,7 +88,7 @@ class DataDirectory:
         try:
             if not create and not (path / _IDENTITY).exists():
                 raise SetupError(f"{path} is not the data directory of a node: it has no file {_IDENTITY!r}")
-            _make_folder(path)
+            make_directory(path)
             lock_fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SetupError(f"data directory {path} can't be used: {error.strerror or error}") from None
@@ -161,14 +161,6 @@ class DataDirectory:
     def close(self) -> None:
         """Let another process in."""
         os.close(self._lock_fd)
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, so that a power cut takes none of them back."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in missing:
-        sync_directory(folder.parent)
 
 
 def _check_of(head: bytes, body: bytes) -> bytes:

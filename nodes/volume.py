@@ -58,6 +58,14 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, so that a power cut takes none of them back."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for directory in missing:
+        sync_directory(directory.parent)
+
+
 def create_volume(directory: Path, header: VolumeHeader) -> int:
     """Make an empty volume, durably, and return its descriptor, open for reading and writing.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from nodes import identity
 from nodes.identity import DataDirectory, NodeState, next_epoch
 from sfss.errors import SetupError
 
@@ -33,7 +33,7 @@ def test_a_new_directory_gets_a_node_id_that_stays(tmp_path):
 
 def test_a_new_directory_lasts_through_a_power_cut_with_all_folders_above_it(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(identity, "sync_directory", synced.append)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()))
 
     data = DataDirectory.open(tmp_path / "new" / "newer" / "node")
     data.close()
