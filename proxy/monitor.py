@@ -3,6 +3,10 @@
 People get a live page, programs the same figures as JSON, at the same URL, by `Accept`. The JSON has the shape of the
 web tier's `/status` (one key for the proxy, then `storages`) and, besides, `ring`. However many look at once,
 the source is asked at most once a second.
+
+It does nothing and tells no path and no file's bytes. So `Host` isn't checked: a page elsewhere whose name is made to
+point here (DNS rebinding) could read figures, as anybody can who reaches the port, and names that operators give this
+machine go on working.
 """
 
 from __future__ import annotations

@@ -74,6 +74,19 @@ async def test_programs_get_json_with_the_proxy_its_nodes_and_the_ring(http: aio
     assert figures["ring"]["nodes"]["localhost:7900"]["partitions"] == 4096
 
 
+async def test_a_page_of_another_site_can_neither_change_anything_nor_read_the_figures(
+    http: aiohttp.ClientSession, source: CountedSource
+) -> None:
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        answer = await http.request(method, "/", headers={"Origin": "http://elsewhere.example"})
+        assert answer.status == 405
+    assert source.asked == 0
+
+    answer = await http.get("/", headers={"Origin": "http://elsewhere.example"})
+
+    assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
 async def test_browsers_get_the_page_under_a_strict_policy(http: aiohttp.ClientSession) -> None:
     answer = await http.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
 
