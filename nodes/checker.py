@@ -6,10 +6,11 @@ It says what is damaged, what a start would do about it, and changes nothing.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nodes.entry import HASH_BYTES, index_key, unpack_entry
+from nodes.entry import HASH_BYTES, index_key, is_newer, unpack_entry
 from nodes.format import Kind
 from nodes.offline import Offline, open_offline
 from nodes.scan import Damage, Found, reader_of, walk
@@ -20,18 +21,21 @@ _NAMED_MAX = 100
 """Faults that are named; the rest is only counted."""
 
 
-def check_directory(path: Path, say: Callable[[str], None], quiet: bool = False) -> int:
-    """Check a directory; `say` gets lines for people. Returns 0 when all is well and 1 when not. Raises
-    `SetupError`."""
+def check_directory(
+    path: Path, say: Callable[[str], None], quiet: bool = False, now: Callable[[], float] = time.time
+) -> int:
+    """Check a directory; `say` gets lines for people, `now` is Unix seconds. Returns 0 when all is well and 1 when not.
+    Raises `SetupError`."""
     with open_offline(path) as offline:
-        check = _Check(offline, (lambda _: None) if quiet else say)
+        check = _Check(offline, (lambda _: None) if quiet else say, now())
         check.run()
     say(check.verdict())
     return 1 if check.faults else 0
 
 
 class _Check:
-    def __init__(self, offline: Offline, say: Callable[[str], None]) -> None:
+    def __init__(self, offline: Offline, say: Callable[[str], None], now: float) -> None:
+        self._now = now
         self._offline = offline
         self._say = say
         self._unindexed: dict[bytes, str] = {}
@@ -95,8 +99,9 @@ class _Check:
         packed = self._offline.newest(key)
         newer = f"{where} is newer than what the index has"
         if packed is None:
-            # A tombstone is taken out of the index before its volume goes, and with it all that it had deleted.
-            if header.kind == Kind.TOMBSTONE:
+            # A tombstone is taken out of the index before its volume goes, and with it all that it had deleted. An
+            # expired file counts as one.
+            if header.kind == Kind.TOMBSTONE or 0 < header.expires <= self._now:
                 self._unindexed.pop(key, None)
             else:
                 self._unindexed[key] = newer
@@ -111,7 +116,7 @@ class _Check:
             same = (header.value_bytes, header.flags, header.expires, header.version, header.checksum, header.kind)
             if same != (entry.value_bytes, entry.flags, entry.expires, entry.version, entry.checksum, entry.kind):
                 self._fault(f"{where} differs from what the index says of it")
-        elif (entry.version, entry.checksum) < (header.version, header.checksum):
+        elif is_newer(header, entry.version, entry.checksum, entry.kind):
             self._unindexed[key] = newer
 
     def _check_entries(self) -> None:

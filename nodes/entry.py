@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from nodes.format import record_bytes
+from nodes.format import Kind, RecordHeader, record_bytes
 from sfss.errors import CorruptRecord
 
 # volume, offset of the record, value bytes, flags, expires, version, checksum, kind, zero, check
@@ -83,3 +83,11 @@ def unpack_entry(key: bytes, packed: bytes) -> Entry:
     if not is_whole(key, packed):
         raise CorruptRecord(f"index entry of {len(packed)} bytes failed its checksum")
     return Entry._make(_ENTRY.unpack(packed))
+
+
+def is_newer(header: RecordHeader, version: int, checksum: int, kind: int) -> bool:
+    """Whether a record is newer than what an entry says of its key. A file that expired may have become a tombstone of
+    its own version, and is not newer than that."""
+    if header.version == version and header.expires and kind == Kind.TOMBSTONE:
+        return False
+    return (header.version, header.checksum) > (version, checksum)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from nodes.entry import ENTRY_BYTES, index_key, unpack_fields
+from nodes.entry import ENTRY_BYTES, index_key, is_newer, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
 from nodes.index import errors as index_errors
@@ -174,10 +174,10 @@ class _Walker:
         if len(entry) != ENTRY_BYTES:
             faults.append(f"{where} has a damaged entry in the index")
             return
-        volume, offset, _, _, _, version, checksum, _, _, _ = unpack_fields(entry)
+        volume, offset, _, _, _, version, checksum, kind, _, _ = unpack_fields(entry)
         if (volume, offset) == (self._number, found.offset):
             self._newer.pop(lookup, None)
             if not found.intact:
                 damaged.append((lookup, entry))
-        elif found.intact and (version, checksum) < (header.version, header.checksum):
+        elif found.intact and is_newer(header, version, checksum, kind):
             self._newer[lookup] = f"{where} is newer than what the index has"

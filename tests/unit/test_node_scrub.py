@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from nodes.checker import check_directory
 from nodes.entry import index_key
 from nodes.store import NodeStore
 from sfss.errors import CorruptRecord
 from sfss.store import Record, checksum_of, settled
-from tests.unit.small_nodes import node
+from tests.unit.small_nodes import Clock, node
 
 
 async def filled(store: NodeStore) -> None:
@@ -97,6 +98,27 @@ async def test_an_index_that_lags_behind_a_volume_is_found(tmp_path):
 
         assert int(store.stats()["scrub_faults"]) >= 1
         store._index.commit({lookup: entry}, store._index.covered(), {}, forget_all=False)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_an_expired_file_that_compaction_gave_up_is_no_fault(tmp_path, number):
+    """Until its volume goes, its record lies there; in the index is a tombstone of the same version, or nothing."""
+    clock = Clock()
+    for attempt in range(8):  # of two checksums either may be the larger one
+        directory = tmp_path / str(attempt)
+        async with node(directory, clock) as store:
+            expires = int(clock.now) + 5
+            for key in range(16):
+                await settled(store.set(b"k%d" % key, b"%d" % attempt * 6000, 0, expires))
+            clock.now += 10
+            await store._indexer.commit()
+            await store._compactor._move_live(store._volumes.by_number[number])
+            await filled_up(store)
+
+            await store._scrubber.scrub()
+
+            assert store.stats()["scrub_faults"] == "0"
+        assert check_directory(directory, print, now=clock) == 0
 
 
 async def filled_up(store: NodeStore) -> None:
