@@ -111,9 +111,9 @@ async def test_an_expired_file_that_compaction_gave_up_is_no_fault(tmp_path, num
             for key in range(16):
                 await settled(store.set(b"k%d" % key, b"%d" % attempt * 6000, 0, expires))
             clock.now += 10
+            await filled_up(store)
             await store._indexer.commit()
             await store._compactor._move_live(store._volumes.by_number[number])
-            await filled_up(store)
 
             await store._scrubber.scrub()
 
