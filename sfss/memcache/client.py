@@ -265,6 +265,8 @@ class MemcacheClient:
             except BaseException:
                 link.close(ConnectionLost("the client was closed"))
                 raise
+        if not link.open:
+            raise ConnectionLost("the server closed the connection after its greeting")
         # A probe on one lane that finds the server back must not be followed by a write that another lane still
         # refuses: the caller would take the server for dead again.
         for every in self._lanes:
@@ -273,7 +275,6 @@ class MemcacheClient:
 
     async def _first_identity(self, link: Link, loop: asyncio.AbstractEventLoop) -> Identity:
         exchange = AskIdentity(b"sfss identity\r\n")
-        exchange.repeated = True  # a new connection that is lost at once is not worth another one
         exchange.future = loop.create_future()
         self._held += 1
         now = self._monotonic()

@@ -9,6 +9,7 @@ A request waits here, not in a transport, until a connection can take it: what i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -17,8 +18,11 @@ from sfss.memcache.exchanges import Exchange
 from sfss.memcache.link import Link
 from sfss.memcache.replies import OutOfStep
 
+_log = logging.getLogger("sfss.memcache")
+
 RETRY_S = 0.05
-"""After a refused connection, requests fail at once for this long: a dead server costs 20 attempts a second."""
+"""After a refused connection, requests fail at once for this long: a dead server costs 20 attempts a second. So does
+one that hangs up before it has answered anything, but there requests wait."""
 
 GROW_AT = 8
 """Requests in flight on the least busy connection at which another one is opened."""
@@ -27,7 +31,8 @@ GROW_AT = 8
 class Lane:
     """Up to `links_max` connections to one server, opened on demand.
 
-    `connect` opens a link (greeting included) or raises `SfssError`. `over` is told of every exchange that has ended.
+    `connect` gives a link that is open (greeting included) or raises `SfssError`. `over` is told of every exchange that
+    has ended.
     """
 
     def __init__(
@@ -101,6 +106,9 @@ class Lane:
             link = await self._connect(self)
         except SfssError as error:
             failure = error
+        except Exception as error:
+            _log.exception("a connection could not be opened because of a fault")
+            failure = Unreachable(f"{type(error).__name__}: {error}")
         finally:
             self._connecting = None
         self._refusal = failure
@@ -115,8 +123,9 @@ class Lane:
 
     def forgive(self) -> None:
         """The server was just connected to: a refusal from before says nothing any more."""
-        self._refusal = None
-        self._refused_until = 0.0
+        if self._refusal is not None:
+            self._refusal = None
+            self._refused_until = 0.0
 
     def _fail_queue(self, error: SfssError) -> None:
         while self.queue:
@@ -179,20 +188,18 @@ class Lane:
 
     def lost(self, link: Link, error: SfssError, orphans: list[Exchange]) -> None:
         """Send once more what may be repeated, in its old order; tell the others."""
+        now = self._monotonic()
         if link in self.links:
             self.links.remove(link)
-        now = self._monotonic()
+            if not link.proven:
+                self._refused_until = now + RETRY_S
+        # The greeting of a link that isn't in service yet would say nothing of another one.
+        goes_on = link.in_service and not self._closed
         again = []
         for exchange in orphans:
-            if exchange.future.done():
-                self._over(exchange)
-            elif self._closed or exchange.deadline <= now:
-                exchange.fail(_told(error, exchange))
-                self._over(exchange)
-            elif not exchange.sent:
-                again.append(exchange)
-            elif exchange.repeatable and not exchange.repeated:
-                exchange.repeated = True
+            unsent_or_repeatable = not exchange.sent or (exchange.repeatable and not exchange.repeated)
+            if goes_on and unsent_or_repeatable and exchange.deadline > now and not exchange.future.done():
+                exchange.repeated = exchange.sent
                 again.append(exchange)
             else:
                 exchange.fail(_told(error, exchange))

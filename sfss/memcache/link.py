@@ -59,6 +59,9 @@ class Link(asyncio.Protocol):
         self.heard = False
         self.quiet_since = 0.0
         self.in_service = False
+        """Whether the greeting is over and the lane has taken it."""
+        self.proven = False
+        """Whether it has answered any request of the lane."""
         self.gone: asyncio.Future[None] = self._loop.create_future()
 
     @property
@@ -98,10 +101,12 @@ class Link(asyncio.Protocol):
             self.quiet_since = now
         request = exchange.request(milliseconds)
         self.pending.append(exchange)
-        # Requests of one turn of the loop go out together, in one system call.
+        # Requests of one turn of the loop go out together, in one system call. From here on nothing holds this one
+        # back, so it counts as sent: whoever gives up waiting for it meanwhile must not be told that it surely wasn't.
         if not self._gathered:
             self._loop.call_soon(self._flush)
         self._gathered.append(exchange)
+        exchange.sent = True
         if isinstance(request, bytes):
             self._out.append(request)
         else:
@@ -109,13 +114,11 @@ class Link(asyncio.Protocol):
             self._out_large = True
 
     def _flush(self) -> None:
-        out, gathered, large = self._out, self._gathered, self._out_large
-        self._out, self._gathered, self._out_large = [], [], False
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        for exchange in gathered:
-            exchange.sent = True
+        out, large = self._out, self._out_large
+        self._out, self._gathered, self._out_large = [], [], False
         if large:
             transport.writelines(out)
         elif len(out) == 1:
@@ -164,11 +167,17 @@ class Link(asyncio.Protocol):
             if not future.done():
                 future.set_result(result)
                 self._dropped = 0
+                self.proven = self.in_service
             owner.answered(exchange)
         if replies.waiting and not pending:
             self._unasked()
             return
         owner.has_room()
+
+    def eof_received(self) -> bool:
+        # Nothing more can be answered: who waits shall not wait until what is unsent is taken.
+        self.close(OutOfStep("the server closed the connection"))
+        return False
 
     def _drop(self, count: int) -> None:
         self._dropped += count
@@ -196,8 +205,12 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        for exchange in self._gathered:
+            exchange.sent = exchange.repeated  # never by this connection
+        self._gathered.clear()
         orphans = list(self.pending)
         self.pending.clear()
-        error = self._error or OutOfStep(str(exc) if exc else "the server closed the connection")
+        error = self._error or OutOfStep(str(exc) if exc else "the connection was closed because of a fault")
+        if not self.gone.done():
+            self.gone.set_result(None)
         self._owner.lost(self, error, orphans)
-        self.gone.set_result(None)

@@ -351,6 +351,28 @@ async def test_the_right_server_is_greeted_on_every_connection() -> None:
         assert client._held == 0
 
 
+async def test_a_server_that_is_out_of_step_after_the_greeting_is_left_for_a_new_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "RETRY_S", 0.0)
+
+    async def talk_too_much_first(reader: Any, writer: Any, number: int) -> None:
+        await reader.readline()
+        writer.write(b"IDENTITY n - 0 - 1 1 ok\r\n" + (b"EN O99\r\n" if number == 1 else b""))
+        while True:
+            writer.write(b"EN O%b\r\n" % await opaque_of(reader))
+
+    async with (
+        scripted(talk_too_much_first) as port,
+        client_of(port, ClientLimits(links=1), greet=lambda client, identity: None) as client,
+    ):
+        with pytest.raises(ConnectionLost) as caught:
+            await client.set(b"a", b"one")
+        assert caught.value.outcome is Outcome.NOT_APPLIED
+
+        assert await client.get(b"a", within(5)) is None
+
+
 async def test_a_full_server_is_busy() -> None:
     async with serving(limits=ServerLimits(connections_max=1)) as server, client_of(server.port) as one:
         await one.get(b"a")

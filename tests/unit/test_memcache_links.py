@@ -1,0 +1,178 @@
+"""Connections of a client without a socket: what counts as sent, and what a lost one's requests become."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sfss.errors import ConnectionLost, Outcome, SfssError
+from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
+from sfss.memcache.lane import Lane
+from sfss.memcache.link import Link
+from sfss.store import NO_CALL
+
+
+class Wire:
+    """A transport that notes what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closing = False
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+class Connector:
+    """Makes the links of a lane, and keeps the exchanges that are over."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+        self.over: list[Exchange] = []
+        self.lane = Lane(self.connect, self.over.append, lambda: 0.0, 1)
+
+    async def connect(self, lane: Lane) -> Link:
+        return self.link()
+
+    def link(self) -> Link:
+        link = Link(self.lane, lambda: 0.0, 64)
+        link.connection_made(Wire())  # type: ignore[arg-type]
+        self.links.append(link)
+        return link
+
+
+def asked(exchange: Exchange) -> Exchange:
+    exchange.future = asyncio.get_running_loop().create_future()
+    exchange.deadline = 5.0
+    exchange.opaque = b"1"
+    return exchange
+
+
+def put() -> Exchange:
+    return asked(Put(b"a", b"one", 0, 0, NO_CALL))
+
+
+def wire_of(link: Link) -> Any:
+    return link._transport
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_write_given_up_just_before_it_goes_out_is_not_said_to_be_unsent() -> None:
+    link = Connector().link()
+    write = put()
+
+    link.send(write, 0.0)
+    assert wire_of(link).written == b""
+    assert write.outcome is Outcome.UNKNOWN
+    await turns()
+    assert wire_of(link).written.startswith(b"ms a 3 ")
+
+
+async def test_a_write_whose_connection_is_lost_just_before_it_goes_out_goes_to_the_next_one() -> None:
+    connector = Connector()
+    write = put()
+    connector.lane.submit(write, 0.0)
+    await turns()
+    first = connector.links[0]
+    first.proven = True
+    wire_of(first).written = b""
+    other = put()
+    connector.lane.submit(other, 0.0)
+    first.connection_lost(None)
+    await turns()
+
+    with pytest.raises(ConnectionLost) as caught:
+        await write.future
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert wire_of(connector.links[1]).written.startswith(b"ms a 3 ")
+    assert connector.over == [write]
+    other.future.cancel()
+
+
+async def test_a_repetition_that_is_lost_before_it_goes_out_was_sent_once_all_the_same() -> None:
+    connector = Connector()
+    link = connector.link()
+    repetition = put()
+    repetition.sent = repetition.repeated = True
+    link.send(repetition, 0.0)
+    link.connection_lost(None)
+
+    with pytest.raises(ConnectionLost) as caught:
+        await repetition.future
+    assert caught.value.outcome is Outcome.UNKNOWN
+
+
+async def test_the_greeting_of_a_lost_connection_is_not_asked_on_another_one() -> None:
+    connector = Connector()
+    link = connector.link()
+    greeting = asked(AskIdentity(b"sfss identity\r\n"))
+    link.send(greeting, 0.0)
+    link.connection_lost(None)
+
+    with pytest.raises(ConnectionLost):
+        await greeting.future
+    assert not connector.lane.queue
+
+
+async def test_a_server_that_hangs_up_before_it_answers_anything_is_not_asked_again_at_once() -> None:
+    connector = Connector()
+    lane = connector.lane
+    read = asked(Fetch(b"a", True, False, NO_CALL))
+    lane.submit(read, 0.0)
+    await turns()
+    connector.links[0].eof_received()
+    connector.links[0].connection_lost(None)
+    await turns()
+
+    lane.sweep(0.0, 1.0)
+    await turns()
+    assert len(connector.links) == 1
+    assert list(lane.queue) == [read]
+    read.future.cancel()
+
+
+async def test_a_server_that_hangs_up_after_it_has_answered_is_asked_again_at_once() -> None:
+    connector = Connector()
+    lane = connector.lane
+    for _ in range(2):
+        lane.submit(asked(Fetch(b"a", True, False, NO_CALL)), 0.0)
+    await turns()
+    connector.links[0].data_received(b"EN O1\r\n")
+    connector.links[0].connection_lost(None)
+    await turns()
+    assert len(connector.links) == 2
+
+    connector.links[1].data_received(b"EN O1\r\n")
+    assert len(connector.over) == 2
+
+
+async def test_a_fault_while_a_connection_is_opened_fails_who_waits_and_is_logged(caplog: Any) -> None:
+    async def connect(lane: Lane) -> Link:
+        raise ZeroDivisionError("oops")
+
+    over: list[Exchange] = []
+    lane = Lane(connect, over.append, lambda: 0.0, 1)
+    write = put()
+    lane.submit(write, 0.0)
+    await turns()
+
+    with pytest.raises(SfssError, match="oops") as caught:
+        await write.future
+    assert caught.value.outcome is Outcome.NOT_APPLIED
+    assert "ZeroDivisionError" in caplog.text
+    assert over == [write]
