@@ -51,6 +51,9 @@ BACKLOG_BYTES_MAX = 64 * 1024
 JOINED_BYTES_MAX = 64 * 1024
 """Head and body are sent as one piece up to here; above, a copy costs more than a second buffer."""
 
+TURN_REQUESTS_MAX = 32
+"""Requests sent ahead that are answered in one turn of the loop; then others get theirs."""
+
 LINGER_S = 2.0
 
 _log = logging.getLogger("sfss.web")
@@ -65,6 +68,7 @@ class Phase(Enum):
     HEAD = "the head of a request"
     BODY = "the rest of a body"
     WORK = "a handler"
+    TURN = "its next turn, with requests at hand"
     FLUSH = "the client to take its answer"
     LINGER = "the client to have read the last answer"
     CLOSED = "nothing"
@@ -109,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._pumping = False
         self._reading_paused = False
         self._client_done = False
+        self._unread = False
         self._unsent_bytes = 0
         self._held_bytes = 0
         self._rest = memoryview(b"")
@@ -145,15 +150,22 @@ class Connection(asyncio.Protocol):
     def _pump(self, data: bytes) -> None:
         """Parse and serve requests until one has to wait for something."""
         self._pumping = True
-        while True:
-            started = self._feed(data)
-            if not started or self.phase is not Phase.HEAD:
+        answered = 0
+        while self._feed(data) and self.phase is Phase.HEAD:
+            answered += 1
+            if answered == TURN_REQUESTS_MAX:
+                self.phase = Phase.TURN
+                self._loop.call_soon(self._take_turn)
                 break
             self._parser.message_consumed()
             data = self._take_backlog()
         self._pumping = False
-        if self._client_done and self.phase is Phase.HEAD:
+        if self.phase is Phase.HEAD and (self._client_done or self._server.stopping):
             self._close()
+
+    def _take_turn(self) -> None:
+        if self.phase is Phase.TURN:
+            self._next(time.monotonic())
 
     def _feed(self, data: bytes) -> bool:
         """Give bytes to the parser. True when a request was begun."""
@@ -395,8 +407,13 @@ class Connection(asyncio.Protocol):
         self._server.memory.release(self._held_bytes)
         self._unsent_bytes = self._held_bytes = 0
         self._write_rest()
-        if self.phase is Phase.FLUSH and not self._unsent_bytes:
+        if self._unsent_bytes:
+            return
+        if self.phase is Phase.FLUSH:
             self._next(time.monotonic())
+        elif self.phase is Phase.LINGER:
+            self._since = time.monotonic()
+            self._half_close()
 
     # --- flow control of bodies; called by aiohttp's StreamReader ---
 
@@ -469,10 +486,16 @@ class Connection(asyncio.Protocol):
         """End the connection once the client has the answer. `unread`: it may still be sending."""
         self.phase = Phase.LINGER
         self._since = time.monotonic()
+        self._unread = unread
         self._backlog.clear()
         self.resume_reading()
+        if not self._rest:
+            self._half_close()
+
+    def _half_close(self) -> None:
+        """All is handed over to the transport, so nothing more will be sent. TLS can't close one direction alone."""
         transport = self._transport
-        if transport is None or self._client_done or (self.tls and not unread):
+        if transport is None or self._client_done or (self.tls and not self._unread):
             self._close()
         elif not (self.tls or transport.is_closing()):
             transport.write_eof()

@@ -9,7 +9,7 @@ import json
 import time
 
 import pytest
-from web_tier import SlowStore, eventually, form, request, web_tier
+from web_tier import PATIENCE_S, SlowStore, eventually, form, request, web_tier
 
 from sfss import errors
 from sfss.errors import Outcome, SfssError
@@ -596,6 +596,25 @@ async def test_a_stop_lets_requests_finish_and_closes_idle_connections() -> None
         await closing
 
     assert (reply.status, reply.closes) == (200, True)
+
+
+async def test_a_stop_ends_a_connection_once_its_slow_reader_has_the_answer() -> None:
+    async with web_tier() as web, await web.connect() as client:
+        web.store.set(b"x", bytes(VALUE_BYTES_MAX))
+        client.writer.transport.pause_reading()
+        answers = 0
+        while not web.memory.held:  # until the kernel takes no more of them
+            answers += 1
+            await client.send(request("GET", "/file?path=x"))
+            await eventually(lambda count=answers: web.counters.worker(0).get("requests_get") == count)
+        stopping = asyncio.create_task(web.server.close(grace_s=300.0))
+        await asyncio.sleep(0)
+        client.writer.transport.resume_reading()
+
+        for _ in range(answers):
+            assert len((await client.reply()).body) == VALUE_BYTES_MAX
+        assert await client.ended()
+        await asyncio.wait_for(stopping, PATIENCE_S)
 
 
 async def test_memory_of_bodies_is_given_back_whatever_becomes_of_them() -> None:

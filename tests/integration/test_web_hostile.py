@@ -302,6 +302,22 @@ async def test_a_reader_that_takes_little_at_a_time_gets_it_all() -> None:
                 assert len((await client.reply()).body) == VALUE_BYTES_MAX
 
 
+async def test_requests_sent_ahead_leave_others_their_turn(web: WebTier) -> None:
+    async with await web.connect() as greedy, await web.connect() as modest:
+        await modest.send(request("GET", "/healthz"))
+        await modest.reply()
+        ahead = 2000
+
+        await greedy.send(request("GET", "/healthz") * ahead)
+        await modest.send(request("GET", "/healthz"))
+        await modest.reply()
+        assert web.counters.worker(0).get("requests_other") < ahead
+
+        greedy.writer.write_eof()
+        assert [(await greedy.reply()).status for _ in range(ahead)] == [200] * ahead
+        assert await greedy.ended()
+
+
 async def test_a_client_that_sends_ahead_without_end_is_held_back() -> None:
     store = SlowStore(held=True)
     async with web_tier(store) as web, await web.connect() as client:

@@ -24,9 +24,9 @@ def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return tls_context(str(cert), str(key)), ssl.create_default_context(cafile=str(cert))
 
 
-async def connect(web: WebTier, trust: ssl.SSLContext) -> RawClient:
+async def connect(web: WebTier, trust: ssl.SSLContext, *, buffered: int = 1 << 23) -> RawClient:
     return RawClient(
-        *await asyncio.open_connection("127.0.0.1", web.port, ssl=trust, server_hostname="localhost", limit=1 << 23)
+        *await asyncio.open_connection("127.0.0.1", web.port, ssl=trust, server_hostname="localhost", limit=buffered)
     )
 
 
@@ -52,6 +52,19 @@ async def test_a_reader_that_takes_little_at_a_time_gets_it_all(
             for _ in range(10):
                 await asyncio.sleep(0.4)
                 assert len((await client.reply()).body) == VALUE_BYTES_MAX
+
+
+async def test_a_slow_reader_gets_a_last_answer_whole(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    ours, theirs = contexts
+    async with web_tier(tls=ours) as web:
+        web.store.set(b"x", bytes(VALUE_BYTES_MAX))
+        async with await connect(web, theirs, buffered=1 << 16) as client:
+            # Those before fill what the kernel takes, so that most of the last is still to be sent when it is given.
+            await client.send(request("GET", "/file?path=x") * 9 + request("GET", "/file?path=x", "Connection: close"))
+            for _ in range(10):
+                await asyncio.sleep(0.05)
+                assert len((await client.reply()).body) == VALUE_BYTES_MAX
+            assert await client.ended()
 
 
 async def test_a_refused_upload_reads_its_answer(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
