@@ -36,6 +36,9 @@ SLICE_ENTRIES = 500
 
 _READ_BYTES = 1024 * 1024
 
+_REACH_BYTES = 64 * 1024
+"""Offsets in a page have 16 bits, and LMDB looks before it checks where one leads."""
+
 _LIVE = struct.Struct("<QI")
 _COVERED_KEY = b"covered"
 _VOLUME_PREFIX = b"volume/"
@@ -77,6 +80,7 @@ class Index:
     def __init__(self, environment: lmdb.Environment, path: Path, node: str, read_only: bool = False) -> None:
         self._environment = environment
         self._path = path
+        self._data = path / "data.mdb"
         self.read_only = read_only
         self._entries = environment.open_db(b"entries", create=not read_only)
         self._meta = environment.open_db(b"meta", create=not read_only)
@@ -113,6 +117,8 @@ class Index:
             _check_length(environment, data)
             index = cls(environment, path, node, read_only)
             index._check_owner()
+            if not read_only:
+                index._keep_distance()
             index.live_bytes()
         except (lmdb.Error, ValueError, struct.error) as error:
             environment.close()
@@ -189,6 +195,7 @@ class Index:
                         transaction.delete(key, db=self._meta)
                 body = json.dumps(asdict(covered)).encode()
                 transaction.put(_COVERED_KEY, _check_of(body) + b" " + body, db=self._meta)
+            self._keep_distance()
         except lmdb.MapFullError:
             raise IndexFull from None
         except lmdb.DiskError as error:
@@ -198,6 +205,14 @@ class Index:
             if "No space left" in str(error) or ("Input/output error" in str(error) and self._disk_is_full()):
                 raise IndexDiskFull(str(error)) from None
             raise IndexDamaged(str(error)) from None
+
+    def _keep_distance(self) -> None:
+        """Keep the file's end, behind which a look is a SIGBUS, out of reach of what a flipped bit makes of an offset.
+        It costs no room on disk."""
+        wanted = _used_bytes(self._environment) + _REACH_BYTES
+        with suppress(OSError):
+            if self._data.stat().st_size < wanted:
+                os.truncate(self._data, wanted + _REACH_BYTES)
 
     def _disk_is_full(self) -> bool:
         try:
@@ -291,9 +306,13 @@ def _check_readable(data: Path) -> None:
 
 def _check_length(environment: lmdb.Environment, data: Path) -> None:
     # LMDB would map what is missing, and the process would die by SIGBUS when it looks there.
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    needed = _used_bytes(environment)
     if data.stat().st_size < needed:
         raise IndexDamaged(f"{data} is shorter than the {needed} bytes that it says it has")
+
+
+def _used_bytes(environment: lmdb.Environment) -> int:
+    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
 
 
 def _power_of_two(size: int) -> int:

@@ -128,6 +128,18 @@ def test_the_map_does_not_grow_under_the_feet_of_another_threads_look_ups(index)
     assert found == [entries(10)[index_key(b"key/3")]]
 
 
+def test_the_end_of_the_file_is_out_of_reach_of_a_flipped_offset(tmp_path):
+    """LMDB looks where an offset of 16 bits leads before it checks it, and behind the file's end that is a SIGBUS."""
+    index = Index.open(tmp_path / "index", NODE)
+    for count in range(0, 20_000, 1000):
+        committed(index, entries(count))
+        info, stat = index._environment.info(), index._environment.stat()
+        last_page = info["last_pgno"] * stat["psize"]
+
+        assert (tmp_path / "index" / "data.mdb").stat().st_size >= last_page + (1 << 16) + 8
+    index.close()
+
+
 def test_another_nodes_index_is_not_used(tmp_path):
     index = Index.open(tmp_path / "index", NODE)
     committed(index, {})
