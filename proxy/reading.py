@@ -109,15 +109,23 @@ class Read(Gathering):
     # where only the version of the newest is known
 
     def _fetch(self) -> bool:
-        """Ask for the whole record, from a replica that holds it or else from one that may."""
+        """Ask for the whole record, from a replica that holds it or else from one that may; one that fell silent over
+        it comes last."""
         if self._fetching is not None:
             return False
         self._renew_call(self._coordinator.monotonic())
-        for peer, held in self._answers.items():
-            if held is not None and held.order() >= self._newest and peer not in self._pending:
+        holders = [
+            peer
+            for peer, held in self._answers.items()
+            if held is not None and held.order() >= self._newest and peer not in self._pending
+        ]
+        for peer in holders:
+            if peer not in self._errors:
                 return self._ask(peer, True)
         if self._unasked < len(self._owners):
             return self._ask_next(True)
+        if holders:
+            return self._ask(holders[0], True)
         if not self._pending:
             self._finish(None, self._out_of_reach())
         return False

@@ -102,11 +102,11 @@ class StateDirectory:
 
     def _load(self) -> ProxyState:
         try:
-            head, _, body = self._file.read_text(encoding="utf-8").partition("\n")
+            head, _, body = self._file.read_text(encoding="utf-8", errors="replace").partition("\n")
         except FileNotFoundError:
             return ProxyState()
         words = head.split()
-        if len(words) != 2 or words[0] != _MAGIC or not words[1].isdigit():
+        if len(words) != 2 or words[0] != _MAGIC or not words[1].isdecimal():
             raise SetupError(f"{self._file} is not a proxy's state; name another directory, or remove the file")
         if int(words[1]) > _FORMAT:
             raise SetupError(f"{self._file} has format {words[1]}, newer than this program; run the one that wrote it")

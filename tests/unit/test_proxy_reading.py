@@ -421,6 +421,26 @@ async def test_a_silent_replica_is_given_up_after_a_node_s_deadline_even_without
 
 
 @in_virtual_time
+async def test_a_newer_value_whose_holder_falls_silent_is_fetched_from_another():
+    lab = Lab(hedge_budget=0.0)
+    lab.coordinator._hedges_saved = 0.0
+    a, b, c = lab.replicas
+    newer = lab.record(b"new", seconds_ago=1)
+    a.hold(lab.record(b"old"))
+    b.hold(newer)
+    c.hold(newer)
+    reply = lab.coordinator.get(KEY)
+    await b.call("inspect").answer()
+    await a.call("read").answer()
+    assert b.waiting("read") == 1
+
+    await asyncio.sleep(1.1)
+    await c.call("read").answer()
+
+    assert reply.result() == newer
+
+
+@in_virtual_time
 async def test_when_all_are_silent_the_read_ends_at_its_deadline():
     lab = Lab(deadline_s=3.0)
     loop = asyncio.get_running_loop()

@@ -153,6 +153,13 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, messa
     assert "\n" not in str(refused.value)
 
 
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
+    (tmp_path / "state").write_bytes(b"\xff\xfe\x00state")
+
+    with pytest.raises(SetupError, match="is not a proxy's state"):
+        StateDirectory(tmp_path)
+
+
 def test_a_place_that_is_no_directory_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
 
