@@ -65,6 +65,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[tuple[str, bool, int, int]]:
     while True:
         after = body[position : position + 2]
         if after == b"--":
+            if body[position + 2 :].partition(b"\r\n")[0].strip(b" \t"):
+                raise BadRequest("the form's last boundary is not followed by a line end")
             return parts
         line_end = body.find(b"\r\n", position, position + HEAD_BYTES_MAX)
         if line_end < 0 or body[position:line_end].strip(b" \t"):

@@ -60,6 +60,7 @@ def test_preamble_epilogue_and_a_quoted_boundary_are_allowed() -> None:
         form(part('name="comment"', b"text")),
         form(part(UPLOAD, b"one"), part('name="file"; filename="b"', b"two")),
         form(part('name="a"; filename="a"', b"one"), part('name="b"; filename="b"', b"two")),
+        form(part(UPLOAD, b"one\r\n--xyz--two")),  # a last boundary within the file
         form(part(UPLOAD, b"value"))[:-6],  # the last boundary is cut off
         part(UPLOAD, b"value"),
         b"--xyz\r\nContent-Disposition: form-data",
