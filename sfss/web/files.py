@@ -116,8 +116,7 @@ class FileHandlers:
         return self._whole(request, record, file)
 
     def _whole(self, request: Request, record: Record, file: Validator) -> Answer:
-        if record.size > _LARGE_BYTES and self._memory.full:
-            raise Busy("answers that clients are slow to take fill the memory for bodies")
+        self._check_memory(len(record.value))
         return Answer(200, _file_head(request.file_path, record.size, file), record.value)
 
     def _part(self, request: Request, record: Record, file: Validator) -> Answer | None:
@@ -135,9 +134,17 @@ class FileHandlers:
             ) from None
         if span is None:
             return None
+        self._check_memory(span.size)
+        content = memoryview(record.value)[span.start : span.start + span.size]
         head = _file_head(request.file_path, span.size, file)
         head += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.start + span.size - 1, record.size)
-        return Answer(206, head, memoryview(record.value)[span.start : span.start + span.size])
+        # A view keeps the whole file in memory until a slow reader has its part, which only the part is counted for.
+        return Answer(206, head, content if span.size > record.size // 2 else bytes(content))
+
+    def _check_memory(self, size: int) -> None:
+        """Refuse (`Busy`) an answer that a slow reader would make too much."""
+        if size > _LARGE_BYTES and self._memory.full:
+            raise Busy("answers that clients are slow to take fill the memory for bodies")
 
     # --- writes ---
 

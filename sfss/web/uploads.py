@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from multidict import CIMultiDictProxy
+
 from sfss.errors import BadRequest, TooLarge
 from sfss.web.conditions import READ_CONDITIONS
 from sfss.web.digests import check_digests
@@ -80,9 +82,8 @@ class Uploads:
         """The file that a complete body brings: the form's file part, or the body itself."""
         request.received = len(body)
         headers = request.headers
-        content_digest, content_md5 = headers.get("Content-Digest"), headers.get("Content-MD5")
-        if content_digest is not None or content_md5 is not None:
-            check_digests(body, content_digest, content_md5)
+        if "Content-Digest" in headers or "Content-MD5" in headers:
+            check_digests(body, _whole(headers, "Content-Digest"), _whole(headers, "Content-MD5"))
         content_type = headers.get("Content-Type", "")
         if is_multipart_form(content_type):
             return file_in_form(body, content_type, self._file_bytes_max)
@@ -94,3 +95,9 @@ class Uploads:
         if is_multipart_form(request.headers.get("Content-Type", "")):
             return self._file_bytes_max + ENVELOPE_BYTES_MAX
         return self._file_bytes_max
+
+
+def _whole(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    """A header's value; of several lines all, as one list (RFC 9110, 5.3)."""
+    lines = headers.getall(name, ())
+    return ", ".join(lines) if lines else None

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import sys
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from sfss.errors import Outcome, SfssError
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Record, Written, checksum_of
 from sfss.web.conditions import http_date, parse_http_date
+from sfss.web.connection import ConnectionLimits
 
 FORM = "Content-Type: multipart/form-data; boundary=xyz"
 
@@ -140,6 +142,13 @@ async def test_a_compressed_upload_is_kept_as_it_was_sent() -> None:
         ("Content-MD5: " + base64.b64encode(hashlib.md5(b"body").digest()).decode(), 200),
         ("Content-MD5: " + base64.b64encode(hashlib.md5(b"BODY").digest()).decode(), 422),
         ("Content-Digest: nonsense", 400),
+        (
+            "Content-Digest: unixsum=:AA==:\r\n"
+            + "Content-Digest: sha-256=:"
+            + base64.b64encode(bytes(32)).decode()
+            + ":",
+            422,
+        ),
         ("If-Match: *", 501),
         ('If-None-Match: "x"', 501),
         ("If-Unmodified-Since: " + http_date(0), 501),
@@ -599,7 +608,7 @@ async def test_a_stop_lets_requests_finish_and_closes_idle_connections() -> None
 
 
 async def test_a_stop_ends_a_connection_once_its_slow_reader_has_the_answer() -> None:
-    async with web_tier() as web, await web.connect() as client:
+    async with web_tier(limits=ConnectionLimits(idle_s=300.0)) as web, await web.connect() as client:
         web.store.set(b"x", bytes(VALUE_BYTES_MAX))
         client.writer.transport.pause_reading()
         answers = 0
@@ -625,6 +634,34 @@ async def test_memory_of_bodies_is_given_back_whatever_becomes_of_them() -> None
         async with await web.connect() as client:
             await client.send(request("PUT", "/file?path=y", "Content-Length: 100000") + b"short")
         await eventually(lambda: web.memory.held == 0)
+
+
+async def test_a_slow_reader_of_a_small_part_keeps_no_more_than_that_part_in_memory() -> None:
+    async with web_tier() as web, await web.connect() as client:
+        await web.put("x", bytes(VALUE_BYTES_MAX))
+        value = web.store.records[b"x"].value
+        client.writer.transport.pause_reading()
+        referred_to = sys.getrefcount(value)
+
+        await client.send(request("GET", "/file?path=x", "Range: bytes=0-999999") * 20)
+        await eventually(lambda: web.memory.held > 0)
+
+        assert sys.getrefcount(value) == referred_to
+
+
+async def test_answers_that_fill_the_memory_refuse_large_files_and_parts_but_no_head() -> None:
+    async with web_tier() as web:
+        await web.put("x", bytes(VALUE_BYTES_MAX))
+        web.memory.hold_anyway(64 * 1024 * 1024)
+
+        statuses = [
+            (await web.get("x")).status,
+            (await web.get("x", "Range: bytes=0-999999")).status,
+            (await web.get("x", "Range: bytes=0-9")).status,
+            (await web.ask(request("HEAD", "/file?path=x"))).status,
+        ]
+
+    assert statuses == [503, 503, 206, 200]
 
 
 async def test_bodies_beyond_the_memory_for_them_are_refused_at_once() -> None:
