@@ -54,6 +54,11 @@ class Dialect(Enum):
 class ClientLimits:
     """What one client takes on. `_s` are seconds.
 
+    `in_flight_max` and `bytes_max` are what a coordinator or a web process takes on by default, so that what these have
+    admitted waits here for its turn: were they less, a burst of large writes would be refused by the client of one
+    replica and taken by those of others. They are reached when the server falls behind: by values whose callers were
+    answered without it, until their deadlines.
+
     `links` connections for reads and as many for writes, `bulk_links` for writes of more than `bulk_bytes`. A request
     without a deadline gets `answer_s`, but a node has `connect_s` to say who it is. A connection is silent when nothing
     came for `silence_s` past the deadline of its oldest request. `sweep_s` is how exactly deadlines are kept.
@@ -62,9 +67,9 @@ class ClientLimits:
     links: int = 2
     bulk_links: int = 2
     bulk_bytes: int = 64 * 1024
-    in_flight_max: int = 1024
+    in_flight_max: int = 4096
     link_in_flight_max: int = 64
-    bytes_max: int = 64 * 1024 * 1024
+    bytes_max: int = 256 * 1024 * 1024
     connect_s: float = 1.0
     answer_s: float = 10.0
     silence_s: float = 1.0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from memcache_tier import HOST, client_of, scripted, serving
 
+from proxy.options import Options
 from sfss.errors import (
     BadKey,
     Busy,
@@ -26,6 +27,7 @@ from sfss.memcache import lane
 from sfss.memcache.client import ClientLimits, MemcacheClient
 from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memory import MemoryStore
+from sfss.settings import Settings
 from sfss.stamps import StampClock
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Identity, Record, Replica, Written, checksum_of
 
@@ -304,6 +306,23 @@ async def test_more_requests_or_bytes_than_allowed_are_refused_at_once() -> None
         await client.close()
         failures = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(failure, ConnectionLost) for failure in failures)
+        assert client.bytes_waiting == 0
+
+
+async def test_a_client_takes_on_whatever_its_callers_admit() -> None:
+    limits = ClientLimits()
+
+    assert limits.bytes_max >= Options().in_flight_bytes_max
+    assert limits.bytes_max >= Settings().body_memory_max
+    assert limits.in_flight_max >= Options().in_flight_max
+
+
+async def test_a_burst_of_large_writes_is_carried_out_and_none_is_refused() -> None:
+    value = b"x" * VALUE_BYTES_MAX
+    async with serving() as server, client_of(server.port) as client:
+        written = await asyncio.gather(*(client.set(b"k%d" % (n % 4), value) for n in range(60)))
+
+        assert len({each.version for each in written}) == 60
         assert client.bytes_waiting == 0
 
 
