@@ -56,10 +56,12 @@ def test_every_history_is_linearizable(settings, seed):
     assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
 
 
-@pytest.mark.parametrize("sharing", [0, 4])
-def test_one_hot_key_on_a_calm_network_gives_no_error_at_all(sharing):
+@pytest.mark.parametrize(("sharing", "skew_s"), [(0, 0.0), (4, 0.0), (2, 4.0)])
+def test_one_hot_key_on_a_calm_network_gives_no_error_at_all(sharing, skew_s):
     async def hot():
-        cluster = SimulatedCluster(random.Random(1), coordinators=max(sharing, 1), sharing=sharing, weather=CALM)
+        cluster = SimulatedCluster(
+            random.Random(1), coordinators=max(sharing, 1), sharing=sharing, skew_s=skew_s, weather=CALM
+        )
         await cluster.run(clients=64, operations=30, keys=1, pause_s=0.001)
         return cluster
 
