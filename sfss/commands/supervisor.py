@@ -85,7 +85,8 @@ class Supervisor:
 
 def restart_delay_s(failures: int, jitter: random.Random) -> float:
     """Seconds to wait before the start that follows `failures` (from 1) quick ends in a row."""
-    return min(_RESTART_S_MIN * 2.0 ** (failures - 1), _RESTART_S_MAX) * jitter.uniform(0.5, 1.5)
+    doublings = min(failures - 1, 16)  # a part may fail for days, and there is no float for 2 to the 1024th
+    return min(_RESTART_S_MIN * 2.0**doublings, _RESTART_S_MAX) * jitter.uniform(0.5, 1.5)
 
 
 def how_it_ended(status: int) -> str:
