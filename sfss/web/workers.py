@@ -102,11 +102,17 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
     def _start(self, index: int) -> None:
-        pid = os.fork()
+        self._started[index] = time.monotonic()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, or too many processes: the others go on
+            _log.error(
+                "worker %d can't be started: %s; tried again in %.1f s", index, error.strerror, self._delay(index)
+            )
+            return
         if pid == 0:
             os._exit(self._child(index))
         self._pids[pid] = index
-        self._started[index] = time.monotonic()
 
     def _start_others(self) -> None:
         """One serves, so all can."""
@@ -159,11 +165,16 @@ class Workers:
         lived_s = time.monotonic() - self._started[index]
         if lived_s >= STEADY_S:
             self._backoff_s[index] = BACKOFF_S_MIN
+        wait_s = self._delay(index)
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        _log.error("worker %d ended after %.1f s by %s; a new one starts in %.1f s", index, lived_s, how, wait_s)
+
+    def _delay(self, index: int) -> float:
+        """Have a worker started a while from now: in how many seconds."""
         wait_s = self._backoff_s[index]
         self._backoff_s[index] = min(wait_s * 2, BACKOFF_S_MAX)
         self._due[index] = time.monotonic() + wait_s
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        _log.error("worker %d ended after %.1f s by %s; a new one starts in %.1f s", index, lived_s, how, wait_s)
+        return wait_s
 
     def _reap(self) -> list[tuple[int, int]]:
         """Workers that have ended: index and exit status, negative for a signal."""

@@ -352,6 +352,34 @@ sys.exit(Workers(work, [[]]).run())
     assert done.returncode == 1  # the last life was ended by the signal that it waited under
 
 
+def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_nobody() -> None:
+    script = """
+import os, signal
+from sfss.web import workers
+
+fork, failures = os.fork, [BlockingIOError(11, "Resource temporarily unavailable")] * 2
+
+def scarce_fork():
+    if failures:
+        raise failures.pop()
+    return fork()
+
+os.fork = scarce_fork
+
+def work(index, sockets, serving):
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.sigwait({signal.SIGUSR1})
+
+raise SystemExit(workers.Workers(work, [[]]).run())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+
+    assert done.stderr.count("worker 0 can't be started: Resource temporarily unavailable") == 2
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "start"),
     [
