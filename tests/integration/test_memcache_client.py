@@ -392,6 +392,18 @@ async def test_a_server_that_is_out_of_step_after_the_greeting_is_left_for_a_new
         assert await client.get(b"a", within(5)) is None
 
 
+@pytest.mark.parametrize("opaque", [b"1.\rx", b"1.\x1b[31m", b"1.\xff", b"0." + b"7" * 30])
+async def test_an_opaque_that_only_looks_like_ours_stays_with_the_server_that_it_was_sent_to(opaque: bytes) -> None:
+    async with serving() as node, client_of(node.port, ClientLimits(links=1)) as client, serving(client) as proxy:
+        reader, writer = await asyncio.open_connection(HOST, proxy.port)
+        writer.write(b"mg a v O%b\r\nmg b v O%b\r\nmn\r\n" % (opaque, opaque))
+
+        async with asyncio.timeout(20):
+            assert await reader.readuntil(b"MN\r\n") == b"EN O%b\r\nEN O%b\r\nMN\r\n" % (opaque, opaque)
+        assert node.service.counters.total_connections == 1
+        writer.close()
+
+
 async def test_a_full_server_is_busy() -> None:
     async with serving(limits=ServerLimits(connections_max=1)) as server, client_of(server.port) as one:
         await one.get(b"a")

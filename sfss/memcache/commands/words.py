@@ -11,6 +11,9 @@ from sfss.store import NO_CALL, Call
 
 BAD_FORMAT = "bad command line format"
 
+REQUEST_ID_BYTES_MAX = 24
+"""With 7 digits and a dot before it, it makes an opaque of the 32 bytes that one may have."""
+
 
 def key_of(word: bytes) -> bytes:
     """The key that a word is. Raises `BadKey`."""
@@ -44,8 +47,14 @@ def is_noreply(words: list[bytes], at: int) -> bool:
 
 
 def call_of(ring: int, milliseconds: int | None, opaque: bytes | None) -> Call:
-    """What the flags G, U and O say about a request (docs/wire.rst). The deadline counts from now."""
+    """What the flags G, U and O say about a request (docs/wire.rst). The deadline counts from now.
+
+    What follows the dot in an opaque is a request id if it looks like one. Others choose their opaques as they like,
+    and this goes into logs and into the lines that are sent to nodes.
+    """
     request_id = opaque.partition(b".")[2] if opaque is not None and b"." in opaque else b""
+    if request_id and (len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.translate(None, b"-_").isalnum()):
+        request_id = b""
     if milliseconds is not None:
         return Call(time.monotonic() + milliseconds / 1000.0, ring, request_id)
     return Call(ring=ring, request_id=request_id) if ring or request_id else NO_CALL
