@@ -39,6 +39,10 @@ _log = logging.getLogger("sfss.memcache")
 STREAM_WINDOW = 4
 """Parts of a streamed reply under way at once: 4 values of 2 MiB are the 8 MiB that may wait."""
 
+TURN_REQUESTS_MAX = 512
+"""Requests, or parts of a streamed reply, that one connection begins before all others have their turn: a few
+milliseconds. A pipelining client can have sent tens of thousands at once."""
+
 FLUSH_BYTES = 256 * 1024
 """Replies at hand are handed to the transport in heaps of about this size."""
 
@@ -86,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes = 0
         self._writing_paused = False
         self._reading_paused = False
+        self._gave_way = False
         self._at_end = False
         self._ending = False
         self._ended = False
@@ -210,7 +215,7 @@ class Connection(asyncio.Protocol):
     def _take_requests(self) -> bool:
         """Take requests until there are no more (False) or a limit is reached (True)."""
         slots, limits, next_request = self._slots, self._limits, self._parser.next
-        while True:
+        for _ in range(TURN_REQUESTS_MAX):
             if slots and (
                 len(slots) >= limits.in_flight_max
                 or self._slot_bytes + len(slots) * self._reply_bytes > limits.waiting_bytes_max
@@ -238,6 +243,23 @@ class Connection(asyncio.Protocol):
                 return True
             self._held = None
             self._begin(request)
+        if not self._gave_way:
+            self._gave_way = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+        return True
+
+    def _go_on(self) -> None:
+        """Take the next turn."""
+        self._gave_way = False
+        try:
+            self._advance()
+        except Exception:
+            self._end_after_fault()
+
+    def _end_after_fault(self) -> None:
+        # A fault of ours. What is true of this connection is anyone's guess, so it ends here.
+        _log.exception("a connection is closed because of a fault")
+        self.abort()
 
     def _conflicts(self, request: Request) -> bool:
         key, writes = request.key, request.writes
@@ -365,9 +387,7 @@ class Connection(asyncio.Protocol):
             elif self._out:
                 self._flush()
         except Exception:
-            # A fault of ours. What is true of this connection is anyone's guess, so it ends here.
-            _log.exception("a connection is closed because of a fault")
-            self.abort()
+            self._end_after_fault()
 
     def _drain(self) -> None:
         """Send the replies at the front that have come."""

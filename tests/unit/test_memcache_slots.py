@@ -6,6 +6,7 @@ import asyncio
 import gc
 from typing import Any
 
+import pytest
 from memcache_peer import FIRST_VERSION as V
 from memcache_peer import Clock, Peer, SlowStore, server_of
 
@@ -338,6 +339,42 @@ async def test_no_more_requests_are_read_than_may_be_in_flight() -> None:
 
     assert peer.sent == b"END\r\n" * 10
     assert peer.reading
+
+
+@pytest.mark.parametrize("line", [b"version\r\n" * 5000, b"get " + b"a " * 5000 + b"\r\n"])
+async def test_a_connection_with_very_much_to_ask_gives_way_to_others(line: bytes) -> None:
+    store = MemoryStore(Clock())
+    looked_up = 0
+    get = store.get
+
+    def counting(key: bytes, call: Call = NO_CALL) -> Record | None:
+        nonlocal looked_up
+        looked_up += 1
+        return get(key)
+
+    store.get = counting  # type: ignore[method-assign]
+    server = server_of(store)
+    peer, other = Peer(server), Peer(server)
+    peer.say(line)
+
+    assert looked_up + peer.sent.count(VERSION) <= 512
+    assert not peer.reading
+    assert other.say(b"version\r\n") == VERSION
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert looked_up + peer.sent.count(VERSION) == 5000
+    assert peer.reading
+    assert peer.say(b"version\r\n") == VERSION
+
+
+async def test_a_connection_that_ends_while_it_gives_way_to_others_does_no_more() -> None:
+    peer = Peer(server_of())
+    peer.say(b"version\r\n" * 5000)
+    sent = peer.sent
+    peer.abort()
+    await turn()
+
+    assert peer.sent == sent
 
 
 async def test_replies_that_wait_for_an_earlier_one_are_bounded() -> None:
