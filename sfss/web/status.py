@@ -23,6 +23,9 @@ from sfss.web.counters import SharedCounters
 from sfss.web.requests import Answered, Request
 from sfss.web.status_page import status_page
 
+FRESH_S = 0.5
+"""Whoever asks for /status within this time of another gets what was collected for that one, besides the counters."""
+
 READY_S_MAX = 1.5
 _READY_KEY = b"sfss-readyz"
 
@@ -82,6 +85,8 @@ class StatusHandler:
         self._store = store
         self._source = source
         self._counters = counters
+        self._collecting: asyncio.Task[dict[str, object]] | None = None
+        self._collected_at = 0.0
 
     def status(self, request: Request) -> Answered:
         if prefers_html(request.headers.get("Accept", "")):
@@ -91,7 +96,12 @@ class StatusHandler:
         return self._figures()
 
     async def _figures(self) -> Answer:
-        collected = await self._source.collect()
+        # Shared: each collection opens connections to every proxy, and a crowd of browsers is not to use them all up.
+        now = time.monotonic()
+        if self._collecting is None or (self._collecting.done() and now >= self._collected_at + FRESH_S):
+            self._collected_at = now
+            self._collecting = asyncio.get_running_loop().create_task(self._source.collect(), name="status")
+        collected = await asyncio.shield(self._collecting)
         known = cast("dict[str, object]", collected.get("webserver", {}))
         webserver = {"state": "ok"} | known | self._counters.figures(time.time())
         return json_answer(200, collected | {"webserver": webserver}, {"Vary": "Accept"})

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from web_tier import PATIENCE_S, SlowStore, eventually, form, request, web_tier
+from web_tier import PATIENCE_S, NoStatus, Reply, SlowStore, eventually, form, request, web_tier
 
 from sfss import errors
 from sfss.errors import Outcome, SfssError
@@ -466,6 +466,33 @@ async def test_what_only_clients_do_wrong_warns_nobody(caplog: pytest.LogCapture
         assert (await web.get("../x")).status == 400
 
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+async def test_a_crowd_that_asks_for_status_is_one_question_to_the_tiers_below() -> None:
+    class Slow(NoStatus):
+        def __init__(self) -> None:
+            self.gate = asyncio.Event()
+            self.asked = 0
+
+        async def collect(self) -> dict[str, object]:
+            self.asked += 1
+            await self.gate.wait()
+            return {"storages": {}, "number": str(self.asked)}
+
+    def number_in(reply: Reply) -> str:
+        return str(json.loads(reply.body)["number"])
+
+    source = Slow()
+    async with web_tier(status=source) as web:
+        crowd = [asyncio.create_task(web.ask(request("GET", "/status"))) for _ in range(50)]
+        await eventually(lambda: web.server.connection_count == 50 and len(web.server.tasks) == 50)
+        source.gate.set()
+        assert {number_in(await one) for one in crowd} == {"1"}
+        assert source.asked == 1
+
+        async with asyncio.timeout(PATIENCE_S):  # what was collected is not told for ever
+            while number_in(await web.ask(request("GET", "/status"))) == "1":
+                await asyncio.sleep(0.01)
 
 
 # --- requests and connections ---
