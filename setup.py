@@ -1,9 +1,17 @@
-"""Packages, dependencies and console scripts. Tools are configured in pyproject.toml."""
+"""Packages, dependencies, console scripts and what is compiled. Tools are configured in pyproject.toml.
 
+The modules that every request goes through are compiled with mypyc, unchanged, where a C compiler, Python's headers and
+mypy are at hand; elsewhere the same files run interpreted. docs/decisions/mypyc.rst says why.
+"""
+
+import os
 import re
+import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "([^"]+)"', (here / "sfss" / "__init__.py").read_text()).group(1)
@@ -17,7 +25,53 @@ tests_require = [
     "setuptools>=77",  # builds the archives that tests/integration/test_setup.py looks into
 ]
 
+COMPILED = {
+    "wire": {
+        "sfss": "keys stamps",
+        "sfss/memcache": "answers block client connection exchanges lane link replies requests socket_transport",
+        "sfss/memcache/commands": "dispatch own_forms retrieval storage",
+    },
+    "web": {
+        "sfss/web": "answers application conditions connection counters files memory paths proxies requests uploads"
+    },
+    "proxy": {"proxy": "coordinator gathering latency peer reading writing"},
+    "nodes": {"nodes": "entry format index overlay reading store volume writer"},
+}
+"""The modules on the way of a request, by library and folder. Calls within a library are those of C."""
+
+BUILDING = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}
+"""Commands of setup.py that build. The others only ask for names and versions."""
+
+
+def extensions() -> list[Extension]:
+    """What to compile: nothing when not building, where something that it needs is missing, or with SFSS_COMPILE=0."""
+    if BUILDING.isdisjoint(sys.argv[1:]):
+        return []
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    try:
+        from mypyc.build import mypycify
+    except ImportError:
+        obstacle = "mypy is not installed"
+    else:
+        obstacle = "" if headers.exists() and shutil.which(compiler) else f"{compiler} or {headers} is not installed"
+    if os.environ.get("SFSS_COMPILE") == "0":
+        obstacle = "SFSS_COMPILE=0"
+    if obstacle:
+        sys.stderr.write(f"sfss runs interpreted, at about half the speed: {obstacle}\n")
+        return []
+    libraries = [
+        ([f"{folder}/{name}.py" for folder, names in folders.items() for name in names.split()], f"sfss_{library}")
+        for library, folders in COMPILED.items()
+    ]
+    sources = [source for files, _ in libraries for source in files]
+    # Types come from the sources alone: what they import need not be installed where a wheel is built.
+    options = ["--config-file=", "--python-version=3.11", "--ignore-missing-imports"]
+    return mypycify([*options, *sources], opt_level="2", debug_level="0", separate=libraries)
+
+
 setup(
+    ext_modules=extensions(),
     name="sfss",
     version=version,
     description="A store for millions of small files, behind plain HTTP",
@@ -39,9 +93,10 @@ setup(
         "xxhash>=3.5,<5",
     ],
     # An editable installation is a path in a .pth file: the only kind that buildout, editors and mypy all see through.
-    options={"editable_wheel": {"mode": "compat"}},
+    options={"editable_wheel": {"mode": "compat"}, "build_ext": {"parallel": os.cpu_count()}},
     extras_require={
         "test": tests_require,
+        "compile": ["mypy>=2.4,<3", "setuptools>=77"],
         "check": ["ruff>=0.17,<0.18", "mypy>=2.4,<3", "import-linter>=2.5,<3"],
     },
     entry_points={

@@ -25,7 +25,7 @@ from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging
 from sfss.memcache.server import MemcacheServer
-from sfss.process import check_packages, check_reach, refusal, run
+from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run
 from sfss.subcommands import check_nothing_before
 
 _SWITCH_INTERVAL_S = 0.0001
@@ -56,7 +56,7 @@ _log = logging.getLogger("sfss.node")
 @click.option("--access-log", is_flag=True, help="Log each request.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
-@click.version_option(__version__, prog_name="sfss-node")
+@click.version_option(__version__, prog_name="sfss-node", message=VERSION_LINE)
 @click.pass_context
 def node(context: click.Context, /, **options: Any) -> None:
     """Serve the files of one data directory over the memcache protocol."""

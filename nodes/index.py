@@ -120,9 +120,9 @@ class Index:
             if not read_only:
                 index._keep_distance()
             index.live_bytes()
-        except (lmdb.Error, ValueError, struct.error) as error:
+        except (lmdb.Error, ValueError, struct.error) as damage:
             environment.close()
-            raise IndexDamaged(str(error)) from None
+            raise IndexDamaged(str(damage)) from None
         except BaseException:
             environment.close()
             raise
@@ -198,8 +198,8 @@ class Index:
             self._keep_distance()
         except lmdb.MapFullError:
             raise IndexFull from None
-        except lmdb.DiskError as error:
-            raise IndexDiskFull(str(error)) from None
+        except lmdb.DiskError as full:
+            raise IndexDiskFull(str(full)) from None
         except lmdb.Error as error:
             # A write that finds room for a part of it only is an I/O error to LMDB.
             if "No space left" in str(error) or ("Input/output error" in str(error) and self._disk_is_full()):

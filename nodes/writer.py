@@ -214,7 +214,7 @@ class Writer:
         self._on_volume = on_volume
         self._appender = _Appender(directory, options, reserve, die)
         self._jobs: SimpleQueue[_Batch | _SyncJob | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="sfss-writer", daemon=True)
+        self._worker = threading.Thread(target=self._work, name="sfss-writer", daemon=True)
         self._queue: deque[Write] = deque()
         self._urgent: list[_SyncJob] = []
         self._scheduled = False
@@ -230,7 +230,7 @@ class Writer:
         self.appended_bytes = 0
         if begun:
             self._appender.adopt(newest)
-        self._thread.start()
+        self._worker.start()
 
     @property
     def syncs(self) -> int:
@@ -291,7 +291,7 @@ class Writer:
             await self._idle.wait()
         await self.sync()
         self._jobs.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
+        await self._loop.run_in_executor(None, self._worker.join)
         self._appender.close()
 
     def _next(self) -> None:

@@ -20,7 +20,7 @@ from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 from sfss.log import LEVELS, log_to_file, set_up_logging
 from sfss.memcache.server import MemcacheServer
-from sfss.process import check_packages, check_reach, refusal, run, unless_stopped
+from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run, unless_stopped
 
 _CLOSE_S = 5.0
 """For clients, and again for nodes, to take what is under way when the proxy stops."""
@@ -34,7 +34,7 @@ _log = logging.getLogger("sfss.proxy")
 @click.option("--insecure", is_flag=True, help="Listen where other machines reach it; there are no passwords.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
-@click.version_option(__version__, prog_name="sfss-proxy")
+@click.version_option(__version__, prog_name="sfss-proxy", message=VERSION_LINE)
 def main(**options: Any) -> None:
     """Replicate files over the nodes that a configuration file names."""
     sys.exit(_serve(**options))

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from sfss import stamps
 from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 
@@ -36,6 +37,12 @@ children already."""
 OPEN_FILES_MAX = 65_536
 """Open files that a process asks for, where the hard limit lets it: the usual soft limit of 1,024 is fewer than the
 connections that a server may have."""
+
+FORM = "interpreted" if stamps.__file__.endswith(".py") else "compiled"
+"""How the modules on a request's way run in this process (docs/decisions/mypyc.rst)."""
+
+VERSION_LINE = f"%(prog)s, version %(version)s, {FORM}"
+"""What --version prints."""
 
 T = TypeVar("T")
 

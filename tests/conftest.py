@@ -4,6 +4,8 @@
 * One seed for the whole run stands in pytest's header with the option that repeats it; randomness in tests comes from
   the fixture `rng`, and hypothesis is seeded with it too. In CI hypothesis is derandomized instead: a build that turns
   red must do so because of the change, and the same commit must give the same verdict. Developers' runs explore.
+* Tests run the packages' sources in their own process, also where they are compiled; the servers that they start as
+  processes run as they are installed.
 * With CI set, a skip is a failure: a machine that lacks a tool must not look like a machine where the test passed.
 """
 
@@ -17,6 +19,8 @@ from typing import Any
 import hypothesis
 import pytest
 import uvloop
+
+from tests.interpreted import changed_since_compiled, use_sources
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -34,8 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--fault-seconds", type=float, default=None, help="how long each fault test of tests/cluster injects faults"
     )
 
+    parser.addoption(
+        "--compiled", action="store_true", help="run what is compiled in this process, too (tests with fakes fail then)"
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if stale := changed_since_compiled():
+        raise pytest.UsageError(f"{stale[0]} has changed since it was compiled: `make test` compiles it anew")
+    if not config.getoption("--compiled"):
+        use_sources()
     if config.getoption("--seed") is None:
         config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
     if not IN_CI and config.getoption("--hypothesis-seed") is None:

@@ -21,7 +21,7 @@ from sfss import __version__
 from sfss.commands.up import up
 from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging
-from sfss.process import check_packages, is_loopback, run
+from sfss.process import VERSION_LINE, check_packages, is_loopback, run
 from sfss.settings import Settings, load_settings
 from sfss.store import Store
 from sfss.subcommands import check_nothing_before
@@ -36,7 +36,7 @@ _log = logging.getLogger("sfss.web")
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="sfss")
+@click.version_option(__version__, prog_name="sfss", message=VERSION_LINE)
 @click.option("--config", type=click.Path(path_type=Path), help="Settings as TOML, e.g. conf/sfss.toml.")
 @click.option("--host", help="Address to listen on; 0.0.0.0 or :: is everybody who can reach this machine.")
 @click.option("--port", help="Port to listen on.  [default: 8255]")

@@ -23,7 +23,7 @@ from sfss.commands.local_cluster import LOOPBACK, Plan, doors, tiers, what_to_tr
 from sfss.commands.ports import check_distinct, wait_until_free
 from sfss.commands.supervisor import Supervisor
 from sfss.log import LEVELS, set_up_logging, writer_to
-from sfss.process import check_packages, run
+from sfss.process import VERSION_LINE, check_packages, run
 
 _DEFAULT = Founding(nodes=3, node_port=7900)
 
@@ -52,7 +52,7 @@ _port = click.IntRange(1, 65535)
 @click.option("--access-log", is_flag=True, help="Every part logs each request.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Of all parts.")
 @click.option("--log-json", is_flag=True, help="The parts log JSON lines.")
-@click.version_option(__version__, prog_name="sfss up")
+@click.version_option(__version__, prog_name="sfss up", message=VERSION_LINE)
 def up(data: Path, nodes: int | None, node_port: int | None, **options: Any) -> None:
     """Run a whole cluster on this machine, until Ctrl-C.
 

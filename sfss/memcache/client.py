@@ -258,8 +258,8 @@ class MemcacheClient:
                 sock = await connected(self.host, self.port)
         except TimeoutError:
             raise Unreachable(f"no connection within {self.limits.connect_s} s") from None
-        except OSError as error:
-            raise Unreachable(reason_of(error)) from None
+        except OSError as failure:
+            raise Unreachable(reason_of(failure)) from None
         SocketTransport(loop, sock, link)
         if self._greet is not None:
             try:

@@ -106,9 +106,9 @@ class Lane:
             link = await self._connect(self)
         except SfssError as error:
             failure = error
-        except Exception as error:
+        except Exception as fault:
             _log.exception("a connection could not be opened because of a fault")
-            failure = Unreachable(f"{type(error).__name__}: {error}")
+            failure = Unreachable(f"{type(fault).__name__}: {fault}")
         finally:
             self._connecting = None
         self._refusal = failure

@@ -150,8 +150,8 @@ class Link(asyncio.Protocol):
             future = exchange.future
             try:
                 result = exchange.take(replies)
-            except OutOfStep as error:
-                self.close(error)
+            except OutOfStep as doubt:
+                self.close(doubt)
                 return
             except SfssError as error:
                 result = None

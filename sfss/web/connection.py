@@ -93,7 +93,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         # At most one message in flight: the parser stops behind each, so what follows a bad request is never read.
-        self._parser = HttpRequestParser(
+        # Any: the messages of aiohttp's parser in C are not of the classes that its types name.
+        self._parser: Any = HttpRequestParser(
             cast(Any, self),
             self._loop,
             READ_BYTES,

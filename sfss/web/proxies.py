@@ -185,8 +185,8 @@ class ProxyRing:
                 await link.client.stats(call=Call(time.monotonic() + ASK_S_MAX))
         except TimeoutError:
             link.error = f"no answer in {ASK_S_MAX:g} s"
-        except OSError as error:
-            link.error = reason_of(error)
+        except OSError as failure:
+            link.error = reason_of(failure)
         except (EOFError, ValueError, SfssError) as error:  # ValueError: a line beyond all limits
             link.error = str(error) or f"no answer in {ASK_S_MAX:g} s"
         else:
@@ -233,8 +233,8 @@ class _Request:
         while True:
             try:
                 self.link = link = self.ring.choose(self.order, self.of_read, self.failed)
-            except Unreachable as error:
-                self.result.set_exception(error)
+            except Unreachable as unreachable:
+                self.result.set_exception(unreachable)
                 return
             try:
                 now = time.monotonic()

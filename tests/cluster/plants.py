@@ -12,6 +12,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tests.interpreted import use_sources
+
+# What is compiled can't be replaced, and is read once for all when it is first imported.
+use_sources()
+
 PLANTS: dict[str, Callable[[], None]] = {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -136,7 +137,9 @@ def test_options_that_make_no_sense_are_refused(tmp_path):
 
 
 def test_the_version_is_told():
-    assert node_command("--version").stdout == f"sfss-node, version {__version__}\n"
+    assert re.fullmatch(
+        rf"sfss-node, version {re.escape(__version__)}, (compiled|interpreted)\n", node_command("--version").stdout
+    )
 
 
 # --- in the background ------------------------------------------------------------------------------------------

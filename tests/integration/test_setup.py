@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("sfss", "proxy", "nodes")
 MADE_BY_TOOLS = shutil.ignore_patterns(
     *(".git", ".venv", "data", "build", "dist", "bin", "eggs", "develop-eggs", "parts", "*.egg-info", "__pycache__"),
-    *(".*_cache", ".hypothesis", ".installed.cfg"),
+    *(".*_cache", ".hypothesis", ".installed.cfg", "*.so"),
 )
 
 
@@ -36,12 +37,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def build(sources: Path, kind: str, into: Path) -> Path:
+def build(sources: Path, kind: str, into: Path, *, compiled: bool = False) -> Path:
     """Have setuptools build a `wheel` or an `sdist`, as pip does, but with the setuptools that is here."""
     script = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(into)!r}))"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=sources, capture_output=True, text=True, timeout=300, check=False
-    )
+        [sys.executable, "-c", script], cwd=sources, env={**os.environ, "SFSS_COMPILE": str(int(compiled))},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return into / done.stdout.splitlines()[-1]
 
@@ -127,3 +129,17 @@ def test_a_unit_starts_an_installed_command_and_gives_it_time_to_stop(wheel: Pat
     assert Path(service["ExecStart"].split()[0]).name in commands(wheel)
     assert int(service["TimeoutStopSec"]) > 20
     assert service["NoNewPrivileges"] == "yes"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to compile with")
+def test_a_wheel_is_compiled_where_there_is_a_compiler(sources: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(build(sources, "wheel", tmp_path, compiled=True)) as archive:
+        archive.extractall(tmp_path / "installed")
+
+    done = subprocess.run(
+        [sys.executable, "-c", "from nodes.command import main; main()", "--version"],
+        cwd=tmp_path / "installed", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.stdout.endswith(", compiled\n"), done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
+TESTS = Path(__file__).parents[1]
 
 SKIPPING = """
 import asyncio, random
@@ -37,7 +37,10 @@ def test_randomness(rng):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shutil.copy(CONFTEST, tmp_path)
+    shutil.copy(TESTS / "conftest.py", tmp_path)
+    (tmp_path / "tests").mkdir()
+    for name in ("__init__.py", "interpreted.py"):
+        shutil.copy(TESTS / name, tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     return tmp_path
 

@@ -383,8 +383,8 @@ raise SystemExit(workers.Workers(work, [[]]).run())
 @pytest.mark.parametrize(
     ("options", "start"),
     [
-        (["--version"], f"sfss, version {__version__}\n"),
-        (["up", "--version"], f"sfss up, version {__version__}\n"),
+        (["--version"], f"sfss, version {__version__}, "),
+        (["up", "--version"], f"sfss up, version {__version__}, "),
         (["-h"], "Usage: python -m sfss.commands.main [OPTIONS]"),
         (["up", "-h"], "Usage: python -m sfss.commands.main up [OPTIONS]"),
     ],

@@ -151,6 +151,6 @@ def _make_md(match: re.Match[bytes]) -> Request | None:
     return Request(DELETE, key, opaque, -1, False, False, call)
 
 
-MG_LANE = Lane(own.MG.match, _make_mg)
-MS_LANE = Lane(own.MS.match, _make_ms)
-MD_LANE = Lane(own.MD.match, _make_md)
+MG_LANE: Lane = Lane(own.MG.match, _make_mg)
+MS_LANE: Lane = Lane(own.MS.match, _make_ms)
+MD_LANE: Lane = Lane(own.MD.match, _make_md)

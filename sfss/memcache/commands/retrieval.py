@@ -188,4 +188,4 @@ def _make_get(match: re.Match[bytes]) -> Request:
 
 
 # One key that isn't reserved: nearly all gets. 0.9 µs less than the long way.
-GET_LANE = Lane(re.compile(rb"get ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249})\r\n").match, _make_get)
+GET_LANE: Lane = Lane(re.compile(rb"get ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249})\r\n").match, _make_get)

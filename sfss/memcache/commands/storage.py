@@ -144,7 +144,7 @@ def _make_set(match: re.Match[bytes]) -> Request:
 
 
 # A key that isn't reserved, and numbers whose digits alone say that they are in range.
-SET_LANE = Lane(
+SET_LANE: Lane = Lane(
     re.compile(rb"set ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249}) ([0-9]{1,9}) ([0-9]{1,10}) ([0-9]{1,8})\r\n").match,
     _make_set,
 )
