@@ -287,6 +287,7 @@ class Connection(asyncio.Protocol):
         reserved, self._parser.reserved = self._parser.reserved, 0
         if server.bytes_held > server.limits.bytes_held_max:
             self._service.counters.rejected_busy += 1
+            self._service.counters.errors += 1
             answer: Answer = BUSY
         else:
             answer = carry_out(self._service, request)

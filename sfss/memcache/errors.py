@@ -32,7 +32,6 @@ DETAIL_CHARACTERS_MAX = 400
 
 TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
 BUSY = b"SERVER_ERROR busy\r\n"
-EXPIRED = b"SERVER_ERROR deadline expired\r\n"
 INTERNAL = b"SERVER_ERROR internal error\r\n"
 TOO_MANY_CONNECTIONS = b"SERVER_ERROR too many connections\r\n"
 UNKNOWN_COMMAND = b"ERROR\r\n"
@@ -109,4 +108,4 @@ def client_error(reason: str) -> bytes:
 def _line(words: str, detail: str) -> bytes:
     # A message may quote what a client sent or another server said: it must not be able to begin a line of its own.
     detail = _CONTROL.sub(" ", detail)[:DETAIL_CHARACTERS_MAX]
-    return f"{words} {detail}".rstrip().encode() + b"\r\n"
+    return f"{words} {detail}".rstrip().encode("utf-8", "replace") + b"\r\n"

@@ -271,7 +271,11 @@ class MemcacheServer:
         tick = min(limits.inside_command_s, limits.reading_s, limits.idle_s, limits.linger_s) / 4
         while True:
             await asyncio.sleep(tick)
-            self._sweep(time.monotonic())
+            try:
+                self._sweep(time.monotonic())
+            except Exception:
+                # It is everybody's: without it nobody's silence would end any more.
+                _log.exception("the memcache connections could not be looked over")
 
     def _sweep(self, now: float) -> None:
         limits = self.limits

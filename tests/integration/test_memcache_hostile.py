@@ -36,6 +36,16 @@ async def test_a_command_that_doesnt_go_on_is_closed(begun: bytes) -> None:
         assert await answered(server.port, b"version\r\n" + begun) == VERSION
 
 
+async def test_a_fault_while_connections_are_looked_over_doesnt_end_the_looking(caplog: Any) -> None:
+    async with serving(limits=ServerLimits(inside_command_s=0.2)) as server:
+        server._connections[None] = None  # type: ignore[index, assignment]
+        while "could not be looked over" not in caplog.text:
+            await asyncio.sleep(0.01)
+        del server._connections[None]  # type: ignore[arg-type]
+
+        assert await answered(server.port, b"version\r\nge") == VERSION
+
+
 async def test_a_block_over_the_limit_that_doesnt_go_on_is_closed_too() -> None:
     async with serving(limits=ServerLimits(inside_command_s=0.2)) as server:
         said = await answered(server.port, b"set a 0 0 60000000\r\nxxx")

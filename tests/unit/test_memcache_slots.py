@@ -250,6 +250,26 @@ async def test_every_kind_of_failure_has_its_line_and_none_is_a_miss() -> None:
         assert peer.say(b"version\r\n") == VERSION
 
 
+async def test_every_error_line_is_counted() -> None:
+    server = server_of(OnlyStore(), limits=ServerLimits(bytes_held_max=100))
+    peer = Peer(server)
+    server.service.monotonic = lambda: float("inf")
+    said = peer.say(
+        b"sfss identity\r\nflush_all\r\nincr a 1\r\nmd ?a\r\n"
+        b"mg a v s f A V H U1 O1\r\nbogus\r\nget @a\r\nset a 0 0 x\r\n"
+    )
+    server.bytes_held = 101
+    said += peer.say(b"get a\r\n")
+
+    assert said.count(b"\r\n") == said.count(b"ERROR") == server.service.counters.errors == 9
+
+
+async def test_an_error_that_says_what_no_line_can_hold_is_a_line_all_the_same() -> None:
+    peer = Peer(server_of(RefusingStore(Unreachable("/tmp/\udcff\r\nEND"))))
+
+    assert peer.say(b"get a\r\n") == b"SERVER_ERROR unreachable /tmp/? END\r\n"
+
+
 async def test_a_fault_of_ours_is_logged_and_said_to_be_ours(caplog: Any) -> None:
     peer = Peer(server_of(RefusingStore(ZeroDivisionError("oops"))))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from sfss.errors import SfssError, Unsupported
+from sfss.errors import BadKey, BadRequest, Expired, SfssError, Unsupported
 from sfss.log import of_call
 from sfss.memcache.answers import Answer
-from sfss.memcache.errors import EXPIRED, FLUSH_NOT_ALLOWED, INTERNAL, UNKNOWN_COMMAND, client_error, error_line
+from sfss.memcache.errors import FLUSH_NOT_ALLOWED, INTERNAL, UnknownCommand, error_line
 from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
 from sfss.store import NO_CALL
@@ -21,12 +21,13 @@ def carry_out(service: Service, request: Request) -> Answer:
     command = request.command
     try:
         if request.needs not in service.offers:
-            return _not_offered(request)
+            return error_reply(service, request, _not_offered(request))
         if request.writes and request.key.startswith(_RESERVED):
-            return client_error(f"bad key: keys that begin with {chr(request.key[0])} are reserved")
+            reserved = BadKey(f"keys that begin with {chr(request.key[0])} are reserved")
+            return error_reply(service, request, reserved)
         call = request.call
         if call is not NO_CALL and call.deadline <= service.monotonic():
-            return EXPIRED
+            return error_reply(service, request, Expired("the deadline passed before the request was begun"))
         return command.handle(service, request)
     except Exception as error:
         return error_reply(service, request, error)
@@ -41,14 +42,14 @@ def error_reply(service: Service, request: Request, error: BaseException) -> byt
     return INTERNAL
 
 
-def _not_offered(request: Request) -> bytes:
+def _not_offered(request: Request) -> SfssError:
     name = request.command.name
     if name == b"sfss":
-        return UNKNOWN_COMMAND
+        return UnknownCommand(name.decode())
     if request.needs == "flushable":
-        return client_error(FLUSH_NOT_ALLOWED)
+        return BadRequest(FLUSH_NOT_ALLOWED)
     reason = {
         "updater": "reads, decides and writes, which needs consensus over the replicas",
         "replica": "raw records are what nodes keep",
     }[request.needs]
-    return error_line(Unsupported(f"{name.decode()} {reason}"))
+    return Unsupported(f"{name.decode()} {reason}")
