@@ -122,8 +122,8 @@ class Target:
 
 
 def file_target(resource: str, path: str) -> str:
-    """The request target of a path, percent-encoded once."""
-    return f"/{resource}?path={quote(path, safe='/')}"
+    """The request target of a path, percent-encoded once. What is no UTF-8 is left for the server to refuse."""
+    return f"/{resource}?path={quote(path, safe='/', errors='surrogateescape')}"
 
 
 class MultipartFile:

@@ -51,12 +51,14 @@ async def test_a_refusal_says_what_the_server_said(tmp_path: Path) -> None:
     async with web_tier() as web:
         too_large = await run("put", "--port", web.port, "--path", "a", "--filepath", large)
         bad_path = await run("put", "--port", web.port, "--path", "a//b", "--filepath", CLIENT)
+        no_utf_8 = await run("get", "--port", web.port, "--path", "\udcff")
         missing = await run("rm", "--port", web.port, "--path", "nowhere")
 
     assert (too_large[0], bad_path[0], missing[0]) == (1, 1, 4)
     assert too_large[2].startswith("413 ")
     assert "too_large" in too_large[2]
     assert bad_path[2].startswith("400 ")
+    assert no_utf_8[2].startswith("400 ")
     assert missing[2].startswith("404 ")
 
 
