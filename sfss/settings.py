@@ -79,6 +79,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _host(value: object) -> str:
+    host = _text(value).strip()
+    if not host:
+        raise ValueError("an empty address; 0.0.0.0 or :: is everybody who can reach this machine")
+    return host
+
+
 def _one_of(*choices: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in choices:
@@ -139,7 +146,7 @@ class Settings:
     """All settings of the web tier. Sizes are in bytes, times in seconds."""
 
     # where it listens
-    host: str = _setting("127.0.0.1", _text)
+    host: str = _setting("127.0.0.1", _host)
     port: int = _whole(8255, 0, 65535)
     workers: int = _whole(1, 1, 256)
     ssl: bool = _setting(default=False, read=_yes_or_no)

@@ -39,9 +39,9 @@ _log = logging.getLogger("sfss.web")
 def bind_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]]:
     """For each worker, sockets bound to all addresses of `host`. Port 0 picks one. Raises `SetupError`."""
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise SetupError(f"{host} is no address of this machine: {error.strerror}") from None
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:  # the latter for what can't be a name at all
+        raise SetupError(f"{host} is no address of this machine: {getattr(error, 'strerror', error)}") from None
     addresses = sorted({(family, str(address[0])) for family, _, _, _, address in found})
     sets: list[list[socket.socket]] = [[] for _ in range(workers)]
     try:

@@ -274,6 +274,7 @@ def test_a_start_that_cannot_work_is_refused_in_one_line(tmp_path: Path) -> None
     assert "environment variable SFSS_WORKERS" in refused(SFSS_WORKERS="many")
     assert "can't read" in refused("--config", str(tmp_path / "none.toml"))
     assert "no address of this machine" in refused("--host", "no.such.host.invalid")
+    assert "no address of this machine" in refused("--host", "a..b")
 
 
 @pytest.mark.parametrize("option", ["--port=1", "--config=x", "--direct", "--log-level=info"])

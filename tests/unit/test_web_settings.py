@@ -59,6 +59,8 @@ def test_values_from_the_environment_are_read_by_kind(name: str, text: str, valu
     [
         ({"SFSS_PORT": "x"}, "environment variable SFSS_PORT: 'x' is not a whole number"),
         ({"SFSS_PORT": "70000"}, "SFSS_PORT: 70000 is not between 0 and 65535"),
+        ({"SFSS_HOST": ""}, "SFSS_HOST: an empty address; 0.0.0.0 or :: is everybody"),
+        ({"SFSS_HOST": " "}, "SFSS_HOST: an empty address"),
         ({"SFSS_POTR": "1"}, "SFSS_POTR: there is no such setting; PORT is meant?"),
         ({"SFSS_STORAGES": "nowhere"}, "SFSS_STORAGES: 'nowhere' is not host:port"),
         ({"SFSS_STORAGES": "::1:7900"}, "brackets"),
