@@ -169,7 +169,7 @@ class Write:
         return self._record if proven else None
 
     def when_settled(self, watcher: Callable[[Write], None]) -> None:
-        """Call `watcher` with this write once its outcome is known."""
+        """Call `watcher` with this write soon after its outcome is known."""
         if self._watchers is None:
             self._watchers = []
         self._watchers.append(watcher)
@@ -312,16 +312,17 @@ class Write:
             self._settle(None, self._shortfall(coordinator.monotonic(), silent=0))
 
     def _follow(self, later: Write) -> None:
-        """Take the outcome of a later write of this coordinator."""
-        if not later._settled:
-            later.when_settled(self._followed)
-        elif later._strictly and later._written is not None and later.order() > self.order():
-            self._strictly = True
-            self._settle(self._achieved(later._written.durable), None)
-        elif later.later is not None:
-            self._follow(later.later)
-        else:
-            self._settle(None, self._shortfall(self._coordinator.monotonic(), silent=0))
+        """Take the outcome of a later write of this coordinator, the next one whose outcome vouches for this one."""
+        while later._settled:
+            if later._strictly and later._written is not None and later.order() > self.order():
+                self._strictly = True
+                self._settle(self._achieved(later._written.durable), None)
+                return
+            if later.later is None:
+                self._settle(None, self._shortfall(self._coordinator.monotonic(), silent=0))
+                return
+            later = later.later
+        later.when_settled(self._followed)
 
     def _followed(self, later: Write) -> None:
         if not self._settled:
@@ -355,7 +356,8 @@ class Write:
                     future.exception()  # a caller that has left isn't reported as one that forgot
         watchers, self._watchers = self._watchers, None
         for watcher in watchers or ():
-            watcher(self)
+            # Not at once: of a thousand writes that wait one for the next, the first's stack would hold all others'.
+            coordinator.loop.call_soon(watcher, self)
 
     def _shortfall(self, now: float, silent: int) -> SfssError:
         """The error for too few acceptances, in numbers, and what may have become of the write."""

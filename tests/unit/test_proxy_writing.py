@@ -158,6 +158,52 @@ async def test_an_overtaken_write_takes_the_outcome_of_the_later_one():
 
 
 @in_virtual_time
+async def test_however_many_writes_one_overtakes_all_take_its_outcome():
+    lab = Lab()
+    a, b, c = lab.replicas
+    earlier = [lab.coordinator.set(KEY, b"%d" % number) for number in range(1500)]
+    latest = lab.coordinator.set(KEY, b"latest")
+    for replica in (b, c):
+        replica.calls[-1].execute()
+    for replica in (a, b, c):
+        for call in replica.calls[:-1]:
+            call.future.set_result(call.execute())
+    await turns()
+    assert not any(reply.done() for reply in earlier)
+
+    for replica in (a, b, c):
+        await replica.calls[-1].answer()
+    await turns(2000)
+
+    assert latest.result().durable == 2
+    assert all(reply.result().durable == 2 for reply in earlier)
+
+
+@in_virtual_time
+async def test_however_many_writes_were_unknown_in_between_the_outcome_is_taken_from_behind_them():
+    lab = Lab()
+    a, b, c = lab.replicas
+    first = lab.coordinator.set(KEY, b"first")
+    between = [lab.coordinator.set(KEY, b"%d" % number) for number in range(1500)]
+    latest = lab.coordinator.set(KEY, b"latest")
+    for replica in (a, b, c):
+        replica.calls[-1].execute()
+        for call in replica.calls[1:-1]:
+            call.future.set_exception(ConnectionLost("cut", Outcome.UNKNOWN))
+        replica.calls[-1].future.set_result(replica.calls[-1].execute())
+    await turns(2000)
+    assert latest.done()
+    assert not first.done()
+
+    await a.calls[0].refuse(ConnectionLost("cut", Outcome.UNKNOWN))
+    await b.calls[0].answer()
+    await c.calls[0].answer()
+
+    assert first.result().durable == 2
+    assert all(reply.result().durable == 2 for reply in between)
+
+
+@in_virtual_time
 async def test_an_overtaken_write_is_unknown_if_the_later_one_is():
     lab = Lab()
     a, b, c = lab.replicas
