@@ -17,7 +17,9 @@ from sfss.errors import CorruptRecord
 
 # volume, offset of the record, value bytes, flags, expires, version, checksum, kind, zero, check
 _ENTRY = struct.Struct("<IIIIQQQHHI")
-_BODY_BYTES = _ENTRY.size - 4
+BODY_BYTES = _ENTRY.size - 4
+"""All but the check."""
+
 ENTRY_BYTES = _ENTRY.size
 
 ABSENT = b""
@@ -62,7 +64,7 @@ def pack_entry(
     kind: int,
 ) -> bytes:
     """`key` is the index's key."""
-    body = _ENTRY.pack(volume, offset, value_bytes, flags, expires, version, checksum, kind, 0, 0)[:_BODY_BYTES]
+    body = _ENTRY.pack(volume, offset, value_bytes, flags, expires, version, checksum, kind, 0, 0)[:BODY_BYTES]
     return body + (xxhash.xxh3_64_intdigest(body + key) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
@@ -74,8 +76,8 @@ def is_whole(key: bytes, packed: bytes) -> bool:
     """Whether an entry is as it was packed for that index key. One that is not may claim anything, a version too."""
     if len(packed) != ENTRY_BYTES:
         return False
-    check = xxhash.xxh3_64_intdigest(packed[:_BODY_BYTES] + key) & 0xFFFFFFFF
-    return packed[_BODY_BYTES:] == check.to_bytes(4, "little")
+    check = xxhash.xxh3_64_intdigest(packed[:BODY_BYTES] + key) & 0xFFFFFFFF
+    return packed[BODY_BYTES:] == check.to_bytes(4, "little")
 
 
 def unpack_entry(key: bytes, packed: bytes) -> Entry:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -182,19 +183,24 @@ class Index:
 
         Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For one thread at a time, and not the loop's.
         """
+        with self._committing() as transaction:
+            if forget_all:
+                transaction.drop(self._entries, delete=False)
+            self._put_all(transaction, entries)
+            for number, count in live_bytes.items():
+                key = _VOLUME_PREFIX + b"%010d" % number
+                if count:
+                    transaction.put(key, _LIVE.pack(count, _live_check(number, count)), db=self._meta)
+                else:
+                    transaction.delete(key, db=self._meta)
+            body = json.dumps(asdict(covered)).encode()
+            transaction.put(_COVERED_KEY, _check_of(body) + b" " + body, db=self._meta)
+
+    @contextmanager
+    def _committing(self) -> Iterator[lmdb.Transaction[bytes]]:
         try:
             with self._environment.begin(write=True) as transaction:
-                if forget_all:
-                    transaction.drop(self._entries, delete=False)
-                self._put_all(transaction, entries)
-                for number, count in live_bytes.items():
-                    key = _VOLUME_PREFIX + b"%010d" % number
-                    if count:
-                        transaction.put(key, _LIVE.pack(count, _live_check(number, count)), db=self._meta)
-                    else:
-                        transaction.delete(key, db=self._meta)
-                body = json.dumps(asdict(covered)).encode()
-                transaction.put(_COVERED_KEY, _check_of(body) + b" " + body, db=self._meta)
+                yield transaction
             self._keep_distance()
         except lmdb.MapFullError:
             raise IndexFull from None
@@ -259,6 +265,37 @@ class Index:
         """Look-ups in the last commit, for any thread. Keep it short: it pins pages, and `grow` waits for it."""
         with self._map_lock, self._environment.begin(db=self._entries) as transaction:
             yield transaction.get
+
+    def lying_from(self, key: bytes, limit: int) -> list[tuple[bytes, bytes, bool]]:
+        """Up to `limit` entries of the last commit from a key on, in the order in which they lie: key, entry, and
+        whether a search finds it. For any thread."""
+        with (
+            self._map_lock,
+            self._environment.begin(db=self._entries) as transaction,
+            transaction.cursor() as cursor,
+        ):
+            if not cursor.set_range(key):
+                return []
+            return [(key, entry, transaction.get(key) == entry) for key, entry in islice(cursor, limit)]
+
+    def put_right(self, before: bytes, wrong_key: bytes, wrong: bytes, key: bytes, entry: bytes) -> bool:
+        """Put an entry in place of a damaged one, durably, but not over another of its key. The damaged one is sought
+        as it lies, close behind the key `before`, since a search may miss it. False when it isn't there any more.
+
+        Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For the thread that commits.
+        """
+        with (
+            self._map_lock,  # nobody but the indexer knows when it commits, so `grow` may come in between
+            self._committing() as transaction,
+            transaction.cursor(db=self._entries) as cursor,
+        ):
+            cursor.set_range(before)
+            for found in islice(cursor, 2 * SLICE_ENTRIES):
+                if found == (wrong_key, wrong):
+                    cursor.delete()
+                    transaction.put(key, entry, overwrite=False, db=self._entries)
+                    return True
+        return False
 
     def entries(self) -> Iterable[tuple[bytes, bytes]]:
         """All entries in key order; offline only."""

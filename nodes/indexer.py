@@ -77,6 +77,19 @@ class Indexer:
         self._wake.set()
         await future
 
+    async def put_right(self, before: bytes, wrong_key: bytes, wrong: bytes, key: bytes, entry: bytes) -> bool:
+        """Put an entry in place of a damaged one that lies behind the key `before`. Returns whether it is done now."""
+        try:
+            done = await self._in_thread(self._index.put_right, before, wrong_key, wrong, key, entry)
+        except (IndexFull, IndexDiskFull):
+            return False
+        if done:
+            # The damaged entry's record was still counted for the key, even where a newer one has been put since.
+            if self._overlay.newest(key) not in (None, wrong):
+                self._overlay.figures.remove(key, entry)
+            self._index.refresh()
+        return done
+
     async def close(self) -> None:
         """Commit what is left, if there is room for it, and end the thread."""
         self._closing.set()

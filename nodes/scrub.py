@@ -2,7 +2,8 @@
 
 Each record is verified, and compared with the index both ways: what the index points to must be whole, and no whole
 record may be newer than what the index has. A damaged record that counts is remembered as such, so that a repair
-can write it again. Slow on purpose: it takes a small part of the disk's and the interpreter's time.
+can write it again; damaged entries of the index are mended first. Slow on purpose: it takes a small part of the disk's
+and the interpreter's time.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import NamedTuple
 
 from nodes.entry import ENTRY_BYTES, index_key, is_newer, unpack_fields
 from nodes.format import Kind
-from nodes.index import Index
+from nodes.index import Index, IndexDamaged
 from nodes.index import errors as index_errors
 from nodes.indexer import Indexer
+from nodes.mending import Mender
 from nodes.options import NodeOptions
 from nodes.scan import Damage, Event, Found, reader_of, walk
 from nodes.volume import Volume, Volumes, volume_path
@@ -47,7 +49,7 @@ class _Slice(NamedTuple):
 
 class Scrubber:
     """Runs the scrubbing. For the loop's thread. `on_damage` gets index key and entry of each damaged
-    record that the index points to."""
+    record that the index points to, `on_mended` the index keys of entries that were mended."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Scrubber:
         indexer: Indexer,
         options: NodeOptions,
         on_damage: Callable[[bytes, bytes], None],
+        on_mended: Callable[[bytes], None],
     ) -> None:
         self._volumes = volumes
         self._index = index
@@ -63,6 +66,7 @@ class Scrubber:
         self._options = options
         self._on_damage = on_damage
         self._thread = ThreadPoolExecutor(1, "sfss-scrubber")
+        self._mender = Mender(volumes, index, indexer, self._thread, self._tell, on_mended)
         self._task: asyncio.Task[None] | None = None
         self.faults = 0
         self.scrubbed_bytes = 0
@@ -80,7 +84,12 @@ class Scrubber:
         self._thread.shutdown()
 
     async def scrub(self) -> None:
-        """Read all volumes but the newest once."""
+        """Look at the whole index, and read all volumes but the newest, once."""
+        try:
+            await self._indexer.commit()
+            await self._mender.mend()
+        except (OSError, IndexDamaged, index_errors) as error:
+            _log.error("mending the index failed: %s", error)
         for number in sorted(self._volumes.by_number)[:-1]:
             await self._indexer.commit()
             volume = self._volumes.by_number.get(number)
@@ -115,10 +124,13 @@ class Scrubber:
                 for lookup, entry in piece.damaged:
                     self._on_damage(lookup, entry)
                 for fault in piece.faults:
-                    self.faults += 1
-                    _log.error("%s", fault)
+                    self._tell(fault)
                 working_s = time.monotonic() - began
                 await asyncio.sleep(max(piece.size / self._options.scrub_bytes_per_s, _IDLE_PART * working_s))
+
+    def _tell(self, fault: str) -> None:
+        self.faults += 1
+        _log.error("%s", fault)
 
     async def _in_thread(self, loop: asyncio.AbstractEventLoop, walker: _Walker) -> _Slice:
         # Shielded: a stop must not release the descriptor under the thread's hands.

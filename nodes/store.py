@@ -149,7 +149,14 @@ class NodeStore:
             keep_tombstones=lambda: bool(self._state.cluster),
             now=now,
         )
-        self._scrubber = Scrubber(self._volumes, self._index, self._indexer, options, self._note_damage_of)
+        self._scrubber = Scrubber(
+            self._volumes,
+            self._index,
+            self._indexer,
+            options,
+            on_damage=self._note_damage_of,
+            on_mended=self._damaged.discard,
+        )
         self._housekeeper = Housekeeper(
             directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
         )
