@@ -276,7 +276,7 @@ class Index:
         ):
             if not cursor.set_range(key):
                 return []
-            return [(key, entry, transaction.get(key) == entry) for key, entry in islice(cursor, limit)]
+            return [(lying, entry, transaction.get(lying) == entry) for lying, entry in islice(cursor, limit)]
 
     def put_right(self, before: bytes, wrong_key: bytes, wrong: bytes, key: bytes, entry: bytes) -> bool:
         """Put an entry in place of a damaged one, durably, but not over another of its key. The damaged one is sought
@@ -285,7 +285,7 @@ class Index:
         Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For the thread that commits.
         """
         with (
-            self._map_lock,  # nobody but the indexer knows when it commits, so `grow` may come in between
+            self._map_lock,  # it comes between the indexer's commits, so `grow` must wait for it
             self._committing() as transaction,
             transaction.cursor(db=self._entries) as cursor,
         ):
