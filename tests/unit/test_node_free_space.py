@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from small_nodes import node
+
 from nodes.free_space import FRESH_S, FreeSpace
 
 
@@ -57,5 +59,8 @@ def test_a_disk_that_does_not_answer_hides_no_other_statistics() -> None:
     assert free.bytes_free() == 900 * 4096
 
 
-def test_a_real_directory_has_a_figure(tmp_path: Path) -> None:
-    assert 0 < FreeSpace(tmp_path).bytes_free() < 1 << 60
+async def test_a_node_tells_what_its_disk_has_left(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        told = int(store.stats()["disk_free_bytes"])
+
+    assert 0 < told <= os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
