@@ -6,6 +6,8 @@ fetched, in memory, and only meta gets count.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 ACCESSES_MAX = 65_536
 
 
@@ -13,7 +15,8 @@ class Accesses:
     """Unix seconds of the last access, for up to `accesses_max` keys; the longest unfetched are forgotten."""
 
     def __init__(self, accesses_max: int = ACCESSES_MAX) -> None:
-        self._last: dict[bytes, float] = {}
+        # A plain dict takes ever longer to find its first key while first keys are deleted.
+        self._last: OrderedDict[bytes, float] = OrderedDict()
         self._accesses_max = accesses_max
 
     def last(self, key: bytes) -> float | None:
@@ -22,7 +25,7 @@ class Accesses:
 
     def note(self, key: bytes, now: float) -> None:
         """Take note of an access."""
-        self._last.pop(key, None)
         self._last[key] = now
+        self._last.move_to_end(key)
         if len(self._last) > self._accesses_max:
-            del self._last[next(iter(self._last))]
+            self._last.popitem(last=False)

@@ -243,10 +243,11 @@ class MemcacheClient:
         self._bytes -= exchange.size
 
     def _sweep_lanes(self) -> None:
+        self._sweep = None  # so that after a fault in here the next request begins it anew
         now = self._monotonic()
         waiting = [lane.sweep(now, self.limits.silence_s) for lane in self._lanes]
-        loop = asyncio.get_running_loop()
-        self._sweep = loop.call_later(self.limits.sweep_s, self._sweep_lanes) if any(waiting) else None
+        if any(waiting):
+            self._sweep = asyncio.get_running_loop().call_later(self.limits.sweep_s, self._sweep_lanes)
 
     # New connections
 

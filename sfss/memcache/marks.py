@@ -13,6 +13,9 @@ from sfss.errors import Busy
 
 MARKS_MAX = 65_536
 
+PURGE_S = 1.0
+"""How often, when there are that many, they are looked through for stubs that have expired: it takes milliseconds."""
+
 
 @dataclass(slots=True)
 class Mark:
@@ -32,6 +35,7 @@ class RecacheMarks:
     def __init__(self, marks_max: int = MARKS_MAX) -> None:
         self._marks: dict[bytes, Mark] = {}
         self._marks_max = marks_max
+        self._purged = float("-inf")
 
     def of(self, key: bytes, version: int) -> Mark | None:
         """The mark of the live record of this version; drops one of an older life of the key."""
@@ -53,7 +57,8 @@ class RecacheMarks:
 
     def put(self, key: bytes, mark: Mark, now: float) -> None:
         """Mark a key, in place of what it was marked with. `now` (Unix seconds) tells which stubs have expired."""
-        if key not in self._marks and len(self._marks) >= self._marks_max:
+        if key not in self._marks and len(self._marks) >= self._marks_max and abs(now - self._purged) >= PURGE_S:
+            self._purged = now
             for other in [each for each, held in self._marks.items() if held.stub]:
                 self.stub(other, now)
         if key not in self._marks and len(self._marks) >= self._marks_max:
