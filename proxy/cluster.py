@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -120,7 +120,6 @@ async def open_cluster(
     *,
     connect: Connect = connect_by_memcache,
     now: Callable[[], float] = time.time,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Cluster:
     """Connect, found the cluster if need be, and check who answers. Raises `SetupError` with one line for a
     configuration that can't work, nodes that don't belong together, or a cluster that can't be founded."""
@@ -147,7 +146,7 @@ async def open_cluster(
             client = connect(address, greeter(index))
             clients.append(client)
             peers.append(Peer(address.name, client, index=index, zone=address.zone))
-        answers = await _Founding(roll, peers, config, sleep).run()
+        answers = await _Founding(roll, peers, config).run()
         health = Health(
             peers,
             probe_s_min=config.options.probe_s_min,
@@ -248,20 +247,19 @@ class _Roll:
 class _Founding:
     """Finds the cluster that the nodes belong to, or makes them one."""
 
-    def __init__(
-        self, roll: _Roll, peers: Sequence[Peer], config: ClusterConfig, sleep: Callable[[float], Awaitable[None]]
-    ) -> None:
+    def __init__(self, roll: _Roll, peers: Sequence[Peer], config: ClusterConfig) -> None:
         self._roll = roll
         self._remembered = bool(roll.cluster)
         self._peers = peers
         self._config = config
-        self._sleep = sleep
 
     async def run(self) -> list[Identity | SfssError]:
         """Return once the cluster is founded and whoever answers was checked: who each node is, or why it can't be
         used. Raises `SetupError`."""
-        tries = max(1, round(self._config.founding_s / _RETRY_S))
-        for left in reversed(range(tries)):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._config.founding_s
+        trouble = ""
+        while True:
             # Files are looked for before memberships: files exist only once all nodes are bound (and none is bound that
             # had some before), so a node that is seen unbound after files were seen has lost its own.
             holds_files = any(
@@ -275,16 +273,19 @@ class _Founding:
             except WrongCluster as error:
                 raise SetupError(str(error)) from None
             except SfssError as error:
-                _log.warning("founding the cluster takes another try: %s", error)
-            if left == tries - 1:
-                _log.info("waiting for nodes: %s", "; ".join(self._errors(answers)) or "they are being bound")
-            if left:
-                await self._sleep(_RETRY_S)
-        away = self._errors(answers)
-        raise SetupError(
-            f"{len(self._peers) - len(away)} of {len(self._peers)} nodes answer, and a new cluster is founded with all "
-            f"of them ({'; '.join(away)})"
-        )
+                away, reasons = 0, str(error)
+            else:
+                errors = self._errors(answers)
+                away, reasons = len(errors), "; ".join(errors)
+            if loop.time() >= until:
+                count = len(self._peers)
+                raise SetupError(
+                    f"{count - away} of {count} nodes answer, and a new cluster is founded with all of them ({reasons})"
+                )
+            if reasons != trouble:
+                trouble = reasons
+                _log.info("waiting for nodes: %s", reasons)
+            await asyncio.sleep(_RETRY_S)
 
     async def _settle(self, answers: list[Identity | SfssError], holds_files: bool) -> bool:
         """Bring what was heard to a founded cluster, or say that it takes another try. Nodes that can't be used become

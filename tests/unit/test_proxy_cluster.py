@@ -22,6 +22,7 @@ class Node:
         self.name = name
         self.store = MemoryStore(node=name, durable=True)
         self.up = True
+        self.silent = False
         self.state = "ok"
         self.appended = 0
 
@@ -51,6 +52,8 @@ class Client:
         return self._node.store
 
     def identify(self):
+        if self._node.silent:
+            return asyncio.get_running_loop().create_future()
         self._reach()
         return self._node.identity()
 
@@ -154,6 +157,21 @@ async def test_a_new_cluster_that_lacks_a_node_is_refused_after_a_while_in_one_l
     assert "\n" not in str(refused.value)
     assert all(not node.store.identify().cluster for node in network.nodes.values())
     assert all(client.closed for client in network.clients)
+
+
+@in_virtual_time
+async def test_a_node_that_says_nothing_holds_up_a_founding_no_longer_than_one_that_is_away(caplog):
+    caplog.set_level("INFO")
+    network = Network()
+    network.nodes[7902].silent = True
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    with pytest.raises(SetupError, match="2 of 3 nodes answer"):
+        await network.open(founding_s=10.0)
+
+    assert 10 <= loop.time() - began < 13
+    assert [record.message for record in caplog.records] == ["waiting for nodes: localhost:7902: no answer in 1.0 s"]
 
 
 @in_virtual_time
