@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         begun = self._service.monotonic() if server.access_log else 0.0
         reserved, self._parser.reserved = self._parser.reserved, 0
-        if server.bytes_held > server.limits.bytes_held_max:
+        if server.bytes_held > server.limits.bytes_held_max and not request.command.light:
             self._service.counters.rejected_busy += 1
             self._service.counters.errors += 1
             answer: Answer = BUSY

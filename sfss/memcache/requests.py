@@ -78,7 +78,8 @@ class Command:
     `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out. A line has
     `words_min` to `words_max` words, its name among them; `flags` are the letters that a meta command takes.
     `size_at` is the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are
-    those of its requests, unless their flags say otherwise.
+    those of its requests, unless their flags say otherwise. `light`: it touches no file and takes no memory, so that a
+    server that is short of it answers all the same.
     """
 
     name: bytes
@@ -89,6 +90,7 @@ class Command:
     size_at: int = 0
     needs: str = ""
     writes: bool = False
+    light: bool = False
     flags: frozenset[bytes] = frozenset()
 
 

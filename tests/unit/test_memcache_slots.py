@@ -643,6 +643,20 @@ async def test_over_the_memory_limit_requests_are_refused_at_once_and_served_aga
     assert server.bytes_held == 0
 
 
+async def test_a_server_that_is_short_of_memory_still_says_how_it_is() -> None:
+    server = server_of()
+    peer = Peer(server)
+    server.bytes_held = server.limits.bytes_held_max + 1
+    busy = b"SERVER_ERROR busy\r\n"
+
+    assert peer.say(b"get a\r\nget a b\r\nset a 0 0 1\r\nx\r\nmg a v s f A V H O1\r\nflush_all\r\n") == busy * 5
+    assert peer.say(b"stats\r\n").endswith(b"END\r\n")
+    assert peer.say(b"sfss identity\r\n").startswith(b"IDENTITY ")
+    assert peer.say(b"verbosity 1\r\nmn\r\nversion\r\n") == b"OK\r\nMN\r\n" + VERSION
+    peer.say(b"quit\r\n")
+    assert peer.ended
+
+
 async def test_what_a_lost_connection_held_is_released_and_its_writes_go_on() -> None:
     store = SlowStore()
     server = server_of(store)

@@ -118,11 +118,11 @@ def identity_line(identity: Identity) -> bytes:
 
 
 COMMANDS = (
-    Command(b"stats", _parse_stats, _stats),
-    Command(b"version", _parse_bare, _version),
-    Command(b"verbosity", _parse_verbosity, _verbosity, words_min=2, words_max=3),
+    Command(b"stats", _parse_stats, _stats, light=True),
+    Command(b"version", _parse_bare, _version, light=True),
+    Command(b"verbosity", _parse_verbosity, _verbosity, words_min=2, words_max=3, light=True),
     Command(b"flush_all", _parse_flush_all, _flush_all, words_max=3, writes=True, needs="flushable"),
-    Command(b"mn", _parse_bare, _mn, words_max=1),
-    Command(b"quit", _parse_bare, _quit, words_max=1),
-    Command(b"sfss", _parse_sfss, _sfss, needs="replica"),
+    Command(b"mn", _parse_bare, _mn, words_max=1, light=True),
+    Command(b"quit", _parse_bare, _quit, words_max=1, light=True),
+    Command(b"sfss", _parse_sfss, _sfss, needs="replica", light=True),
 )
