@@ -33,7 +33,7 @@ from sfss.log import of_call
 from sfss.store import Call
 from sfss.web.answers import STATUS_LINES, Answer, failure_answer
 from sfss.web.conditions import http_date
-from sfss.web.errors import Refused, failure_of
+from sfss.web.errors import CROWDED, Failure, Refused, failure_of
 from sfss.web.requests import WRITE_METHODS, Answered, Later, Request
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         if self._server.access_log:
             self.peer = str(self._transport.get_extra_info("peername", ("-",))[0])
         if not (self.tls or self._server.admit(self)):  # with TLS it was admitted before its handshake
-            self._refuse(Refused(503, "busy", "too many connections", close=True))
+            self._refuse(CROWDED)
             self._close()
 
     # --- bytes in ---
@@ -293,11 +293,11 @@ class Connection(asyncio.Protocol):
             request.keep_alive = False
             request.body.set_exception(refused)
         else:
-            self._refuse(refused)
+            self._refuse(failure_of(refused))
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, failure: Failure) -> None:
         """Answer where no request could be made out."""
-        answer = failure_answer(failure_of(refused), of_write=False)
+        answer = failure_answer(failure, of_write=False)
         self._write(self._head(answer, self._server.request_id(None), b"Connection: close\r\n"), answer.body)
         self._server.counters.answered("other", answer.status, 0.0, 0, len(answer.body))
         self._linger(unread=True)

@@ -37,6 +37,9 @@ class Failure(NamedTuple):
     close: bool = False
 
 
+CROWDED = Failure(503, "busy", "too many connections", True, Outcome.NOT_APPLIED, close=True)
+"""What a client is told for whom there is no connection left."""
+
 # Looked up by the error's class, then by those it derives from. The last column: may the same request succeed soon?
 _TABLE: dict[type[BaseException], tuple[int, str, bool]] = {
     errors.BadRequest: (400, "bad_request", False),

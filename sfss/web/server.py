@@ -14,10 +14,9 @@ from itertools import count
 from typing import Any
 
 from sfss import __version__
-from sfss.errors import Outcome
 from sfss.web.connection import Connection, ConnectionLimits, date_header
 from sfss.web.counters import WorkerCounters
-from sfss.web.errors import Failure
+from sfss.web.errors import CROWDED
 from sfss.web.failure_log import FailureLog
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Handler
@@ -28,8 +27,6 @@ SWEEP_S_MAX = 1.0
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
 _SERVER_HEADER = f"Server: sfss/{__version__}\r\n".encode()
-
-_CROWDED = Failure(503, "busy", "too many connections", True, Outcome.NOT_APPLIED)
 
 _log = logging.getLogger("sfss.web")
 
@@ -101,7 +98,7 @@ class WebServer:
         if full or self.stopping:
             self.counters.add("rejected_connections")
             if full:
-                self.failures.note(_CROWDED, f"a client beyond {self._connections_max}", b"")
+                self.failures.note(CROWDED, f"a client beyond {self._connections_max}", b"")
             return False
         self._connections.add(connection)
         self.counters.add("total_connections")

@@ -363,7 +363,7 @@ async def test_connections_beyond_the_limit_are_refused_and_others_go_on(caplog:
                 assert (await client.reply()).status == 200
             async with await web.connect() as third:
                 reply = await third.reply()
-                assert (reply.status, reply.closes) == (503, True)
+                assert (reply.status, reply.closes, reply.headers["retry-after"]) == (503, True, "1")
                 assert await third.ended()
             assert "a client beyond 2: 503 busy: too many connections" in caplog.text
             await first.send(request("GET", "/healthz"))
