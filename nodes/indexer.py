@@ -67,8 +67,12 @@ class Indexer:
         size = len(self._overlay.current)
         if size >= self._options.overlay_entries_max:
             self._wake.set()
-            if size >= 3 * self._options.overlay_entries_max:
+            if self._lags:
                 self._writer.hold(True)
+
+    @property
+    def _lags(self) -> bool:
+        return len(self._overlay.current) >= 3 * self._options.overlay_entries_max
 
     async def commit(self) -> None:
         """Wait until all that is durable now is in the index."""
@@ -129,7 +133,7 @@ class Indexer:
             # Frozen at the moment of the sync, so that no entry is committed whose record might not be on disk.
             self._writer.when_synced(lambda: frozen.set_result(self._freeze()))
             await self._commit(await frozen)
-        self._writer.hold(False)
+        self._writer.hold(self._lags)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
