@@ -272,6 +272,8 @@ class Connection(asyncio.Protocol):
         return False
 
     def _refuse(self, refusal: Refusal) -> None:
+        self._server.bytes_held -= self._parser.reserved
+        self._parser.reserved = 0
         if refusal.close:
             self._ending = True
         if refusal.line:

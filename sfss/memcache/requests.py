@@ -111,9 +111,10 @@ class Refusal(NamedTuple):
 class RequestParser:
     """Cuts one connection's bytes into requests.
 
-    `lanes` are by the first three bytes of a line. `reserve(size)` is asked before a block that hasn't arrived yet is
-    buffered, and may say no; what it granted is the caller's to release once the request is out (or the connection
-    gone: `reserved` says how much is out).
+    `lanes` are by the first three bytes of a line. `reserve(size)` is asked for each piece of a block that doesn't
+    arrive whole, and may say no, which refuses the request. It isn't asked for what was merely announced: that costs a
+    peer nothing. What it granted (`reserved`) is the caller's to release once the request or its refusal is out, or
+    the connection gone.
     """
 
     def __init__(
@@ -242,9 +243,6 @@ class RequestParser:
             request.value = buffer[at:end]
             self._at = end + 2
             return request
-        if not self._reserve(size):
-            return self._refuse(b"" if request.noreply else BUSY, size)
-        self.reserved = size
         self._head = request
         self._block = Block(size)
         return self._next_piece(request)
@@ -252,16 +250,25 @@ class RequestParser:
     def _next_piece(self, request: Request) -> Request | Refusal | None:
         buffer, at, block = self._buffer, self._at, self._block
         if block.missing:
-            self._at = at = block.fill(buffer, at)
+            self._at = end = block.fill(buffer, at)
+            if not self._reserve(end - at):
+                self._drop_block()
+                return self._refuse(b"" if request.noreply else BUSY, block.missing)
+            self.reserved += end - at
             if block.missing:
                 return None
+            at = end
         ending = buffer[at : at + 2]
         if ending != b"\r\n":
             if b"\r\n".startswith(ending):
                 return None
+            self._drop_block()
             return self._close(client_error("bad data chunk"))
         self._at = at + 2
         request.value = block.value()
+        self._drop_block()
+        return request
+
+    def _drop_block(self) -> None:
         self._block = Block(0)
         self._head = None
-        return request

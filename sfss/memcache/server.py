@@ -208,7 +208,7 @@ class MemcacheServer:
             self._empty.set()
 
     def reserve(self, size: int) -> bool:
-        """Ask for room for a block that is about to arrive."""
+        """Ask for room for a piece of a block that has arrived."""
         if self.bytes_held + size > self.limits.bytes_held_max:
             self.service.counters.rejected_busy += 1
             return False

@@ -628,8 +628,12 @@ async def test_over_the_memory_limit_requests_are_refused_at_once_and_served_aga
     first, second = Peer(server), Peer(server)
 
     first.say(b"set a 0 0 900\r\n" + b"x" * 900 + b"\r\n")
-    assert second.say(b"set b 0 0 200\r\nx") == b"SERVER_ERROR busy\r\n"
-    assert second.say(b"x" * 199 + b"\r\nversion\r\n") == VERSION
+    assert second.say(b"set b 0 0 200\r\n" + b"x" * 100) == b""
+    assert second.say(b"x" * 10) == b"SERVER_ERROR busy\r\n"
+    assert server.bytes_held == 900
+    assert second.say(b"x" * 90 + b"\r\nversion\r\n") == VERSION
+    assert second.say(b"set b 0 0 200 noreply\r\n" + b"x" * 101) == b""
+    assert second.say(b"x" * 99 + b"\r\nversion\r\n") == VERSION
     store.settle_all()
     await turn()
     assert first.sent == b"STORED\r\n"
@@ -640,6 +644,26 @@ async def test_over_the_memory_limit_requests_are_refused_at_once_and_served_aga
     store.settle_all()
     await turn()
     assert second.sent.endswith(b"STORED\r\n")
+    assert server.bytes_held == 0
+
+
+async def test_peers_that_announce_much_and_send_little_shut_nobody_out() -> None:
+    server = server_of(limits=ServerLimits(bytes_held_max=1_000_000))
+    for _ in range(100):
+        Peer(server).say(b"set a 0 0 1000000\r\nx")
+    peer = Peer(server)
+
+    assert server.bytes_held == 100
+    assert peer.say(b"set b 0 0 500000\r\n" + b"x" * 500_000 + b"\r\n", piece_bytes=60_000) == b"STORED\r\n"
+    assert server.bytes_held == 100
+
+
+async def test_a_block_that_ends_wrongly_is_off_the_account_at_once() -> None:
+    server = server_of()
+    peer = Peer(server)
+    peer.say(b"set a 0 0 3\r\non")
+
+    assert peer.say(b"exx") == b"CLIENT_ERROR bad data chunk\r\n"
     assert server.bytes_held == 0
 
 
@@ -662,7 +686,7 @@ async def test_what_a_lost_connection_held_is_released_and_its_writes_go_on() ->
     server = server_of(store)
     peer = Peer(server)
     peer.say(b"set a 0 0 3\r\none\r\nset b 0 0 300\r\nx")
-    assert server.bytes_held == 303
+    assert server.bytes_held == 3 + 1
 
     peer.abort()
     assert server.bytes_held == 0
