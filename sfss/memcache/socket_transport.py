@@ -16,6 +16,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 _log = logging.getLogger("sfss.memcache")
 
@@ -76,6 +77,15 @@ class SocketTransport:
         self.resume_reading()
 
     # What protocols ask
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """The address of the peer, under the name `peername`; nothing else is told."""
+        if name != "peername":
+            return default
+        try:
+            return self._sock.getpeername()
+        except OSError:
+            return default
 
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, LineTooLong
@@ -84,14 +84,36 @@ class ConnectionLimits:
     reader_stall_s: float = 30.0
 
 
+class Transport(Protocol):
+    """What a connection asks of its transport: our own, or uvloop's for TLS."""
+
+    def write(self, data: Any, /) -> None: ...
+
+    def writelines(self, pieces: Any, /) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def get_write_buffer_size(self) -> int: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def is_closing(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
 class Connection(asyncio.Protocol):
     """Serves one client. Owned by a `WebServer`, whose handlers it calls."""
 
-    def __init__(self, server: WebServer) -> None:
+    def __init__(self, server: WebServer, *, tls: bool = False) -> None:
         self._server = server
         self._limits = server.limits
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+        self._transport: Transport | None = None
         # At most one message in flight: the parser stops behind each, so what follows a bad request is never read.
         # Any: the messages of aiohttp's parser in C are not of the classes that its types name.
         self._parser: Any = HttpRequestParser(
@@ -119,18 +141,17 @@ class Connection(asyncio.Protocol):
         self._held_bytes = 0
         self._rest = memoryview(b"")
         self.peer = ""
-        self.tls = False
+        self.tls = tls
 
     # --- start ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self.tls = self._transport.get_extra_info("sslcontext") is not None
+        self._transport = cast(Transport, transport)
         # Writing is "paused" as long as anything is unsent: an answer is done when the kernel has all of it, so what a
         # slow reader pins is known to the byte and always watched. (uvloop's TLS takes 0 for "always paused".)
-        self._transport.set_write_buffer_limits(high=1 if self.tls else 0, low=0)
+        cast(Any, transport).set_write_buffer_limits(high=1 if self.tls else 0)
         if self._server.access_log:
-            self.peer = str(self._transport.get_extra_info("peername", ("-",))[0])
+            self.peer = str(transport.get_extra_info("peername", ("-",))[0])
         if not (self.tls or self._server.admit(self)):  # with TLS it was admitted before its handshake
             self._refuse(CROWDED)
             self._close()

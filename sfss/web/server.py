@@ -16,13 +16,12 @@ from typing import Any
 from sfss import __version__
 from sfss.web.connection import Connection, ConnectionLimits, date_header
 from sfss.web.counters import WorkerCounters
+from sfss.web.door import Door
 from sfss.web.errors import CROWDED
 from sfss.web.failure_log import FailureLog
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Handler
-from sfss.web.tls import TlsDoor
 
-BACKLOG = 1024
 SWEEP_S_MAX = 1.0
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
@@ -57,7 +56,7 @@ class WebServer:
         self._connections_max = connections_max
         self._quiet = asyncio.Event()
         """Set in a stop, when nothing is in hand any more."""
-        self._listening: list[asyncio.Server | TlsDoor] = []
+        self._doors: list[Door] = []
         self._port = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_s = min(SWEEP_S_MAX, limits.idle_s / 4, limits.body_grace_s / 4, limits.reader_stall_s / 4)
@@ -69,15 +68,9 @@ class WebServer:
 
     async def start(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
         """Serve on bound sockets."""
-        loop = asyncio.get_running_loop()
         self.counters.start()
         self._port = sockets[0].getsockname()[1]
-        for one in sockets:
-            if tls is None:
-                self._listening.append(await loop.create_server(lambda: Connection(self), sock=one, backlog=BACKLOG))
-            else:
-                one.listen(BACKLOG)
-                self._listening.append(TlsDoor(self, one, tls))
+        self._doors = [Door(self, one, tls) for one in sockets]
         self._check_connections()
 
     @property
@@ -147,8 +140,8 @@ class WebServer:
         if self.stopping:
             return
         self.stopping = True
-        for listening in self._listening:
-            listening.close()
+        for door in self._doors:
+            door.close()
         for connection in list(self._connections):
             connection.close_if_idle()
         if self._connections or self.tasks:
