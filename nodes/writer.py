@@ -2,13 +2,14 @@
 
 The loop's side collects writes and lays out batches; one thread appends and syncs them, one batch at a time; writes
 that arrive meanwhile go in the next batch. Offsets, positions and headers are decided on the loop, so the thread does
-system calls only and hardly ever competes for the interpreter.
+system calls only, and mostly a single one for a batch: an append that syncs what it wrote (RWF_DSYNC). Each return from
+a system call competes for the interpreter with the loop.
 
 A batch that doesn't fit the newest volume begins a new one. When the disk is full the plain writes of a batch fail
 and so do those that wait behind it (they may have been decided on a failed one); deletes, moves and the like go on
 from the reserve, and as long as that is short, plain writes leave them a step of room. A failed append is cut off
 again. A failed sync ends the process (`die`): the kernel has marked pages clean that are not on disk, so nothing may be
-acknowledged after it.
+acknowledged after it. What failed, when append and sync are one call, is told by `_Appender._write`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ BATCH_RECORDS_MAX = 500
 
 _JOIN_BYTES_MAX = 512
 """Values up to here are copied behind their header: a copy is cheaper than another buffer for the kernel to walk."""
+
+_NO_ROOM = (*FULL, errno.EFBIG)
+"""What a write says when the disk, a quota or the largest size of a file leaves no room for it."""
+
+_UNKNOWN_FLAG = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What a system says that can't append and sync in one call: Linux before 4.7, or some sandboxes."""
 
 _log = logging.getLogger("sfss.node")
 
@@ -234,7 +241,7 @@ class Writer:
 
     @property
     def syncs(self) -> int:
-        """fdatasyncs done."""
+        """Batches, ends of volumes and failed appends that were put on disk."""
         return self._appender.syncs
 
     @property
@@ -420,6 +427,8 @@ class _Appender:
         """Of the volume that it appends to."""
         self._allocated = 0
         self._end = 0
+        self._sync_flag = os.RWF_DSYNC
+        self._flag_works = False
         self.syncs = 0
         self.dead = False
 
@@ -453,13 +462,11 @@ class _Appender:
             self._begin(batch.begins, batch.privileged)
         self._allocate(batch.end, batch.privileged)
         try:
-            self._write(batch.buffers, batch.offset, batch.end)
+            self._write(batch.buffers, batch.offset, batch.end, batch.sync)
         except OSError:
             self._cut()
             raise
         self._end = batch.end
-        if batch.sync:
-            self._sync()
 
     def _begin(self, header: VolumeHeader, privileged: bool) -> None:
         if self._fd >= 0:
@@ -509,13 +516,47 @@ class _Appender:
             raise
         self._allocated = end
 
-    def _write(self, buffers: list[bytes], offset: int, end: int) -> None:
+    def _write(self, buffers: list[bytes], offset: int, end: int, sync: bool) -> None:
+        """Append, and have it on disk when `sync`. Raises `OSError` for a failed append, which is to be cut off, and
+        `SyncFailed`.
+
+        With RWF_DSYNC the kernel (`generic_write_sync`) puts what one call wrote on disk before the call returns, as
+        fdatasync of that range would; all before the range is there already, since every batch is synced. A short
+        write is synced as far as it came, and the rest by its own call. Errors of both halves come back alike:
+
+        * No room is a failed append. Should it be the sync that found none (space that a file system or a thin volume
+          takes only then), that's still right: what is missing on disk lies behind `_end`, and `_cut` takes it off the
+          file and syncs that, or ends the process.
+        * Anything else may have left pages that look clean and are not on disk, so it is a failed sync.
+        * A flag that the system doesn't know is told by the first call. From then on append and sync are two calls;
+          they write all of the batch again.
+        """
         while True:
-            offset += os.pwritev(self._fd, buffers, offset)
+            offset += self._write_some(buffers, offset, sync)
             if offset >= end:
-                return
-            rest = b"".join(buffers)[offset - end :]
-            buffers = [rest]
+                break
+            buffers = [b"".join(buffers)[offset - end :]]
+        if sync:
+            if self._sync_flag:
+                self.syncs += 1
+            else:
+                self._sync()
+
+    def _write_some(self, buffers: list[bytes], offset: int, sync: bool) -> int:
+        if not (sync and self._sync_flag):
+            return os.pwritev(self._fd, buffers, offset)
+        try:
+            written = os.pwritev(self._fd, buffers, offset, self._sync_flag)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            if self._flag_works or error.errno not in _UNKNOWN_FLAG:
+                raise SyncFailed(str(error)) from error
+            _log.info("this system can't append and sync in one call (%s)", error)
+            self._sync_flag = 0
+            return os.pwritev(self._fd, buffers, offset)
+        self._flag_works = True
+        return written
 
     def _cut(self) -> None:
         """Take a failed append off the file again, durably, so that it can't come to be after a restart."""

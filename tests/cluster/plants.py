@@ -32,7 +32,13 @@ def no_fsync() -> None:
     def forget(_fd: int) -> None:
         return
 
+    write = os.pwritev
+
+    def write_unsynced(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        return write(fd, buffers, offset, flags & ~os.RWF_DSYNC)
+
     os.fsync = os.fdatasync = forget
+    os.pwritev = write_unsynced
 
 
 @_plant

@@ -28,14 +28,18 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs 
 # --- fsync errors --------------------------------------------------------------------------------------
 
 
+SYNCS = "fdatasync,fsync,pwritev2"
+"""An append syncs what it writes."""
+
+
 class FailingFsync:
     """Makes every sync of a running process fail with EIO, from the n-th on, without the process knowing why."""
 
     def __init__(self, part: Part, nth: int = 1, every: bool = True) -> None:
         self._strace = subprocess.Popen(
             [
-                *("strace", "-f", "-q", "-p", str(part.process.pid), "-e", "trace=fdatasync,fsync"),
-                *("-e", f"inject=fdatasync,fsync:error=EIO:when={nth}{'+' if every else ''}"),
+                *("strace", "-f", "-q", "-p", str(part.process.pid), "-e", f"trace={SYNCS}"),
+                *("-e", f"inject={SYNCS}:error=EIO:when={nth}{'+' if every else ''}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -57,6 +57,7 @@ async def recovered(node: Part, home: Path, client: NodeClient) -> None:
 STEPS = {
     "fdatasync": range(1, 120),
     "pwritev2": range(1, 200),
+    "write": range(1, 200),  # the writer tells the loop of a batch that is on disk
     "pwrite64": range(1, 60),
     "rename": range(1, 16),
     "unlink": range(1, 5),
@@ -120,7 +121,7 @@ async def test_a_failed_sync_is_never_acknowledged_and_ends_the_node_at_once(tmp
         client = NodeClient(node.port)
         async with client:
             await client.set("before", b"1")
-            with failing(node, "fdatasync,fsync", "EIO"):
+            with failing(node, "fdatasync,fsync,pwritev2", "EIO"):
                 began = time.monotonic()
                 with pytest.raises(ConnectionError):
                     await client.set("after", b"2")
@@ -131,12 +132,13 @@ async def test_a_failed_sync_is_never_acknowledged_and_ends_the_node_at_once(tmp
 
 
 @needs_strace
-async def test_a_failed_append_is_refused_and_the_node_goes_on(tmp_path):
+@pytest.mark.parametrize(("sync", "error"), [("always", "EFBIG"), ("interval", "EIO")])
+async def test_a_failed_append_is_refused_and_the_node_goes_on(tmp_path, sync, error):
     home = tmp_path / "home"
-    async with running(node_part(tmp_path, home, *SMALL)) as node:
+    async with running(node_part(tmp_path, home, *SMALL, "--sync", sync)) as node:
         async with NodeClient(node.port) as client:
             await client.set("before", b"1")
-            with failing(node, "pwritev2", "EIO"), pytest.raises(Refused, match="SERVER_ERROR"):
+            with failing(node, "pwritev2", error), pytest.raises(Refused, match="SERVER_ERROR"):
                 await client.set("lost", b"2")
             await client.set("after", b"3")
             assert await client.get("lost") is None

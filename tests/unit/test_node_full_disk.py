@@ -34,9 +34,9 @@ async def test_a_delete_whose_successor_is_refused_is_not_undone_by_an_older_wri
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             allocate(fd, offset, size)
 
-        def write_later(fd: int, buffers: list[bytes], offset: int) -> int:
+        def write_later(fd: int, buffers: list[bytes], offset: int, flags: int) -> int:
             may_write.wait(30)
-            return write(fd, buffers, offset)
+            return write(fd, buffers, offset, flags)
 
         monkeypatch.setattr(os, "posix_fallocate", refuse)
         monkeypatch.setattr(os, "pwritev", write_later)

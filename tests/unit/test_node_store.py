@@ -479,33 +479,105 @@ async def test_a_full_disk_refuses_files_and_takes_deletes_from_the_reserve(tmp_
         assert store.stats()["pending_bytes"] == "0"
 
 
-async def test_a_failed_append_is_cut_off_and_the_next_one_goes_on(tmp_path, monkeypatch):
-    async with node(tmp_path) as store:
+APPEND_FAILURES = [
+    (Sync.ALWAYS, errno.EFBIG, Unavailable),
+    (Sync.ALWAYS, errno.ENOSPC, OutOfDisk),
+    (Sync.ALWAYS, errno.EDQUOT, OutOfDisk),
+    (Sync.INTERVAL, errno.EIO, Unavailable),
+]
+
+
+@pytest.mark.parametrize(("sync", "number", "refusal"), APPEND_FAILURES)
+async def test_a_failed_append_is_cut_off_and_the_next_one_goes_on(tmp_path, monkeypatch, sync, number, refusal):
+    async with node(tmp_path, sync=sync) as store:
         await settled(store.set(b"before", b"v"))
         write = os.pwritev
 
-        def fail_halfway(fd: int, buffers: list[bytes], offset: int) -> int:
+        def fail_halfway(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
             write(fd, buffers[:2], offset)
-            raise OSError(errno.EIO, "bad sector")
+            raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, "pwritev", fail_halfway)
-        with pytest.raises(Unavailable, match="append failed"):
+        with pytest.raises(refusal):
             await settled(store.set(b"lost", b"v"))
         monkeypatch.undo()
+        lost = newest_volume(tmp_path).read_bytes()
+        assert b"before" in lost
+        assert b"lost" not in lost
         await settled(store.set(b"after", b"v"))
     async with node(tmp_path) as store:
         assert [key for key in (b"before", b"lost", b"after") if store.get(key)] == [b"before", b"after"]
 
 
-async def test_a_failed_sync_ends_the_node_and_acknowledges_nothing(tmp_path, monkeypatch):
+async def test_an_append_that_stops_short_is_finished_and_synced_to_its_end(tmp_path, monkeypatch):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"before", b"v"))
+        write = os.pwritev
+        synced = []
+
+        def write_some(fd: int, buffers: list[bytes], offset: int, flags: int) -> int:
+            assert flags == os.RWF_DSYNC
+            synced.append(write(fd, [b"".join(buffers)[:1000]], offset, flags))
+            return synced[-1]
+
+        monkeypatch.setattr(os, "pwritev", write_some)
+        before = store._writer.appended_bytes
+        syncs = store._writer.syncs
+        await settled(store.set(b"k", bytes(range(250)) * 10))
+
+        assert sum(synced) == store._writer.appended_bytes - before
+        assert len(synced) == 3
+        assert store._writer.syncs == syncs + 1
+        assert store.read(b"k").value == bytes(range(250)) * 10
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+async def test_where_append_and_sync_cannot_be_one_call_each_batch_is_still_synced(tmp_path, monkeypatch, number):
+    write, sync = os.pwritev, os.fdatasync
+    calls: list[str] = []
+
+    def write_alone(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
+        calls.append("write and sync" if flags else "write")
+        if flags:
+            raise OSError(number, os.strerror(number))
+        return write(fd, buffers, offset)
+
+    def note_sync(fd: int) -> None:
+        calls.append("sync")
+        sync(fd)
+
+    async with node(tmp_path) as store:
+        monkeypatch.setattr(os, "pwritev", write_alone)
+        monkeypatch.setattr(os, "fdatasync", note_sync)
+        await settled(store.set(b"a", b"v"))
+        await settled(store.set(b"b", b"v"))
+
+        assert calls == ["write and sync", "write", "sync", "write", "sync"]
+        assert store.read(b"a").value == store.read(b"b").value == b"v"
+        assert store._writer.syncs == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("in_one_call", [True, False])
+async def test_a_failed_sync_ends_the_node_and_acknowledges_nothing(tmp_path, monkeypatch, in_one_call, number):
     deaths = []
     store = await NodeStore.open(tmp_path, die=deaths.append)
+    if not in_one_call:
+        store._writer._appender._sync_flag = 0
     await settled(store.set(b"k", b"old"))
+    write = os.pwritev
 
     def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "lost")
+        raise OSError(number, "lost")
+
+    def write_and_fail(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
+        written = write(fd, buffers, offset)
+        if flags:
+            fail(fd)
+        return written
 
     monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(os, "pwritev", write_and_fail)
     writing = store.set(b"k", b"new")
     await died(deaths)
 
