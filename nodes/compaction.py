@@ -1,14 +1,15 @@
 """Compaction: giving back the room of volumes that are mostly garbage.
 
-One volume at a time, throttled, in three steps that a crash may interrupt anywhere:
+One volume at a time, the one with the most garbage first, in three steps that a crash may interrupt anywhere:
 
-1. A thread walks the volume and picks the records that the committed index points to. They are appended again like
-any write,
-   but with the version they have; the overlay is repointed only where the entry has not changed meanwhile.
+1. A thread walks the volume and picks the records that the committed index points to. They are appended again like any
+   write, but with the version they have; the overlay is repointed only where the entry has not changed meanwhile.
 2. The index is committed. A crash before leaves old and new copy, which are the same record.
-3. When a second walk finds nothing live and the count agrees, the volume is forgotten and unlinked. A read under way
-keeps its
-   descriptor.
+3. When the index points to none of the records any more that it did point to, and the count agrees, the volume is
+   unlinked and forgotten. A read under way keeps its descriptor.
+
+After each slice of work comes a pause, so that clients have the machine while they want it: `nodes.pace` says what
+share of the time the work may take. The busier the machine is, the longer a slice takes, and so the pause.
 
 In append order a key's versions only rise, so what is older than a record lies before it. A tombstone is dropped when
 its volume is the oldest there is: then nothing older than it is left anywhere. Elsewhere it moves along, and in a
@@ -23,31 +24,33 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from nodes.entry import index_key
-from nodes.format import VOLUME_HEADER_BYTES, Kind, RecordHeader
+from nodes.format import RECORD_HEADER_BYTES, VOLUME_HEADER_BYTES, Kind, RecordHeader, record_key_bytes
 from nodes.index import Index
 from nodes.index import errors as index_errors
 from nodes.indexer import Indexer
 from nodes.options import NodeOptions
 from nodes.overlay import Overlay
+from nodes.pace import garbage_allowed, share_of_time
 from nodes.reserve import Reserve
 from nodes.scan import reader_of, record_at, skim
 from nodes.volume import Volume, Volumes, sync_directory, volume_path
 from nodes.writer import Write, Writer
 from sfss.errors import SfssError
-from sfss.store import checksum_of
+from sfss.store import KEY_BYTES_MAX, checksum_of
 
 _SLICE_BYTES = 1024 * 1024
 _SLICE_RECORDS = 2000
 _PASSES_MAX = 4
 _PAUSE_S = 1.0
-_WALK_PAUSE = 2.0
-"""Seconds of pause for each second that a thread walks a volume."""
+_WALK_SHARE = 0.5
+"""The least share of the time for work that copies nothing: it costs little, and room comes of it."""
 
 _LEFT_ALONE_S = 60.0
 """After this long a volume that could not be compacted is tried again."""
@@ -55,12 +58,19 @@ _LEFT_ALONE_S = 60.0
 _SHORT_DEAD_RATIO = 0.1
 """When the disk is nearly full, a volume with this little garbage is compacted too."""
 
+_FRESH_S = 1.0
+"""For so long a share of the time counts. To sum up all volumes takes a while where there are many."""
+
+_HEAD_BYTES_MAX = RECORD_HEADER_BYTES + KEY_BYTES_MAX
+_FLUSH = int(Kind.FLUSH)
+
 _log = logging.getLogger("sfss.node")
 
 
 class _Live(NamedTuple):
-    """A record to move: what the index says of it, and all of it."""
+    """A record to move: where it lies, what the index says of it, and all of it."""
 
+    offset: int
     lookup: bytes
     entry: bytes
     header: RecordHeader
@@ -76,7 +86,7 @@ class _Slice(NamedTuple):
 
 
 class Compactor:
-    """Runs compaction. Methods are for the loop's thread."""
+    """Runs compaction. Methods are for the loop's thread. `clock` is monotonic."""
 
     def __init__(
         self,
@@ -90,7 +100,10 @@ class Compactor:
         *,
         is_pending: Callable[[bytes], bool],
         keep_tombstones: Callable[[], bool],
+        free_bytes: Callable[[], int],
         now: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._volumes = volumes
         self._overlay = overlay
@@ -101,9 +114,14 @@ class Compactor:
         self._options = options
         self._is_pending = is_pending
         self._keep_tombstones = keep_tombstones
+        self._free_bytes = free_bytes
         self._now = now
+        self._clock = clock
+        self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "sfss-compactor")
         self._left_alone: dict[int, float] = {}
+        self._share_now = 1.0
+        self._share_asked_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self.compacted = 0
         self.moved_bytes = 0
@@ -161,51 +179,67 @@ class Compactor:
         return best
 
     async def _compact(self, volume: Volume) -> bool:
+        live: array[int] | None = None
         for _ in range(_PASSES_MAX):
             await self._indexer.commit()
-            found, stuck = await self._move_live(volume)
+            live, stuck = await self._move_live(volume, live)
             if stuck:
                 return False
-            if not found:
+            if not live:
                 break
-        if found or self._overlay.figures.live.get(volume.number, 0):
+        if live or self._overlay.figures.live.get(volume.number, 0):
             return False
         await self._retire(volume)
         return True
 
-    async def _move_live(self, volume: Volume) -> tuple[int, int]:
-        """Move what is live in a volume; returns how much was, and how much of it can't be moved."""
+    async def _move_live(self, volume: Volume, offsets: array[int] | None = None) -> tuple[array[int], int]:
+        """Move what is live in a volume, or of it at `offsets`; returns where that was, and how much of it can't be
+        moved."""
         loop = asyncio.get_running_loop()
-        found = stuck = 0
-        walker = _Walker(volume, self._volumes.directory, self._index)
+        found = array("I")
+        stuck = 0
+        walker = _Walker(volume, self._volumes.directory, self._index, offsets)
         try:
             more = True
             while more:
-                began = time.monotonic()
+                began = self._clock()
                 piece = await loop.run_in_executor(self._thread, walker.next_slice)
-                walking_s = time.monotonic() - began
                 more = piece.more
                 stuck += piece.stuck
-                found += len(piece.live)
+                found.extend([live.offset for live in piece.live])
                 await self._append_again(volume, piece.live)
-                await asyncio.sleep(self._pause_s(piece, walking_s))
+                await self._rest(began, sum(live.header.size for live in piece.live))
         finally:
             await loop.run_in_executor(self._thread, walker.close)
         if walker.flushes and volume.number != self._volumes.oldest_number:
             stuck += 1
         return found, stuck
 
-    def _pause_s(self, piece: _Slice, walking_s: float) -> float:
-        """How long to leave disk and interpreter to the clients. None when room is short: they can't write then
+    async def _rest(self, began: float, moved: int) -> None:
+        """Leave the machine to the clients after a slice of work. Not when room is short: they can't write then
         anyway."""
-        if self._reserve.short:
-            return 0.0
-        moved = sum(live.header.size for live in piece.live)
-        return max(moved / self._options.compact_bytes_per_s, _WALK_PAUSE * walking_s)
+        least = 0.0 if moved else _WALK_SHARE
+        worked_s = self._clock() - began
+        while not self._reserve.short:
+            # The share is asked for again and again: garbage may grow during a long pause.
+            all_s = max(worked_s / max(self._share(), least), moved / self._options.compact_bytes_per_s)
+            left_s = began + all_s - self._clock()
+            if left_s <= 0:
+                break
+            await self._sleep(min(left_s, _FRESH_S))
+
+    def _share(self) -> float:
+        if self._clock() >= self._share_asked_at + _FRESH_S:
+            self._share_asked_at = self._clock()
+            live = self._overlay.figures.live_bytes
+            garbage = sum(each.end for each in self._volumes) - live
+            allowed = garbage_allowed(live, self._free_bytes(), self._options.volume_bytes)
+            self._share_now = share_of_time(garbage, allowed, self._options.compact_share)
+        return self._share_now
 
     async def _append_again(self, volume: Volume, live: list[_Live]) -> None:
         writes = []
-        for lookup, entry, header, value in live:
+        for _, lookup, entry, header, value in live:
             if self._is_pending(lookup) or self._overlay.newest(lookup) != entry:
                 continue
             dead = header.kind == Kind.TOMBSTONE or (header.expires and header.expires <= self._now())
@@ -240,33 +274,34 @@ class Compactor:
 
 
 class _Walker:
-    """The thread's side: walks one volume in slices."""
+    """The thread's side: walks one volume in slices, or of its records those at `offsets`."""
 
-    def __init__(self, volume: Volume, directory: Path, index: Index) -> None:
+    def __init__(self, volume: Volume, directory: Path, index: Index, offsets: array[int] | None = None) -> None:
         self._volume = volume
         self._index = index
         self._fd = os.open(volume_path(directory, volume.number), os.O_RDONLY | os.O_CLOEXEC)
         self._read_at = reader_of(self._fd)
-        self._records = skim(self._read_at, volume.header, volume.end)
+        self._records = skim(self._read_at, volume.header, volume.end) if offsets is None else self._pick(offsets)
         self._number = volume.number.to_bytes(4, "little")
         self.flushes = 0
 
     def next_slice(self) -> _Slice:
         """Walk on until there is enough to move, or the volume ends."""
         live: list[_Live] = []
+        number = self._number
         stuck = taken = seen = 0
         with self._index.snapshot() as get:
             for offset, kind, key in self._records:
                 seen += 1
-                if kind == Kind.FLUSH:
+                if kind == _FLUSH:
                     self.flushes += 1
                 lookup = index_key(key)
                 entry = get(lookup)
-                # An entry begins with volume and offset.
-                if entry is not None and entry[:8] == self._number + offset.to_bytes(4, "little"):
+                # An entry begins with volume and offset. Most point into another volume.
+                if entry is not None and entry.startswith(number) and entry[4:8] == offset.to_bytes(4, "little"):
                     found = record_at(self._read_at, self._volume.header, offset, self._volume.end)
                     if found is not None and found.intact:
-                        live.append(_Live(lookup, entry, found.header, found.value))
+                        live.append(_Live(offset, lookup, entry, found.header, found.value))
                         taken += found.header.size
                     else:
                         stuck += 1
@@ -274,6 +309,13 @@ class _Walker:
                 if taken >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
                     return _Slice(live, stuck, True)
         return _Slice(live, stuck, False)
+
+    def _pick(self, offsets: array[int]) -> Iterator[tuple[int, int, bytes]]:
+        # Without the window of `reader_of`: the few that were live lie far apart.
+        for offset in offsets:
+            head = os.pread(self._fd, _HEAD_BYTES_MAX, offset)
+            key = head[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + record_key_bytes(head)]
+            yield offset, Kind.FILE, key  # or a tombstone; no entry points to a flush
 
     def close(self) -> None:
         os.close(self._fd)

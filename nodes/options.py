@@ -49,6 +49,10 @@ class NodeOptions:
     compact_dead_ratio: float = 0.5
     """A volume is compacted when this part of it is garbage."""
     compact_bytes_per_s: int = 32 * MIB
+    """How fast files are copied at most, as long as the disk is not full."""
+    compact_share: float = 0.05
+    """The part of the time that compaction works while garbage is no trouble; more when there is more, see
+    `nodes.pace`."""
     scrub_bytes_per_s: int = 4 * MIB
     """How fast volumes are read in search of rot; 0 for never."""
     read_threads: int = 4
@@ -65,3 +69,5 @@ class NodeOptions:
             raise SetupError(f"{self.pending_bytes_max} bytes of waiting writes don't hold two of the largest values")
         if not 0 < self.compact_dead_ratio <= 1:
             raise SetupError(f"compaction at a garbage ratio of {self.compact_dead_ratio}; it must be over 0, up to 1")
+        if not 0 < self.compact_share <= 1:
+            raise SetupError(f"compaction for {self.compact_share} of the time; it must be over 0, up to 1")

@@ -147,6 +147,7 @@ class NodeStore:
             # A copy appended behind a flush that is on its way would come back at the next start.
             is_pending=lambda lookup: self._flushing is not None or lookup in self._pending,
             keep_tombstones=lambda: bool(self._state.cluster),
+            free_bytes=self._free_space.bytes_free,
             now=now,
         )
         self._scrubber = Scrubber(

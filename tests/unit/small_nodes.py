@@ -25,6 +25,7 @@ SMALL = NodeOptions(
     reserve_bytes=0,
     index_interval_s=3600.0,  # tests commit when they mean to
     compact_bytes_per_s=1 << 40,
+    compact_share=1.0,
     scrub_bytes_per_s=1 << 40,
 )
 

@@ -12,6 +12,7 @@ import pytest
 
 from nodes import compaction
 from nodes.checker import check_directory
+from nodes.entry import index_key
 from nodes.store import NodeStore
 from sfss.errors import CorruptRecord
 from sfss.store import settled
@@ -37,6 +38,35 @@ async def overwrite(store: NodeStore, rounds: int = 10, keys: int = 5) -> None:
 
 def used(directory: Path) -> int:
     return sum(path.stat().st_size for path in (directory / "volumes").iterdir())
+
+
+class Machine:
+    """Time in which each slice of work takes a second, and in which pauses are counted instead of slept."""
+
+    def __init__(self, store: NodeStore) -> None:
+        self.now = self.worked_s = self.paused_s = 0.0
+        self.compactor = store._compactor
+        self.append = self.compactor._append_again
+        self.compactor._append_again = self.work
+        self.compactor._clock = lambda: self.now
+        self.compactor._sleep = self.pause
+        self.compactor._free_bytes = lambda: 1 << 40
+
+    async def work(self, *arguments: object) -> None:
+        await self.append(*arguments)
+        self.now += 1
+        self.worked_s += 1
+
+    async def pause(self, seconds: float) -> None:
+        self.now += seconds
+        self.paused_s += seconds
+
+
+async def with_live_rest(store: NodeStore, rounds: int = 5) -> None:
+    """Overwrite, so that the first volume alone has something alive in it."""
+    await settled(store.set(b"kept", b"v"))
+    await overwrite(store, rounds)
+    await store._indexer.commit()
 
 
 async def test_room_of_overwritten_files_comes_back(tmp_path):
@@ -293,3 +323,120 @@ async def test_a_volume_of_small_dead_records_is_walked_in_slices(tmp_path, monk
 
         assert len(slices) >= 10
         assert sum(len(piece.live) for piece in slices) == 1
+
+
+async def test_compaction_takes_a_small_part_of_the_time_while_garbage_is_no_trouble(tmp_path):
+    async with node(tmp_path, compact_share=0.1) as store:
+        await with_live_rest(store)
+        machine = Machine(store)
+
+        assert await store._compactor.compact()
+
+        assert store._compactor.compacted == 1
+        assert machine.worked_s == 2, "one slice copies, the next finds nothing alive any more"
+        assert machine.paused_s == pytest.approx(9 + 1)
+
+
+async def test_compaction_works_all_the_time_when_there_is_more_garbage_than_allowed(tmp_path):
+    async with node(tmp_path, compact_share=0.1) as store:
+        await with_live_rest(store, 50)
+        machine = Machine(store)
+        machine.compactor._left_alone = {number: 1e12 for number in store._volumes.by_number if number != 1}
+
+        assert await store._compactor.compact()
+
+        assert machine.worked_s > 0
+        assert machine.paused_s == 0
+
+
+async def test_compaction_works_all_the_time_when_the_disk_has_less_room_than_there_is_garbage(tmp_path):
+    async with node(tmp_path, compact_share=0.1) as store:
+        await with_live_rest(store)
+        machine = Machine(store)
+        machine.compactor._free_bytes = lambda: 1000
+
+        assert await store._compactor.compact()
+
+        assert machine.worked_s > 0
+        assert machine.paused_s == 0
+
+
+async def test_a_disk_that_fills_up_during_a_pause_ends_it(tmp_path):
+    async with node(tmp_path, compact_share=0.001) as store:
+        await with_live_rest(store)
+        machine = Machine(store)
+
+        async def fill_up(seconds: float) -> None:
+            await machine.pause(seconds)
+            machine.compactor._free_bytes = lambda: 1000
+
+        machine.compactor._sleep = fill_up
+        assert await store._compactor.compact()
+
+        assert 0 < machine.paused_s <= 2, "not the 1,000 s that it would have been"
+
+
+async def test_a_volume_with_nothing_alive_goes_first_and_waits_little(tmp_path):
+    async with node(tmp_path, compact_share=0.001) as store:
+        await with_live_rest(store, 15)
+        machine = Machine(store)
+
+        assert await store._compactor.compact()
+
+        assert sorted(store._volumes.by_number)[:2] == [1, 3]
+        assert machine.worked_s > 0
+        assert machine.paused_s == pytest.approx(machine.worked_s)
+
+
+async def test_copies_are_made_no_faster_than_told_however_much_garbage_there_is(tmp_path):
+    async with node(tmp_path, compact_bytes_per_s=100) as store:
+        await settled(store.set(b"kept", b"v" * 10_000))
+        await overwrite(store)
+        await store._indexer.commit()
+        machine = Machine(store)
+        machine.compactor._left_alone = {number: 1e12 for number in store._volumes.by_number if number != 1}
+
+        assert await store._compactor.compact()
+
+        assert machine.paused_s + machine.worked_s >= 100
+
+
+async def test_what_was_garbage_once_is_not_looked_at_again(tmp_path, monkeypatch):
+    looks = []
+
+    def count(key: bytes) -> bytes:
+        looks.append(key)
+        return index_key(key)
+
+    monkeypatch.setattr(compaction, "index_key", count)
+    async with node(tmp_path) as store:
+        await with_live_rest(store)
+        await store._compactor._compact(store._volumes.by_number[1])
+
+        assert store._compactor.compacted == 1
+        walk, again = looks[:-1], looks[-1]
+        assert walk.count(b"kept") == 1
+        assert set(walk) == {b"kept", *(b"k%d" % key for key in range(5))}
+        assert again == b"kept"
+
+
+async def test_a_volume_that_the_index_still_points_into_is_kept_whatever_the_count_says(tmp_path):
+    async with node(tmp_path) as store:
+        await with_live_rest(store)
+        store._compactor._is_pending = lambda lookup: True  # so nothing is moved
+        store._overlay.figures.live[1] = 0
+
+        assert await store._compactor.compact()
+
+        assert 1 in store._volumes.by_number
+        assert (await settled(store.get(b"kept"))).value == b"v"
+
+
+async def test_a_volume_that_the_count_says_is_alive_is_kept_whatever_the_index_says(tmp_path):
+    async with node(tmp_path) as store:
+        await with_live_rest(store)
+        store._overlay.figures.live[1] += 1
+
+        assert await store._compactor.compact()
+
+        assert 1 in store._volumes.by_number
