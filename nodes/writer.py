@@ -1,15 +1,16 @@
 """Group commit: writes that arrive together are appended together, synced once, and then acknowledged.
 
 The loop's side collects writes and lays out batches; one thread appends and syncs them, one batch at a time; writes
-that arrive meanwhile go in the next batch. Offsets, positions and headers are decided on the loop, so the thread does
-system calls only, and mostly a single one for a batch: an append that syncs what it wrote (RWF_DSYNC). Each return from
-a system call competes for the interpreter with the loop.
+that arrive meanwhile go in the next batch. Once they are as many as the batch on its way has, the next one is laid out
+and queued behind it: the disk doesn't wait for the loop. Offsets, positions and headers are decided on the loop, so the
+thread does system calls only, and mostly a single one for a batch: an append that syncs what it wrote (RWF_DSYNC). Each
+return from a system call competes for the interpreter with the loop.
 
 A batch that doesn't fit the newest volume begins a new one. When the disk is full the plain writes of a batch fail
-and so do those that wait behind it (they may have been decided on a failed one); deletes, moves and the like go on
-from the reserve, and as long as that is short, plain writes leave them a step of room. A failed append is cut off
-again. A failed sync ends the process (`die`): the kernel has marked pages clean that are not on disk, so nothing may be
-acknowledged after it. What failed, when append and sync are one call, is told by `_Appender._write`.
+and so do those that wait behind it, laid out or not (they may have been decided on a failed one); deletes, moves and
+the like go on from the reserve, and as long as that is short, plain writes leave them a step of room. A failed append
+is cut off again. A failed sync ends the process (`die`): the kernel has marked pages clean that are not on disk, so
+nothing may be acknowledged after it. What failed, when append and sync are one call, is told by `_Appender._write`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncio
 import errno
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -46,6 +48,9 @@ BATCH_RECORDS_MAX = 500
 
 _JOIN_BYTES_MAX = 512
 """Values up to here are copied behind their header: a copy is cheaper than another buffer for the kernel to walk."""
+
+_NEVER = sys.maxsize
+"""More writes than ever wait."""
 
 _NO_ROOM = (*FULL, errno.EFBIG)
 """What a write says when the disk, a quota or the largest size of a file leaves no room for it."""
@@ -145,26 +150,35 @@ class Write:
 
 class _Batch:
     """What the thread does in one go. `begins` is the header of the volume to begin first, if any; `size` the bytes of
-    the records."""
+    the records; `failures` how many batches had failed when it was laid out: after one more, its place is wrong."""
 
-    __slots__ = ("begins", "buffers", "end", "offset", "privileged", "size", "sync", "volume", "writes")
+    __slots__ = ("begins", "buffers", "end", "failures", "offset", "privileged", "size", "sync", "volume", "writes")
 
     def __init__(
-        self, volume: Volume, begins: VolumeHeader | None, writes: list[Write], size: int, durable: int, sync: bool
+        self,
+        volume: Volume,
+        begins: VolumeHeader | None,
+        offset: int,
+        writes: list[Write],
+        size: int,
+        durable: int,
+        sync: bool,
+        failures: int,
     ) -> None:
         self.volume = volume
         self.begins = begins
         self.writes = writes
         self.size = size
-        self.offset = volume.end
-        self.end = volume.end + BATCH_HEADER_BYTES + size
+        self.offset = offset
+        self.end = offset + BATCH_HEADER_BYTES + size
         self.sync = sync
+        self.failures = failures
         privileged = True
         salt = volume.header.salt
         base = volume.header.position
         number = volume.header.number
-        offset = volume.end + BATCH_HEADER_BYTES
-        buffers = [pack_batch_header(salt, base + volume.end, size, durable)]
+        buffers = [pack_batch_header(salt, base + offset, size, durable)]
+        offset += BATCH_HEADER_BYTES
         for write in writes:
             kind = write.kind
             value = write.value
@@ -224,8 +238,12 @@ class Writer:
         self._worker = threading.Thread(target=self._work, name="sfss-writer", daemon=True)
         self._queue: deque[Write] = deque()
         self._urgent: list[_SyncJob] = []
+        # With the thread, in this order: two at most, and none during a sync job.
+        self._batches: deque[_Batch] = deque()
+        self._syncing = False
+        self._enough = 1
+        self._failures = 0
         self._scheduled = False
-        self._working = False
         self._held = False
         self._finishing = False
         self._idle = asyncio.Event()
@@ -260,14 +278,14 @@ class Writer:
         if self.oldest_unsynced_at is None:
             self.oldest_unsynced_at = time.monotonic()
         self._queue.append(write)
-        if not (self._working or self._scheduled):
+        if not self._scheduled and len(self._queue) >= self._enough:
             self._scheduled = True
             self._loop.call_soon(self._next)
 
     def hold(self, held: bool) -> None:
         """Stop beginning batches (the index lags), or go on; a writer that is to finish does."""
         self._held = held and not self._finishing
-        if not self._held and not (self._working or self._scheduled):
+        if not self._held and not self._scheduled:
             self._next()
 
     def when_synced(self, then: Callable[[], None]) -> None:
@@ -277,7 +295,7 @@ class Writer:
             then()
             return
         self._urgent.append(_SyncJob(then))
-        if not (self._working or self._scheduled):
+        if not self._scheduled:
             self._next()
 
     async def sync(self) -> None:
@@ -293,7 +311,7 @@ class Writer:
 
     async def close(self) -> None:
         """Write all that was taken, sync it, give back room taken ahead and end the thread."""
-        while self._queue or self._working or self._scheduled:
+        while self._queue or self._batches or self._syncing or self._scheduled:
             self._idle.clear()
             await self._idle.wait()
         await self.sync()
@@ -302,16 +320,27 @@ class Writer:
         self._appender.close()
 
     def _next(self) -> None:
+        """Give the thread what it may do now. A second batch waits until it has as many writes as the one before it:
+        else large ones would fall apart into small ones, each with a sync of its own."""
         self._scheduled = False
-        if self._urgent:
-            self._working = True
+        if self._syncing:
+            return
+        if self._batches:
+            if len(self._queue) >= self._enough and not (self._urgent or self._held):
+                self._hand_over(self._lay_out())
+        elif self._urgent:
+            self._syncing = True
+            self._enough = _NEVER
             self._jobs.put(self._urgent.pop())
         elif self._queue and not self._held:
-            self._working = True
-            self._jobs.put(self._lay_out())
+            self._hand_over(self._lay_out())
         else:
-            self._working = False
             self._idle.set()
+
+    def _hand_over(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._enough = len(batch.writes) if len(self._batches) == 1 else _NEVER
+        self._jobs.put(batch)
 
     def _lay_out(self) -> _Batch:
         queue = self._queue
@@ -327,17 +356,29 @@ class Writer:
         return self._place(writes, size)
 
     def _place(self, writes: list[Write], size: int) -> _Batch:
-        volume = self._volume
+        sync = self._options.sync is Sync.ALWAYS
+        durable = self.synced_position
+        if self._batches:
+            before = self._batches[-1]
+            volume, offset, begun = before.volume, before.end, True
+            if sync:
+                # What comes before is on disk when this one is written, or this one never is.
+                durable = volume.header.position + offset
+        else:
+            volume, offset, begun = self._volume, self._volume.end, self._begun
         begins = None
-        if not self._begun:
+        if not begun:
             begins = volume.header
-        elif volume.end + BATCH_HEADER_BYTES + size > self._options.volume_bytes and volume.end > VOLUME_HEADER_BYTES:
-            begins = new_header(volume.number + 1, volume.end_position, self._node)
+        elif offset + BATCH_HEADER_BYTES + size > self._options.volume_bytes and offset > VOLUME_HEADER_BYTES:
+            begins = new_header(volume.number + 1, volume.header.position + offset, self._node)
             volume = Volume(begins, VOLUME_HEADER_BYTES)
-        return _Batch(volume, begins, writes, size, self.synced_position, self._options.sync is Sync.ALWAYS)
+            offset = VOLUME_HEADER_BYTES
+        return _Batch(volume, begins, offset, writes, size, durable, sync, self._failures)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            if isinstance(job, _Batch) and job.failures != self._appender.failures:
+                continue  # it was laid out behind one that failed; the loop lays out its writes anew
             error = self._appender.do(job)
             if self._appender.dead:
                 return
@@ -345,10 +386,14 @@ class Writer:
 
     def _done(self, job: _Batch | _SyncJob, error: OSError | None) -> None:
         if isinstance(job, _SyncJob):
+            self._syncing = False
+            self._enough = 1
             self._synced(self.acknowledged_position)
             job.then()
             self._next()
             return
+        self._batches.popleft()
+        self._enough = len(self._batches[0].writes) if self._batches else 1
         if error is not None:
             self._failed(job, error)
             return
@@ -374,9 +419,14 @@ class Writer:
 
     def _synced(self, position: int) -> None:
         self.synced_position = position
-        self.oldest_unsynced_at = time.monotonic() if self._queue else None
+        self.oldest_unsynced_at = time.monotonic() if self._queue or self._batches else None
 
     def _failed(self, batch: _Batch, error: OSError) -> None:
+        self._failures += 1
+        if self._batches:
+            # The thread leaves it alone.
+            self._queue.extendleft(reversed(self._batches.pop().writes))
+            self._enough = 1
         if batch.begins is not None and self._appender.number == batch.volume.number:
             # It was begun before its first batch failed, and the appender stands in it. The volume before was synced
             # whole then.
@@ -397,7 +447,7 @@ class Writer:
         waiting = [*survivors, *self._queue]
         self.pending_bytes -= sum(write.size for write in failed)
         if survivors:
-            self._jobs.put(self._place(survivors, sum(write.size for write in survivors)))
+            self._hand_over(self._place(survivors, sum(write.size for write in survivors)))
         else:
             self._next()
         self._on_failed(failed, waiting)
@@ -429,6 +479,8 @@ class _Appender:
         self._end = 0
         self._sync_flag = os.RWF_DSYNC
         self._flag_works = False
+        self.failures = 0
+        """Appends that failed."""
         self.syncs = 0
         self.dead = False
 
@@ -450,6 +502,7 @@ class _Appender:
             self.dead = True
             self._die(f"sync of volume {self.number} failed: {failure}; acknowledging nothing more")
         except OSError as error:
+            self.failures += 1
             return error
         return None
 
