@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -528,26 +529,47 @@ class NodeStore:
         key = lookup[HASH_BYTES:]
         value = self._reader.read_now(volume, offset + RECORD_HEADER_BYTES + len(key), size)
         if value is None:
-            return self._spawn(self._read_later(lookup, packed, call))
+            return self._read_cold(lookup, packed, call)
         if checksum_of(key, value, flags, expires, version, False) != checksum:
             raise self._corrupt(lookup, packed)
         return Record(value, size, flags, expires, version, checksum, False)
 
-    async def _read_later(self, lookup: bytes, packed: bytes, call: Call) -> Record | None:
-        key = lookup[HASH_BYTES:]
-        volume, offset, size, flags, expires, version, checksum, _, _, _ = unpack_fields(packed)
+    def _read_cold(self, lookup: bytes, packed: bytes, call: Call) -> asyncio.Future[Record | None]:
+        volume, offset, size = unpack_fields(packed)[:3]
         if size > WIRE_VALUE_BYTES_MAX:
             raise self._corrupt(lookup, packed)
-        try:
-            value = await self._reader.read_later(volume, offset + RECORD_HEADER_BYTES + len(key), size, call.deadline)
-        except OSError as error:
-            if error.errno in _SHORT_OF:
-                raise Busy(f"the node is short of something: {error.strerror}") from None
+        answer: asyncio.Future[Record | None] = self._loop.create_future()
+        self._reader.read_later(
+            volume,
+            offset + RECORD_HEADER_BYTES + len(lookup) - HASH_BYTES,
+            size,
+            call.deadline,
+            partial(self._has_read, answer, lookup, packed),
+        )
+        return answer
+
+    def _has_read(
+        self,
+        answer: asyncio.Future[Record | None],
+        lookup: bytes,
+        packed: bytes,
+        value: bytes,
+        error: Exception | None,
+    ) -> None:
+        if answer.done():
+            return  # whoever asked has left
+        volume, offset, size, flags, expires, version, checksum, _, _, _ = unpack_fields(packed)
+        if isinstance(error, OSError) and error.errno in _SHORT_OF:
+            answer.set_exception(Busy(f"the node is short of something: {error.strerror}"))
+        elif isinstance(error, OSError):
             _log.error("volume %d can't be read at %d: %s", volume, offset, error)
-            raise self._corrupt(lookup, packed) from None
-        if len(value) != size or checksum_of(key, value, flags, expires, version, False) != checksum:
-            raise self._corrupt(lookup, packed)
-        return Record(value, size, flags, expires, version, checksum, False)
+            answer.set_exception(self._corrupt(lookup, packed))
+        elif error is not None:
+            answer.set_exception(error)
+        elif len(value) != size or checksum_of(lookup[HASH_BYTES:], value, flags, expires, version, False) != checksum:
+            answer.set_exception(self._corrupt(lookup, packed))
+        else:
+            answer.set_result(Record(value, size, flags, expires, version, checksum, False))
 
     def _corrupt(self, lookup: bytes, packed: bytes) -> CorruptRecord:
         self._corrupt_records += 1

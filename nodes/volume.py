@@ -169,20 +169,29 @@ class Volumes:
         self._fds[number] = fd
         return fd
 
-    @contextmanager
-    def held(self, number: int) -> Iterator[int]:
-        """The descriptor, kept open until the block ends even if the volume is retired meanwhile."""
+    def hold(self, number: int) -> int:
+        """The descriptor, kept open until `release` even if the volume is retired meanwhile."""
         fd = self.fd(number)
         self._users[number] = self._users.get(number, 0) + 1
+        return fd
+
+    def release(self, number: int) -> None:
+        """The end of one `hold`."""
+        self._users[number] -= 1
+        if not self._users[number]:
+            del self._users[number]
+            if number in self._retired:
+                self._retired.discard(number)
+                os.close(self._fds.pop(number))
+
+    @contextmanager
+    def held(self, number: int) -> Iterator[int]:
+        """`hold` for the time of a block."""
+        fd = self.hold(number)
         try:
             yield fd
         finally:
-            self._users[number] -= 1
-            if not self._users[number]:
-                del self._users[number]
-                if number in self._retired:
-                    self._retired.discard(number)
-                    os.close(self._fds.pop(number))
+            self.release(number)
 
     def retire(self, number: int) -> None:
         """Forget a volume that no entry points into any more, and whose file is gone. Its descriptor is closed once the

@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -604,18 +605,26 @@ async def test_too_many_waiting_reads_are_refused_as_busy(tmp_path):
         await settled(store.set(b"k", b"v"))
         store._reader._flags = 0
 
-        answers = await asyncio.gather(*(settled(store.get(b"k")) for _ in range(5)), return_exceptions=True)
+        async def ask() -> Record | None:
+            return await settled(store.get(b"k"))
+
+        answers = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
 
         assert sorted(type(answer).__name__ for answer in answers) == ["Busy", "Busy", "Busy", "Record", "Record"]
 
 
-async def test_a_read_that_waited_for_the_disk_past_its_deadline_is_dropped(tmp_path):
+async def test_a_read_that_waited_for_the_disk_past_its_deadline_is_dropped(tmp_path, monkeypatch):
     async with node(tmp_path, read_threads=1) as store:
         await settled(store.set(b"k", b"v"))
         store._reader._flags = 0
         held_up = threading.Event()
-        store._reader._threads.submit(held_up.wait, 10)
 
+        def slow_pread(fd: int, size: int, offset: int, pread: Callable[[int, int, int], bytes] = os.pread) -> bytes:
+            held_up.wait(10)
+            return pread(fd, size, offset)
+
+        monkeypatch.setattr(os, "pread", slow_pread)
+        before = store.get(b"k")
         deadline = time.monotonic() + 0.01
         reading = store.get(b"k", Call(deadline=deadline))
         while time.monotonic() <= deadline:
@@ -624,6 +633,30 @@ async def test_a_read_that_waited_for_the_disk_past_its_deadline_is_dropped(tmp_
 
         with pytest.raises(Expired):
             await reading
+        assert (await before).value == b"v"
+
+
+async def test_a_read_that_nobody_waits_for_any_more_leaves_no_trace(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", b"v"))
+        store._reader._flags = 0
+
+        store.get(b"k").cancel()
+
+        assert (await store.get(b"k")).value == b"v"
+        assert store._reader.waiting == 0
+        assert store._volumes._users == {}
+
+
+async def test_a_stop_answers_the_reads_that_wait_for_the_disk(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", b"v"))
+        store._reader._flags = 0
+        replies = [store.get(b"k") for _ in range(20)]
+
+        await store.close()
+
+        assert {(await reply).value for reply in replies} == {b"v"}
 
 
 async def test_closing_twice_is_closing_once(tmp_path):
