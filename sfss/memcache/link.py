@@ -22,6 +22,10 @@ from sfss.memcache.socket_transport import SocketTransport
 UNSENT_BYTES_MAX = 256 * 1024
 """Bytes that the transport may hold back before more requests wait in the lane, where they are surely unsent."""
 
+TOGETHER_MAX = 8
+"""Requests sent together. More of them would leave the server idle while they are made: where all tiers share two
+cores, sending all of a turn at once costs a tenth of the GETs."""
+
 DROPPED_BYTES_MAX = 8 * 1024 * 1024
 """Bytes in a row that may be read for callers who have left, while others wait behind them."""
 
@@ -101,7 +105,7 @@ class Link(asyncio.Protocol):
             self.quiet_since = now
         request = exchange.request(milliseconds)
         self.pending.append(exchange)
-        # Requests of one turn of the loop go out together, in one system call. From here on nothing holds this one
+        # Requests of one turn of the loop go out together, in few system calls. From here on nothing holds this one
         # back, so it counts as sent: whoever gives up waiting for it meanwhile must not be told that it surely wasn't.
         if not self._gathered:
             self._loop.call_soon(self._flush)
@@ -112,8 +116,12 @@ class Link(asyncio.Protocol):
         else:
             self._out.extend(request)
             self._out_large = True
+        if len(self._gathered) >= TOGETHER_MAX:
+            self._flush()
 
     def _flush(self) -> None:
+        if not self._gathered:
+            return
         transport = self._transport
         if transport is None or transport.is_closing():
             return

@@ -1,4 +1,4 @@
-"""How a process ends when its stop hangs, and when its parent is gone."""
+"""How a process runs, ends when its stop hangs, and ends when its parent is gone."""
 
 from __future__ import annotations
 
@@ -107,3 +107,18 @@ def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, timeout=30, check=False)
 
     assert done.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("before", "policy"),
+    [
+        pytest.param("pass", os.SCHED_BATCH, id="by default it interrupts nobody when it wakes"),
+        pytest.param(
+            "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))", os.SCHED_IDLE, id="an operator's choice stays"
+        ),
+    ],
+)
+def test_the_system_schedules_a_process(before: str, policy: int) -> None:
+    script = SCRIPT.format(body="print(os.sched_getscheduler(0))").replace("async def", f"{before}\nasync def")
+
+    assert run_script(script).stdout == f"{policy}\n"

@@ -10,7 +10,7 @@ import pytest
 from sfss.errors import ConnectionLost, Outcome, SfssError
 from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
 from sfss.memcache.lane import Lane
-from sfss.memcache.link import Link
+from sfss.memcache.link import TOGETHER_MAX, Link
 from sfss.store import NO_CALL
 
 
@@ -19,6 +19,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.written = b""
+        self.writes: list[int] = []
+        """How many requests each write held."""
         self.closing = False
 
     def set_write_buffer_limits(self, high: int) -> None:
@@ -29,6 +31,7 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         self.written += data
+        self.writes.append(data.count(b"\r\n"))
 
     def abort(self) -> None:
         self.closing = True
@@ -176,3 +179,15 @@ async def test_a_fault_while_a_connection_is_opened_fails_who_waits_and_is_logge
     assert caught.value.outcome is Outcome.NOT_APPLIED
     assert "ZeroDivisionError" in caplog.text
     assert over == [write]
+
+
+async def test_requests_of_one_turn_go_out_in_few_writes_and_none_waits_for_all_others() -> None:
+    link = Connector().link()
+    for _ in range(2 * TOGETHER_MAX + 1):
+        link.send(asked(Fetch(b"k", True, True, NO_CALL)), 0.0)
+    at_once = list(link._transport.writes)
+
+    await asyncio.sleep(0)
+
+    assert at_once == [TOGETHER_MAX, TOGETHER_MAX]
+    assert link._transport.writes == [TOGETHER_MAX, TOGETHER_MAX, 1]
