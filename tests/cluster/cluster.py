@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from sfss.web.proxies import ASK_AGAIN_S_MIN, ASK_S_MAX
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent
 from tests.cluster.parts import HOST, Part, clean_environment, free_ports, python_command
 from tests.cluster.workload import Address
@@ -21,6 +22,9 @@ WEB_SETTINGS: Mapping[str, str] = {
     "SFSS_STORAGE_PROXY_TIMEOUT_SECONDS": "2.5",
     "SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.5",
 }
+SETTLED_S = ASK_AGAIN_S_MIN + ASK_S_MAX + 2.5 + 0.5
+"""With these settings writes ask first until so long after a web process was started (docs/replication.rst)."""
+
 NODE_OPTIONS = ("--volume-mib", "4")
 """Volumes so small that they fill up and are compacted while a test runs."""
 
@@ -139,6 +143,10 @@ class Cluster:
             f"{PROXY_SECTION}{self._proxy_settings}"
             f"[monitor]\nport = {monitor}\nproxy = {HOST}:{proxy.port}\n"
         )
+
+    async def settled(self) -> None:
+        """Wait until writes no longer ask first because two web processes might use two proxies."""
+        await asyncio.sleep(SETTLED_S)
 
     async def ready(self, webs: Iterable[Part] | None = None, seconds: float = 60.0) -> float:
         """Wait until the web processes say that they can serve and store a file; returns the seconds it took."""

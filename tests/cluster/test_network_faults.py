@@ -110,6 +110,7 @@ async def test_lost_requests_leave_replicas_apart_and_readers_do_not_notice(tmp_
 
 async def read_half_made_writes(cluster: Cluster, relays: list[Relay], history: History) -> None:
     """Let writes reach one node only, read them, and read again from the other two."""
+    await cluster.settled()
     for alone in relays:
         keys = keys_of(f"half-{alone.port}", 24)
         users = [Client(f"user{n}", cluster.web_addresses, history, random.Random(n)) for n in range(len(keys))]

@@ -15,7 +15,8 @@ MAKEFILE = Path(__file__).parents[2] / "Makefile"
 def make(folder: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run make in a folder that holds nothing but what it needs."""
     for name in ("setup.py", "pyproject.toml"):
-        (folder / name).touch()
+        if not (folder / name).exists():
+            (folder / name).touch()
     environment = {**os.environ, "PATH": path or os.environ["PATH"], "MAKEFLAGS": ""}
     return subprocess.run(
         [shutil.which("make") or "make", "--no-print-directory", "-f", str(MAKEFILE), *arguments],
