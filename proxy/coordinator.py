@@ -82,7 +82,8 @@ class Coordinator:
             if owners not in of_owners:
                 of_owners[owners] = tuple(self.peers[index] for index in owners)
         self._table = [of_owners[owners] for owners in ring.table]
-        self._in_flight: set[Gathering | Write] = set()
+        # In the order of their beginning, which a set doesn't keep: a simulated schedule must repeat exactly.
+        self._in_flight: dict[Gathering | Write, None] = {}
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -196,12 +197,12 @@ class Coordinator:
 
     def watch(self, request: Gathering | Write) -> None:
         """Call the request's `overdue` when it is due, until `unwatch`."""
-        self._in_flight.add(request)
+        self._in_flight[request] = None
         if self._timer is None:
             self._timer = self.loop.call_later(self.options.sweep_s, self._sweep)
 
     def unwatch(self, request: Gathering | Write) -> None:
-        self._in_flight.discard(request)
+        self._in_flight.pop(request, None)
         if self._drained is not None and not self._in_flight and not self._drained.done():
             self._drained.set_result(None)
 
