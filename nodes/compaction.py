@@ -148,7 +148,7 @@ class Compactor:
             _log.error("compaction of volume %d failed: %s", volume.number, error)
             done = False
         if not done:
-            self._left_alone[volume.number] = time.monotonic() + _LEFT_ALONE_S
+            self._left_alone[volume.number] = self._clock() + _LEFT_ALONE_S
             _log.warning("volume %d can't be compacted now and is left alone", volume.number)
         return True
 
@@ -166,7 +166,7 @@ class Compactor:
 
     def _victim(self) -> Volume | None:
         least = _SHORT_DEAD_RATIO if self._reserve.short else self._options.compact_dead_ratio
-        now = time.monotonic()
+        now = self._clock()
         best: Volume | None = None
         best_ratio = 0.0
         for volume in self._volumes:
