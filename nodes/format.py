@@ -37,6 +37,9 @@ _CHECK = struct.Struct("<Q")
 VOLUME_HEADER_BYTES = 4096
 """The header lies at the very start and once more at the end of this block, against a lost sector."""
 
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+"""Of the records of a batch. A single record may be a batch whatever it takes."""
+
 BATCH_HEADER_BYTES = _BATCH.size
 RECORD_HEADER_BYTES = _RECORD.size + _CHECK.size
 

@@ -41,7 +41,6 @@ class NodeOptions:
     """Room kept for deletes, compaction and the index when the disk is full."""
     pending_bytes_max: int = 128 * MIB
     """Writes waiting for the disk; more are refused as busy."""
-    batch_bytes_max: int = 8 * MIB
     index_interval_s: float = 1.0
     overlay_entries_max: int = 50_000
     """Durable records that are not in the index yet, about 300 bytes of memory each. At this many the index is

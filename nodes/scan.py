@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from nodes.format import (
+    BATCH_BYTES_MAX,
     BATCH_HEADER_BYTES,
     BATCH_MAGIC,
     RECORD_HEADER_BYTES,
@@ -205,24 +206,31 @@ def is_intact(header: RecordHeader, value: bytes) -> bool:
 
 
 def _next_whole(read_at: ReadAt, volume: VolumeHeader, start: int, size: int) -> int | None:
-    """The first offset from `start` on where a batch or a record has a whole header."""
-    overlap = len(BATCH_MAGIC) - 1
+    """The first offset from `start` on where a batch or a record has a whole header.
+
+    A record lies in a batch, so no record is sought further from `start` than a batch reaches, unless another batch
+    follows. That keeps it short where a volume was begun in the room of an old one, whose records lie behind its data.
+    """
+    batch = _next_header(read_at, volume, BATCH_MAGIC, start, size, size)
+    end = min(size, start + BATCH_BYTES_MAX + _HEAD_BYTES_MAX) if batch is None else batch
+    record = _next_header(read_at, volume, RECORD_MAGIC, start, end, size)
+    return batch if record is None else record
+
+
+def _next_header(read_at: ReadAt, volume: VolumeHeader, magic: bytes, start: int, end: int, size: int) -> int | None:
+    """The first offset from `start` on, and before `end`, where a whole header with this magic begins."""
+    overlap = len(magic) - 1
     offset = start
-    while offset < size:
-        chunk = read_at(offset, min(WINDOW_BYTES, size - offset))
+    while offset < end:
+        chunk = read_at(offset, min(WINDOW_BYTES, end + overlap - offset))
         at = -1
-        while (at := _first_magic(chunk, at + 1)) >= 0:
+        while (at := chunk.find(magic, at + 1)) >= 0:
             if _event_at(read_at, volume, offset + at, size, values=False, verify=False) is not None:
                 return offset + at
         if len(chunk) <= overlap:
             return None
         offset += len(chunk) - overlap
     return None
-
-
-def _first_magic(chunk: bytes, start: int) -> int:
-    found = [at for at in (chunk.find(BATCH_MAGIC, start), chunk.find(RECORD_MAGIC, start)) if at >= 0]
-    return min(found, default=-1)
 
 
 def _is_blank(read_at: ReadAt, start: int, end: int) -> bool:

@@ -36,6 +36,7 @@ from nodes.reading import ValueReader
 from nodes.recovery import Recovered, recover
 from nodes.reserve import Reserve
 from nodes.scrub import Scrubber
+from nodes.spares import Spares
 from nodes.volume import Volumes
 from nodes.writer import Write, Writer
 from sfss.errors import (
@@ -124,6 +125,7 @@ class NodeStore:
         self._reader = ValueReader(self._volumes, options.read_threads, options.reads_waiting_max)
         self._reserve = reserve
         self._free_space = FreeSpace(directory.volumes)
+        self._spares = Spares()
         self._writer = Writer(
             directory.volumes,
             state.node_bytes,
@@ -131,6 +133,7 @@ class NodeStore:
             recovered.begun,
             options,
             reserve,
+            self._spares,
             on_durable=self._on_durable,
             on_failed=self._on_failed,
             on_volume=self._volumes.add,
@@ -144,6 +147,7 @@ class NodeStore:
             self._indexer,
             self._writer,
             reserve,
+            self._spares,
             options,
             # A copy appended behind a flush that is on its way would come back at the next start.
             is_pending=lambda lookup: self._flushing is not None or lookup in self._pending,
@@ -213,6 +217,7 @@ class NodeStore:
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self._writer.close()
+        self._spares.give_up()
         await self._indexer.close()
         await self._housekeeper.close()
         self._reader.close()
@@ -284,6 +289,7 @@ class NodeStore:
             "live_bytes": str(live),
             "dead_bytes": str(max(0, sum(volume.end for volume in self._volumes) - live)),
             "volumes": str(len(self._volumes.by_number)),
+            "spare_volumes": str(len(self._spares)),
             "sync": self._options.sync.value,
             "fsyncs": str(writer.syncs),
             "oldest_unsynced_write_s": f"{0.0 if oldest is None else time.monotonic() - oldest:.3f}",

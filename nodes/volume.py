@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _SUFFIX = ".volume"
 _UNFINISHED = ".new"
+SPARE = ".spare"
+"""A file that was a volume once."""
 
 
 @dataclass(slots=True)
@@ -66,15 +68,17 @@ def make_directory(path: Path) -> None:
         sync_directory(directory.parent)
 
 
-def create_volume(directory: Path, header: VolumeHeader) -> int:
-    """Make an empty volume, durably, and return its descriptor, open for reading and writing.
+def create_volume(directory: Path, header: VolumeHeader, spare: Path | None = None) -> int:
+    """Make an empty volume, durably, and return its descriptor, open for reading and writing. `spare` is a file to
+    write over; it is gone afterwards, or on failure.
 
     It gets its name only once its header is on disk, so that a volume without a header is always damage. Raises
     `SyncFailed`.
     """
     path = volume_path(directory, header.number)
-    unfinished = path.with_suffix(_UNFINISHED)
-    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    unfinished = spare or path.with_suffix(_UNFINISHED)
+    fresh = 0 if spare else os.O_CREAT | os.O_TRUNC
+    fd = os.open(unfinished, os.O_RDWR | fresh | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, VOLUME_HEADER_BYTES)
         os.pwrite(fd, pack_volume_header(header), 0)
@@ -98,12 +102,12 @@ def _sync_or_fail(sync: Callable[[T], None], what: T) -> None:
 def find_volumes(directory: Path, node: bytes, clean: bool = True) -> tuple[list[Volume], list[int]]:
     """The volumes of a directory in order, and the numbers of those whose header is lost or not this node's.
 
-    `end` is the file's length; whoever walks the volume corrects it. `clean` removes what a crash left unfinished.
-    Raises `SetupError` for a newer format."""
+    `end` is the file's length; whoever walks the volume corrects it. `clean` removes what a crash left unfinished, and
+    spares. Raises `SetupError` for a newer format."""
     volumes: list[Volume] = []
     damaged: list[int] = []
     for path in sorted(directory.iterdir()):
-        if path.suffix == _UNFINISHED:
+        if path.suffix in (_UNFINISHED, SPARE):
             if clean:
                 path.unlink()
         elif path.suffix == _SUFFIX and path.stem.isdigit():
@@ -193,14 +197,16 @@ class Volumes:
         finally:
             self.release(number)
 
-    def retire(self, number: int) -> None:
-        """Forget a volume that no entry points into any more, and whose file is gone. Its descriptor is closed once the
-        last read that uses it has ended."""
+    def retire(self, number: int) -> bool:
+        """Forget a volume that no entry points into any more, and whose file has lost its name. Its descriptor is
+        closed once the last read that uses it has ended. Returns whether none does: its file may be written over."""
         del self.by_number[number]
         if number in self._users:
             self._retired.add(number)
-        elif number in self._fds:
+            return False
+        if number in self._fds:
             os.close(self._fds.pop(number))
+        return True
 
     def close(self) -> None:
         """Close all descriptors. No read may be under way."""

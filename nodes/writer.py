@@ -30,6 +30,7 @@ from typing import Any
 
 from nodes.entry import pack_entry
 from nodes.format import (
+    BATCH_BYTES_MAX,
     BATCH_HEADER_BYTES,
     RECORD_HEADER_BYTES,
     VOLUME_HEADER_BYTES,
@@ -40,6 +41,7 @@ from nodes.format import (
 )
 from nodes.options import NodeOptions, Sync
 from nodes.reserve import FULL, Reserve
+from nodes.spares import Spares
 from nodes.volume import SyncFailed, Volume, create_volume, volume_path
 from sfss.errors import Outcome, OutOfDisk, SfssError, Unavailable
 
@@ -219,6 +221,7 @@ class Writer:
         begun: bool,
         options: NodeOptions,
         reserve: Reserve,
+        spares: Spares,
         *,
         on_durable: Callable[[list[Write], int], None],
         on_failed: Callable[[list[Write], list[Write]], None],
@@ -233,7 +236,7 @@ class Writer:
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._on_volume = on_volume
-        self._appender = _Appender(directory, options, reserve, die)
+        self._appender = _Appender(directory, options, reserve, spares, die)
         self._jobs: SimpleQueue[_Batch | _SyncJob | None] = SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="sfss-writer", daemon=True)
         self._queue: deque[Write] = deque()
@@ -344,7 +347,7 @@ class Writer:
 
     def _lay_out(self) -> _Batch:
         queue = self._queue
-        room = self._options.batch_bytes_max
+        room = BATCH_BYTES_MAX
         writes: list[Write] = []
         size = 0
         while queue and len(writes) < BATCH_RECORDS_MAX:
@@ -467,10 +470,18 @@ class _SyncJob:
 class _Appender:
     """The thread's side: system calls on the newest volume's file."""
 
-    def __init__(self, directory: Path, options: NodeOptions, reserve: Reserve, die: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        options: NodeOptions,
+        reserve: Reserve,
+        spares: Spares,
+        die: Callable[[str], None],
+    ) -> None:
         self._directory = directory
         self._options = options
         self._reserve = reserve
+        self._spares = spares
         self._die = die
         self._fd = -1
         self.number = -1
@@ -509,7 +520,7 @@ class _Appender:
     def _append(self, batch: _Batch) -> None:
         if not batch.privileged:
             needed = batch.end if batch.begins is not None else batch.end - self._allocated
-            if needed > 0 and self._reserve.forbids(needed):
+            if needed > 0 and self._lacks_room(needed):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if batch.begins is not None:
             self._begin(batch.begins, batch.privileged)
@@ -521,11 +532,16 @@ class _Appender:
             raise
         self._end = batch.end
 
+    def _lacks_room(self, needed: int) -> bool:
+        forbids = self._reserve.forbids
+        return forbids(needed) and (not self._spares.give_up() or forbids(needed))
+
     def _begin(self, header: VolumeHeader, privileged: bool) -> None:
         if self._fd >= 0:
             self._finish()
+        spare = self._spares.take()
         try:
-            fd = create_volume(self._directory, header)
+            fd = create_volume(self._directory, header, spare)
         except OSError as error:
             if not (privileged and error.errno in FULL and self._reserve.release(VOLUME_HEADER_BYTES * 4)):
                 raise
@@ -534,7 +550,8 @@ class _Appender:
             os.close(self._fd)
         self._fd = fd
         self.number = header.number
-        self._allocated = self._end = VOLUME_HEADER_BYTES
+        self._end = VOLUME_HEADER_BYTES
+        self._allocated = os.fstat(fd).st_size
 
     def _finish(self) -> None:
         """Give back the room taken ahead and put the volume on disk for good: a later volume says so by existing."""
@@ -559,6 +576,9 @@ class _Appender:
             else:
                 self._allocated = wanted
                 return
+        if self._spares.give_up():
+            self._allocate(end, privileged)
+            return
         if not (privileged and self._reserve.release(end - self._allocated)):
             self._cut()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -66,7 +66,7 @@ def take_turns_on_disk(patch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (writer._Appender, "do"),
         (index.Index, "commit"),
-        (compaction, "_unlink"),
+        (compaction, "set_aside"),
         (identity.DataDirectory, "save"),
     ):
         patch.setattr(owner, name, _in_turn(getattr(owner, name)))

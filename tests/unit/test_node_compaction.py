@@ -37,7 +37,8 @@ async def overwrite(store: NodeStore, rounds: int = 10, keys: int = 5) -> None:
 
 
 def used(directory: Path) -> int:
-    return sum(path.stat().st_size for path in (directory / "volumes").iterdir())
+    """Room that isn't free for new volumes."""
+    return sum(path.stat().st_size for path in (directory / "volumes").glob("*.volume"))
 
 
 class Machine:
@@ -258,7 +259,7 @@ async def test_compaction_goes_on_after_a_disk_that_was_too_full_for_it(tmp_path
         assert (await settled(store.get(b"kept"))).value == b"v"
 
 
-async def test_a_volume_that_cannot_be_unlinked_is_not_forgotten(tmp_path, monkeypatch):
+async def test_a_volume_that_keeps_its_name_is_not_forgotten(tmp_path, monkeypatch):
     """Else tombstones of what it holds would be dropped, and a start would find it again."""
     async with node(tmp_path) as store:
         await settled(store.set(b"doomed", b"v"))
@@ -266,15 +267,15 @@ async def test_a_volume_that_cannot_be_unlinked_is_not_forgotten(tmp_path, monke
         await settled(store.delete(b"doomed"))
         await overwrite(store)
         first = tmp_path / "volumes" / "0000000001.volume"
-        unlink = Path.unlink
+        rename = Path.rename
 
-        def fail(path: Path, missing_ok: bool = False) -> None:
+        def fail(path: Path, target: Path) -> Path:
             if path == first:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            unlink(path, missing_ok)
+            return rename(path, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", fail)
+            patch.setattr(Path, "rename", fail)
             assert await compacted(store) > 0, "other volumes are compacted"
 
         assert first.exists()
@@ -383,7 +384,8 @@ async def test_a_volume_with_nothing_alive_goes_first_and_waits_little(tmp_path)
 
         assert await store._compactor.compact()
 
-        assert sorted(store._volumes.by_number)[:2] == [1, 3]
+        assert min(store._volumes.by_number) == 1
+        assert store._compactor.compacted > 1, "empty ones share a round"
         assert machine.worked_s > 0
         assert machine.paused_s == pytest.approx(machine.worked_s)
 
@@ -411,7 +413,7 @@ async def test_what_was_garbage_once_is_not_looked_at_again(tmp_path, monkeypatc
     monkeypatch.setattr(compaction, "index_key", count)
     async with node(tmp_path) as store:
         await with_live_rest(store)
-        await store._compactor._compact(store._volumes.by_number[1])
+        await store._compactor._compact([store._volumes.by_number[1]])
 
         assert store._compactor.compacted == 1
         walk, again = looks[:-1], looks[-1]
