@@ -32,10 +32,11 @@ COMPILED = {
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },
     "web": {
-        "sfss/web": "answers application conditions connection counters files memory paths proxies requests uploads"
+        "sfss/web": "answers application conditions connection counters files memory paths proxies repeated_head requests"
+        " server uploads"
     },
     "proxy": {"proxy": "coordinator gathering latency peer reading writing"},
-    "nodes": {"nodes": "entry format index overlay reading store volume writer"},
+    "nodes": {"nodes": "entry format index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""
 

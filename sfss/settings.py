@@ -194,6 +194,8 @@ class Settings:
     body_memory_max: int = _whole(256 * 1024 * 1024, VALUE_BYTES_MAX, 1 << 40)
     """Bytes of bodies, coming and going, that one process holds; more is refused with 503."""
     connections_max: int = _whole(4096, 1, 1 << 20)
+    repeated_heads: bool = _setting(default=True, read=_yes_or_no)
+    """Whether a request like the one before on its connection is taken without parsing it anew."""
     stop_timeout_seconds: float = _seconds(7.0)
     """For requests in hand when the server is told to stop."""
 

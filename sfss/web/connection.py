@@ -1,7 +1,7 @@
 """One HTTP connection: bytes to requests, one at a time and in order, and answers to bytes.
 
-The head is parsed by aiohttp's parser; what aiohttp's own connection leaves open or
-unbounded is closed and bounded here.
+The head is parsed by aiohttp's parser (but for one that is like the one before: `sfss.web.repeated_head`); what
+aiohttp's own connection leaves open or unbounded is closed and bounded here.
 A request whose answer needs no more than one reply of the store is served by callbacks alone, without a task.
 
 A connection is always in one `Phase`. The server's sweep asks every connection, about once a second, whether it has
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, LineTooLong
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDictProxy, istr
 
 from sfss.errors import SfssError
 from sfss.log import of_call
@@ -34,7 +35,9 @@ from sfss.store import Call
 from sfss.web.answers import STATUS_LINES, Answer, failure_answer
 from sfss.web.conditions import http_date
 from sfss.web.errors import CROWDED, Failure, Refused, failure_of
+from sfss.web.repeated_head import RepeatedHead, body_bytes_due, repeated_head
 from sfss.web.requests import WRITE_METHODS, Answered, Later, Request
+from sfss.web.whole_body import WholeBody
 
 if TYPE_CHECKING:
     from sfss.web.server import WebServer
@@ -60,6 +63,8 @@ _log = logging.getLogger("sfss.web")
 _access = logging.getLogger("sfss.access")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HTTP_1_1 = (1, 1)
+_X_REQUEST_ID = istr("X-Request-Id")
 
 
 class Phase(Enum):
@@ -133,6 +138,9 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[Any] | None = None
         self._backlog = bytearray()
         self._in_request_line = True
+        self._parsed = False
+        self._due = 0
+        self._known: RepeatedHead | None = None
         self._pumping = False
         self._reading_paused = False
         self._client_done = False
@@ -179,7 +187,7 @@ class Connection(asyncio.Protocol):
                 self.phase = Phase.TURN
                 self._loop.call_soon(self._take_turn)
                 break
-            self._parser.message_consumed()
+            self._consumed()
             data = self._take_backlog()
         self._pumping = False
         if self.phase is Phase.HEAD and (self._client_done or self._server.stopping):
@@ -190,8 +198,24 @@ class Connection(asyncio.Protocol):
             self._next(time.monotonic())
 
     def _feed(self, data: bytes) -> bool:
+        """Take bytes in. True when a request was begun."""
+        if self._due == 0 and self.phase is Phase.HEAD:
+            if not data:
+                return False
+            known = self._known
+            if known is not None:
+                target = known.target_in(data)
+                if target:
+                    self._begin_known(known, target, data)
+                    return True
+        return self._parse(data)
+
+    def _parse(self, data: bytes) -> bool:
         """Give bytes to the parser. True when a request was begun."""
-        if self._in_request_line and self.phase is Phase.HEAD:
+        is_first = self._due == 0
+        if self.phase is not Phase.HEAD:
+            self._due = max(-1, self._due - len(data))
+        elif self._in_request_line:
             data = self._escape_request_line(data)
         try:
             messages, _, _ = self._parser.feed_data(data)
@@ -200,9 +224,27 @@ class Connection(asyncio.Protocol):
             return False
         for message, body in messages:  # one at most
             self._in_request_line = True
-            self._begin(message, body)
+            self._parsed = True
+            self._due = body_bytes_due(data, message) if is_first else -1
+            self._known = repeated_head(data, message) if self._due == 0 and self._server.repeated_heads else None
+            self._begin(
+                message.method,
+                message.path,
+                message.version,
+                message.headers,
+                body,
+                keep_alive=not (message.should_close or message.upgrade),
+            )
             return True
+        if self.phase is Phase.HEAD:
+            self._due = -1  # a head in pieces
         return False
+
+    def _consumed(self) -> None:
+        """The request in hand is answered."""
+        if self._parsed:
+            self._parsed = False
+            self._parser.message_consumed()
 
     def _escape_request_line(self, data: bytes) -> bytes:
         """Percent-encode what isn't ASCII in a request line. Clients such as curl send a URL's UTF-8 as it was typed;
@@ -234,19 +276,30 @@ class Connection(asyncio.Protocol):
 
     # --- requests ---
 
-    def _begin(self, message: Any, body: StreamReader) -> None:
-        started = time.monotonic()
-        headers = message.headers
+    def _begin_known(self, known: RepeatedHead, target: str, data: bytes) -> None:
+        body = WholeBody(data[len(data) - known.body_bytes :]) if known.body_bytes else EMPTY_PAYLOAD
+        self._begin(known.method, target, _HTTP_1_1, known.headers, body, keep_alive=True)
+
+    def _begin(
+        self,
+        method: str,
+        target: str,
+        version: tuple[int, int],
+        headers: CIMultiDictProxy[str],
+        body: StreamReader,
+        *,
+        keep_alive: bool,
+    ) -> None:
         request = Request(
             self,
-            message.method,
-            message.path,
-            message.version,
+            method,
+            target,
+            version,
             headers,
             body,
-            self._server.request_id(headers.get("X-Request-Id")),
-            started,
-            keep_alive=not (message.should_close or message.upgrade),
+            self._server.request_id(headers.get(_X_REQUEST_ID)),
+            time.monotonic(),
+            keep_alive=keep_alive,
         )
         self._request = request
         self.phase = Phase.WORK
@@ -416,7 +469,7 @@ class Connection(asyncio.Protocol):
         self.phase = Phase.HEAD
         self._since = now
         if not self._pumping:
-            self._parser.message_consumed()
+            self._consumed()
             self._pump(self._take_backlog())
 
     def pause_writing(self) -> None:

@@ -65,6 +65,7 @@ async def serve(
             ),
             connections_max=connections_max(settings),
             access_log=settings.access_log,
+            repeated_heads=settings.repeated_heads,
         )
         await server.start(sockets, tls)
         serving()

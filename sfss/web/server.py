@@ -42,12 +42,15 @@ class WebServer:
         limits: ConnectionLimits,
         connections_max: int,
         access_log: bool = False,
+        repeated_heads: bool = True,
     ) -> None:
         self.handle = handle
         self.counters = counters
         self.memory = memory
         self.limits = limits
         self.access_log = access_log
+        self.repeated_heads = repeated_heads
+        """Whether a request like the one before is taken without the parser."""
         self.failures = FailureLog()
         self.stopping = False
         self.tasks: set[asyncio.Task[Any]] = set()

@@ -204,6 +204,7 @@ async def web_tier(
     host: str = "127.0.0.1",
     connections_max: int = 1000,
     body_memory: int = 64 * 1024 * 1024,
+    repeated_heads: bool = True,
 ) -> AsyncIterator[WebTier]:
     """Start a web tier over `store` (by default one in memory), and stop it."""
     store = store if store is not None else MemoryStore(durable=True)
@@ -216,6 +217,7 @@ async def web_tier(
         memory,
         limits=limits or ConnectionLimits(),
         connections_max=connections_max,
+        repeated_heads=repeated_heads,
     )
     await server.start(bind_sockets(host, 0, 1)[0], tls)
     try:

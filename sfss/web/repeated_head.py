@@ -1,0 +1,74 @@
+"""Requests whose head a connection has seen before, but for what they ask for.
+
+A client sends the same header lines with every request on a connection. Once aiohttp's parser has taken such a head
+apart, the next one that has the same bytes but for its target needs no parser: what came of the first holds for it
+too. Anything that differs by a byte, goes on behind its body or isn't all there takes the parser as before.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from multidict import CIMultiDictProxy
+
+BODY_BYTES_MAX = 64 * 1024
+"""Only bodies that come along with their head in one piece are taken without the parser."""
+
+_END = b"\r\n\r\n"
+_VERSION = b" HTTP/1.1"
+_TARGET = re.compile(rb"/[A-Za-z0-9][A-Za-z0-9/?=&%._~+,:;@!$'()*-]*")
+"""Targets whose bytes no parser objects to, or changes."""
+
+_TARGET_BYTES_MAX = 4096
+
+
+class RepeatedHead:
+    """A head that the parser has taken apart: of a request of HTTP/1.1 that keeps its connection and has a body of
+    `body_bytes`."""
+
+    __slots__ = ("_rest", "_start", "body_bytes", "headers", "method")
+
+    def __init__(self, method: str, rest: bytes, headers: CIMultiDictProxy[str], body_bytes: int) -> None:
+        self.method = method
+        self.headers = headers
+        self.body_bytes = body_bytes
+        self._start = method.encode() + b" "
+        self._rest = rest
+
+    def target_in(self, data: bytes) -> str:
+        """The target, if `data` is one whole request with this head; else nothing."""
+        start = len(self._start)
+        end = data.find(b" ", start, start + _TARGET_BYTES_MAX)
+        if (
+            end < 0
+            or len(data) != end + len(self._rest) + self.body_bytes
+            or not data.startswith(self._rest, end)
+            or not data.startswith(self._start)
+        ):
+            return ""
+        target = data[start:end]
+        return target.decode("ascii") if _TARGET.fullmatch(target) is not None else ""
+
+
+def body_bytes_due(data: bytes, message: Any) -> int:
+    """How many bytes of the body of `message` are still to come, when `data`, which began at its first byte, is all
+    that the parser was given. -1 where that can't be told, or where more was given."""
+    head_bytes = data.find(_END) + len(_END)
+    if head_bytes < len(_END) or message.chunked or message.upgrade:
+        return -1
+    return max(-1, head_bytes + int(message.headers.get("Content-Length", "0")) - len(data))
+
+
+def repeated_head(data: bytes, message: Any) -> RepeatedHead | None:
+    """What to know of a message for the next, when `data` is all of it and nothing else; None where each one has to be
+    parsed."""
+    if message.should_close or message.version != (1, 1):
+        return None
+    body_bytes = int(message.headers.get("Content-Length", "0"))
+    if body_bytes > (BODY_BYTES_MAX if message.method == "PUT" else 0) or message.method not in ("GET", "HEAD", "PUT"):
+        return None
+    begins = data.find(_VERSION + b"\r\n")
+    if begins < 0 or data.find(b"\r\n") != begins + len(_VERSION):
+        return None
+    return RepeatedHead(message.method, data[begins : data.find(_END) + len(_END)], message.headers, body_bytes)
