@@ -71,6 +71,8 @@ class Scrubber:
         self.faults = 0
         self.scrubbed_bytes = 0
         self.passes = 0
+        self.passed_at: float | None = None
+        """When the last pass ended (monotonic seconds); None before the first one of this process did."""
 
     def start(self) -> None:
         if self._options.scrub_bytes_per_s:
@@ -100,6 +102,7 @@ class Scrubber:
             except (OSError, SfssError, index_errors) as error:
                 _log.error("scrubbing of volume %d failed: %s", number, error)
         self.passes += 1
+        self.passed_at = time.monotonic()
 
     async def _run(self) -> None:
         while True:

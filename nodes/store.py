@@ -283,7 +283,8 @@ class NodeStore:
         writer = self._writer
         live = figures.live_bytes
         oldest = writer.oldest_unsynced_at
-        return {
+        scrubbed_at = self._scrubber.passed_at
+        told = {
             "total_items": str(self._stored),
             "curr_items": str(figures.files),
             "live_bytes": str(live),
@@ -298,12 +299,15 @@ class NodeStore:
             "unindexed_records": str(len(self._overlay)),
             "index_commits": str(self._indexer.commits),
             "corrupt_records": str(self._corrupt_records),
+            "damaged_records": str(len(self._damaged)),
             "cold_reads": str(self._reader.cold_reads),
             "compacted_volumes": str(self._compactor.compacted),
             "compacted_bytes": str(self._compactor.moved_bytes),
             "scrubbed_bytes": str(self._scrubber.scrubbed_bytes),
             "scrub_faults": str(self._scrubber.faults),
+            "scrub_passes": str(self._scrubber.passes),
             "reserve_bytes": str(self._reserve.held_bytes),
+            "reserve_short": str(int(self._reserve.short)),
             "disk_free_bytes": str(self._free_space.bytes_free()),
             "appended_bytes": str(writer.appended_bytes),
             "position": str(writer.synced_position),
@@ -312,6 +316,9 @@ class NodeStore:
             "epoch": str(self._state.epoch),
             "ring": str(self._state.ring),
         }
+        if scrubbed_at is not None:
+            told["last_scrub_age_s"] = f"{time.monotonic() - scrubbed_at:.1f}"
+        return told
 
     # --- Replica -------------------------------------------------------------------------------------
 

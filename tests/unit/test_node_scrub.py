@@ -38,11 +38,15 @@ async def test_a_clean_node_has_no_faults(tmp_path):
         await filled(store)
         await settled(store.delete(b"k3"))
         await settled(store.set(b"k4", b"anew"))
+        before = store.stats()
 
         await store._scrubber.scrub()
 
         assert store.stats()["scrub_faults"] == "0"
         assert int(store.stats()["scrubbed_bytes"]) > 100_000
+        assert "last_scrub_age_s" not in before  # none is known of: that isn't "just now"
+        assert float(store.stats()["last_scrub_age_s"]) >= 0
+        assert (before["scrub_passes"], store.stats()["scrub_passes"]) == ("0", "1")
 
 
 async def test_rot_that_counts_is_an_error_from_then_on_and_can_be_written_again(tmp_path):
@@ -56,8 +60,10 @@ async def test_rot_that_counts_is_an_error_from_then_on_and_can_be_written_again
         assert store.stats()["scrub_faults"] == "1"
         with pytest.raises(CorruptRecord):
             store.inspect(b"k2")
+        assert store.stats()["damaged_records"] == "1"
         assert (await settled(store.apply(b"k2", good))).accepted
         assert (await settled(store.get(b"k2"))) == good
+        assert store.stats()["damaged_records"] == "0"
 
 
 async def test_rot_in_garbage_is_counted_and_harms_nobody(tmp_path):
