@@ -50,13 +50,13 @@ class UnsatisfiableRange(Exception):
 
 
 @lru_cache(maxsize=4096)
-def http_date(seconds: int) -> str:
+def http_date(seconds: int) -> bytes:
     """Unix seconds as HTTP wants them (IMF-fixdate), whatever the locale."""
     at = time.gmtime(seconds)
     return (
         f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year} "
         f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} GMT"
-    )
+    ).encode()
 
 
 def parse_http_date(text: str) -> int | None:

@@ -609,4 +609,4 @@ def _short(error: HttpProcessingError) -> str:
 
 def date_header(now: float) -> bytes:
     """The Date header line for Unix seconds."""
-    return b"Date: %b\r\n" % http_date(int(now)).encode()
+    return b"Date: %b\r\n" % http_date(int(now))

@@ -90,7 +90,6 @@ class FileHandlers:
     def _found(self, request: Request, record: Record | None) -> Answer:
         if record is None:
             raise Refused(404, "not_found", f"there is no file {request.file_path}")
-        file = _validator(record)
         headers = request.headers
         if (
             _IF_NONE_MATCH in headers
@@ -98,6 +97,7 @@ class FileHandlers:
             or _IF_MATCH in headers
             or _IF_UNMODIFIED_SINCE in headers
         ):
+            file = _validator(record)
             verdict = judge_read(
                 file,
                 headers.get(_IF_MATCH),
@@ -106,22 +106,19 @@ class FileHandlers:
                 headers.get(_IF_MODIFIED_SINCE),
             )
             if verdict is Verdict.NOT_MODIFIED:
-                return Answer(304, _validator_lines(file))
+                return Answer(304, _validator_lines(record))
             if verdict is Verdict.FAILED:
                 raise Refused(412, "precondition_failed", f'the file is at ETag "{file.etag}"')
         if _RANGE in headers and request.method == "GET":
-            part = self._part(request, record, file)
+            part = self._part(request, record)
             if part is not None:
                 return part
-        return self._whole(request, record, file)
-
-    def _whole(self, request: Request, record: Record, file: Validator) -> Answer:
         self._check_memory(len(record.value))
-        return Answer(200, _file_head(request.file_path, record.size, file), record.value)
+        return Answer(200, _file_head(request.file_path, record.size, record), record.value)
 
-    def _part(self, request: Request, record: Record, file: Validator) -> Answer | None:
+    def _part(self, request: Request, record: Record) -> Answer | None:
         headers = request.headers
-        if not range_applies(headers.get(_IF_RANGE), file):
+        if not range_applies(headers.get(_IF_RANGE), _validator(record)):
             return None
         try:
             span = span_of(headers[_RANGE], record.size)
@@ -136,7 +133,7 @@ class FileHandlers:
             return None
         self._check_memory(span.size)
         content = memoryview(record.value)[span.start : span.start + span.size]
-        head = _file_head(request.file_path, span.size, file)
+        head = _file_head(request.file_path, span.size, record)
         head += b"Content-Range: bytes %d-%d/%d\r\n" % (span.start, span.start + span.size - 1, record.size)
         # A view keeps the whole file in memory until a slow reader has its part, which only the part is counted for.
         return Answer(206, head, content if span.size > record.size // 2 else bytes(content))
@@ -174,8 +171,8 @@ class FileHandlers:
         return self._stored(status, value, request, await settled(reply))
 
     def _stored(self, status: int, value: bytes, request: Request, written: Written) -> Answer:
-        etag = _etag(written) if written.version else _digest(value)
-        return Answer(status, b'ETag: "%b"\r\nContent-Length: 0\r\n%b' % (etag.encode(), _durability(written)))
+        etag = _etag(written) if written.version else _digest(value).encode()
+        return Answer(status, b'ETag: "%b"\r\nContent-Length: 0\r\n%b' % (etag, _durability(written)))
 
     def delete(self, request: Request) -> Answered:
         request.operation = "delete"
@@ -205,13 +202,17 @@ _LARGE_BYTES = 64 * 1024
 def _validator(record: Record) -> Validator:
     if not record.version:
         return Validator(_digest(record.value), None)
-    return Validator(_etag(record), int(min(stamp_time(record.version), time.time())))
+    return Validator(_etag(record).decode(), _modified(record))
 
 
-def _etag(one: Record | Written) -> str:
+def _modified(record: Record) -> int:
+    return int(min(stamp_time(record.version), time.time()))
+
+
+def _etag(one: Record | Written) -> bytes:
     """Version and checksum in hex, which together order a key's writes. Two writes may have one version: coordinators
     that stamp in the same millisecond don't know of each other."""
-    return f"{one.version:016x}-{one.checksum:016x}"
+    return b"%016x-%016x" % (one.version, one.checksum)
 
 
 def _digest(value: bytes) -> str:
@@ -219,17 +220,18 @@ def _digest(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()[:32]
 
 
-def _validator_lines(file: Validator) -> bytes:
-    if file.modified is None:
-        return b'ETag: "%b"\r\n' % file.etag.encode()
-    return b'ETag: "%b"\r\nLast-Modified: %b\r\n' % (file.etag.encode(), http_date(file.modified).encode())
+def _validator_lines(record: Record) -> bytes:
+    """`_validator` as header lines, without the way through text: most reads ask for nothing else."""
+    if not record.version:
+        return b'ETag: "%b"\r\n' % _digest(record.value).encode()
+    return b'ETag: "%b"\r\nLast-Modified: %b\r\n' % (_etag(record), http_date(_modified(record)))
 
 
-def _file_head(path: str, size: int, file: Validator) -> bytes:
+def _file_head(path: str, size: int, record: Record) -> bytes:
     return b"Content-Type: %b\r\nContent-Length: %d\r\n%b%b" % (
         content_type_of(_extension(path)),
         size,
-        _validator_lines(file),
+        _validator_lines(record),
         STORED_BYTES_HEADERS,
     )
 
