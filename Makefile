@@ -2,6 +2,7 @@
 # make test    run the tests                                                 (ARGS="tests/unit -x" narrows them)
 # make check   lint, format, types and imports
 # make bench   measure this machine                                          (ARGS passes options on)
+# make torture break scratch clusters and judge what clients saw   (T=kill-node SEED=1 MINUTES=5; ARGS=--list tells names)
 # make clean   remove all that the others made; ./data stays
 #
 # PYTHON=… chooses the interpreter that .venv is made with (3.11 or newer).
@@ -16,7 +17,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
 compiled := *__mypyc.*.so sfss/*.so sfss/memcache/*.so sfss/memcache/commands/*.so sfss/web/*.so proxy/*.so nodes/*.so
 sources := $(wildcard sfss/*.py sfss/memcache/*.py sfss/memcache/commands/*.py sfss/web/*.py proxy/*.py nodes/*.py)
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench torture clean
 
 run: $(VENV)/compiled
 	@exec $(bin)/sfss up $(ARGS)
@@ -32,6 +33,9 @@ check: $(VENV)/installed-check
 
 bench: $(VENV)/installed-test $(VENV)/compiled
 	@exec $(bin)/python -m bench $(ARGS)
+
+torture: $(VENV)/installed-test $(VENV)/compiled
+	@exec $(bin)/python -m tests.torture $(T) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist bin eggs develop-eggs parts .installed.cfg *.egg-info

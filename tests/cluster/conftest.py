@@ -24,10 +24,15 @@ def fault_seconds(request: pytest.FixtureRequest) -> float | None:
 
 
 @pytest.fixture
-def history(request: pytest.FixtureRequest) -> History:
-    """An empty history that knows the command which repeats this test."""
+def history(request: pytest.FixtureRequest, fault_seconds: float | None) -> Generator[History]:
+    """An empty history that knows the command which repeats this test. Where a report is written (`--junitxml`, as
+    `make torture` does), the test's entry has its figures."""
     seed = request.config.getoption("--seed")
-    return History(seed, f"pytest '{request.node.nodeid}' --seed={seed}")
+    length = f" --fault-seconds={fault_seconds:g}" if fault_seconds is not None else ""
+    history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}")
+    yield history
+    if request.config.option.xmlpath:
+        request.node.user_properties.extend(history.figures().items())
 
 
 @pytest.fixture(autouse=True)

@@ -156,8 +156,47 @@ class History:
             )
         print(f"{self.summary()}; clean, judged in {time.monotonic() - began:.2f} s; seed {self.seed}: {self.repeat}")
 
+    def lost(self) -> list[Event]:
+        """Acknowledged writes of which the last read of their key shows neither them nor anything as late."""
+        by_key: dict[str, list[Event]] = defaultdict(list)
+        for event in self.events:
+            by_key[event.key].append(event)
+        return [write for events in by_key.values() for write in _lost(events)]
+
+    def figures(self) -> dict[str, int]:
+        """What was acknowledged and what became of it, as `make torture` adds it up."""
+        unknown = sum(e.kind in WRITES and e.outcome is Outcome.UNKNOWN for e in self.events)
+        return {
+            "acknowledged": len(self.acknowledged()),
+            "lost": len(self.lost()),
+            "unknown": unknown,
+            "histories": len(self.all_keys()),
+            "illegal": len(self.violations()),
+        }
+
     def summary(self) -> str:
         kinds = Counter(f"{e.kind} {e.outcome.value}" for e in self.events)
         return f"{len(self.events)} operations on {len(self.all_keys())} keys: " + ", ".join(
             f"{kind} {count}" for kind, count in sorted(kinds.items())
         )
+
+
+def _lost(events: Iterable[Event]) -> list[Event]:
+    """The acknowledged writes of one key that were over before its last read began, and begun after all was over that
+    the read can have shown."""
+    events = list(events)
+    reads = [e for e in events if e.kind not in WRITES and e.outcome is Outcome.OK and not e.by_tag]
+    if not reads:
+        return []
+    last = max(reads, key=lambda event: event.start)
+    shown = max(
+        (
+            math.inf if e.outcome is Outcome.UNKNOWN else e.end
+            for e in events
+            if e.kind in WRITES and e.value == last.value and e.outcome is not Outcome.FAIL
+        ),
+        default=-math.inf,
+    )
+    return [
+        e for e in events if e.kind in WRITES and e.outcome is Outcome.OK and e.start > shown and e.end < last.start
+    ]

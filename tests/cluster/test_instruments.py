@@ -256,3 +256,40 @@ async def test_a_reset_is_seen_by_the_client_and_a_dead_target_too():
         relay.target = ("127.0.0.1", free_ports(1)[0])
         with pytest.raises((NoAnswer, NotSent)):
             await client.request("GET", "/file?path=k")
+
+
+# --- what became of acknowledged writes ------------------------------------------------------------------
+
+
+def history_with(*events):
+    history = History()
+    for kind, value, start, outcome in events:
+        history.add(Event("c", "k", kind, start, start + 0.5, outcome, value))
+    return history
+
+
+@pytest.mark.parametrize(
+    ("events", "lost"),
+    [
+        ([("put", 1, 0, Outcome.OK), ("get", 1, 1, Outcome.OK)], []),
+        ([("put", 1, 0, Outcome.OK), ("get", None, 1, Outcome.OK)], [1]),
+        ([("put", 1, 0, Outcome.OK), ("put", 2, 1, Outcome.OK), ("get", 1, 2, Outcome.OK)], [2]),
+        ([("put", 1, 0, Outcome.OK), ("put", 2, 0.2, Outcome.OK), ("get", 1, 2, Outcome.OK)], []),
+        ([("put", 1, 0, Outcome.OK), ("delete", None, 1, Outcome.UNKNOWN), ("get", None, 2, Outcome.OK)], []),
+        ([("put", 1, 0, Outcome.UNKNOWN), ("put", 2, 1, Outcome.OK), ("get", 1, 2, Outcome.OK)], []),
+        ([("put", 1, 0, Outcome.FAIL), ("put", 2, 1, Outcome.OK), ("get", 1, 2, Outcome.OK)], [2]),
+        ([("put", 1, 0, Outcome.OK), ("get", None, 1, Outcome.UNKNOWN)], []),
+    ],
+    ids=[
+        "there",
+        "gone",
+        "the one before is back",
+        "two at once",
+        "perhaps deleted",
+        "an unknown one came late",
+        "a refused one shows",
+        "never read",
+    ],
+)
+def test_an_acknowledged_write_is_lost_when_the_last_read_shows_only_what_was_over_before_it(events, lost):
+    assert [event.value for event in history_with(*events).lost()] == lost

@@ -1,0 +1,131 @@
+"""What `make torture` promises: every name runs something, and what it says of a round is what came of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sfss.commands import torture as command
+from sfss.errors import SetupError
+from tests.torture import __main__ as runner
+from tests.torture.faults import FAULTS, Fault
+from tests.torture.rounds import ROOT
+
+CONFTEST = """
+import pytest
+from tests.cluster.conftest import fault_seconds, history
+"""
+EVENTS = """
+from tests.cluster.history import Event, Outcome
+def add(history, *events):
+    for kind, value, start, outcome in events:
+        history.add(Event("c", "k", kind, start, start + 0.5, outcome, value))
+"""
+CLEAN = (
+    EVENTS
+    + """
+def test_clean(history):
+    add(history, ("put", 1, 0, Outcome.OK), ("put", 2, 1, Outcome.UNKNOWN), ("get", 1, 2, Outcome.OK))
+"""
+)
+LOSING = (
+    EVENTS
+    + """
+def test_losing(history):
+    add(history, ("put", 1, 0, Outcome.OK), ("get", None, 1, Outcome.OK))
+    history.check()
+"""
+)
+UNCHECKED = LOSING.replace("    history.check()\n", "")
+LENGTH = """
+def test_length(fault_seconds):
+    raise ValueError(f"injects for {fault_seconds} s")
+"""
+MISSING = """
+import pytest
+@pytest.mark.skip(reason="needs a tool")
+def test_missing(): ...
+"""
+
+
+def test_every_name_runs_tests_that_exist() -> None:
+    tests = sorted({test for fault in FAULTS.values() for test in fault.tests})
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
+@pytest.fixture
+def torture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command on one fault, whose test is the text given."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def run(source: str, *options: str) -> Result:
+        folder = tmp_path / "given"
+        folder.mkdir()
+        (folder / "conftest.py").write_text(CONFTEST)
+        (folder / "test_it.py").write_text(source)
+        ours = ("-ptests.conftest", f"-c{ROOT / 'pyproject.toml'}", str(folder / "test_it.py"))
+        monkeypatch.setitem(FAULTS, "it", Fault("nothing", ours))
+        return CliRunner().invoke(runner.main, ["it", "--seed", "5", *options])
+
+    return run
+
+
+def test_a_clean_round_is_told_with_its_figures(torture: Callable[..., Result], tmp_path: Path) -> None:
+    done = torture(CLEAN)
+
+    assert done.exit_code == 0, done.output
+    assert "1 writes acknowledged, 0 lost, 1 unknown; 1 histories, 0 not linearizable" in done.output
+    assert not list(tmp_path.glob("sfss-torture-*"))
+
+
+@pytest.mark.parametrize("source", [LOSING, UNCHECKED], ids=["seen by the test", "seen by nobody else"])
+def test_a_lost_write_is_told_with_the_command_that_repeats_it(
+    torture: Callable[..., Result], tmp_path: Path, source: str
+) -> None:
+    done = torture(source)
+
+    assert done.exit_code == 1, done.output
+    assert "1 writes acknowledged, 1 lost, 0 unknown; 1 histories, 1 not linearizable" in done.output
+    assert "repeat with: make torture T=it SEED=5\n" in done.output
+    assert "pytest.log" in {path.name for path in tmp_path.glob("sfss-torture-*/it-5/*")}
+
+
+def test_minutes_ask_for_the_long_form_and_its_repetition_too(torture: Callable[..., Result]) -> None:
+    done = torture(LENGTH, "--minutes", "0.001")
+
+    assert "injects for 20.0 s" in done.output
+    assert "repeat with: make torture T=it SEED=5 MINUTES=1\n" in done.output
+
+
+def test_what_is_missing_is_left_out_and_said(torture: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+
+    done = torture(MISSING)
+
+    assert done.exit_code == 0, done.output
+    assert "left out: test_missing: needs a tool" in done.output
+
+
+def test_a_name_that_is_none_is_refused_with_those_that_are() -> None:
+    done = CliRunner().invoke(runner.main, ["nope"])
+
+    assert done.exit_code == 2
+    assert "kill-node" in done.output
+
+
+def test_without_a_checkout_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "CHECKOUT", tmp_path)
+
+    with pytest.raises(SetupError, match="in a checkout of its sources: make torture"):
+        command.torture.main(["--list"], standalone_mode=False)

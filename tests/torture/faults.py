@@ -1,0 +1,114 @@
+"""The faults that sfss has to live through, by name, and the tests that inject each.
+
+One definition, two lengths: `make test` runs every one of these tests in its short form, `make torture` runs the same
+tests by name, for as long as asked. A new fault is a new row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CLUSTER = "tests/cluster/test_"
+NODE = "tests/integration/test_node_faults.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`tests` are pytest's ids, of a file or of one function in it; `needs` is what they can't do without."""
+
+    breaks: str
+    tests: tuple[str, ...]
+    needs: str = ""
+
+
+FAULTS = {
+    "kill-node": Fault(
+        "a node after the other is killed and started again; all are restarted politely",
+        (
+            f"{CLUSTER}killed_parts.py::test_killed_nodes_cost_no_acknowledged_write_and_hardly_an_error",
+            f"{CLUSTER}killed_parts.py::test_a_rolling_restart_is_not_noticed",
+        ),
+    ),
+    "kill-at-step": Fault(
+        "a node is killed at its n-th sync, write, rename, …",
+        (f"{NODE}::test_a_kill_at_any_step_loses_nothing_that_was_acknowledged",),
+        "strace",
+    ),
+    "power-cut": Fault(
+        "the power of one node, and of all nodes at one moment",
+        (
+            f"{CLUSTER}power_cut.py::test_a_power_cut_of_all_nodes_at_once_loses_no_acknowledged_write",
+            f"{CLUSTER}power_cut.py::test_a_power_cut_of_one_node_loses_nothing_and_hardly_costs_an_error",
+            f"{NODE}::test_a_power_cut_takes_nothing_that_was_acknowledged",
+        ),
+        "root, xfsprogs, e2fsprogs",
+    ),
+    "fsync-error": Fault(
+        "disks that can't sync: once, for ever, two of three",
+        (
+            f"{CLUSTER}disk_faults.py::test_a_node_whose_fsync_fails_leaves_and_the_cluster_goes_on",
+            f"{CLUSTER}disk_faults.py::test_no_write_is_acknowledged_that_two_of_three_nodes_could_not_sync",
+            f"{NODE}::test_a_failed_sync_is_never_acknowledged_and_ends_the_node_at_once",
+        ),
+        "root, strace",
+    ),
+    "torn-tail": Fault(
+        "the newest volume of a node loses its last bytes",
+        (f"{CLUSTER}disk_faults.py::test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost",),
+        "root",
+    ),
+    "bit-rot": Fault(
+        "flipped bits in volumes, index and identity of one node",
+        (
+            "tests/unit/test_node_replay.py",
+            "tests/unit/test_node_scrub.py",
+            "tests/unit/test_node_mending.py",
+        ),
+    ),
+    "disk-full": Fault(
+        "full disks: of one node, then of two",
+        (
+            f"{CLUSTER}disk_faults.py::test_full_disks_refuse_writes_and_go_on_reading_and_deleting",
+            f"{NODE}::test_a_full_disk_refuses_writes_goes_on_reading_and_deleting_and_heals",
+        ),
+        "root",
+    ),
+    "pause": Fault(
+        "a node, then a proxy, stands still and goes on",
+        (
+            f"{CLUSTER}killed_parts.py::test_a_paused_node_is_not_noticed",
+            f"{CLUSTER}killed_parts.py::test_a_paused_proxy_stops_nobody_for_long",
+        ),
+    ),
+    "proxy-kill": Fault(
+        "proxies and direct web processes die in the middle of writes, beside nodes that do",
+        (
+            f"{CLUSTER}killed_parts.py::test_with_one_proxy_killed_no_request_begun_after_fails",
+            f"{CLUSTER}killed_parts.py::test_with_all_proxies_killed_the_answer_is_504_at_once",
+            f"{CLUSTER}many_faults.py",
+        ),
+    ),
+    "lost-replies": Fault(
+        "what nodes are asked or answer is lost, held back, overtakes, ends in the middle",
+        (f"{CLUSTER}network_faults.py",),
+    ),
+    "cancel-storm": Fault("200 clients hang up in the middle of anything", (f"{CLUSTER}cancel_storm.py",)),
+    "hot-key": Fault("64 clients write and read one key", (f"{CLUSTER}hot_key.py",)),
+    "hostile": Fault(
+        "input that is wrong, endless, slow or malicious, over HTTP and memcache",
+        (
+            "tests/integration/test_web_hostile.py",
+            "tests/integration/test_memcache_hostile.py",
+            "tests/unit/test_memcache_conversations.py",
+        ),
+    ),
+    "model": Fault(
+        "random schedules: a node against a dict, coordinators against the checker",
+        ("tests/unit/test_node_model.py", "tests/unit/test_proxy_linearizable.py"),
+    ),
+    "plants": Fault(
+        "broken builds, each of which the test made for it has to catch",
+        (f"{CLUSTER}planted_faults.py",),
+        "root, xfsprogs, e2fsprogs",
+    ),
+}

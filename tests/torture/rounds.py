@@ -1,0 +1,105 @@
+"""One round of a fault: its tests run once by pytest, in a process of their own, with a seed; and what came of it.
+
+The figures are those that each test's history gave to pytest's report (tests/cluster/conftest.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.torture.faults import FAULTS
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ("acknowledged", "lost", "unknown", "histories", "illegal")
+LONG_FORM_S = 20.0
+"""How long each test of a round of the long form injects faults. A long run is many rounds, each with a seed of its
+own, so that what took an hour to find takes a minute to repeat."""
+
+
+@dataclass(slots=True)
+class Round:
+    """What came of it. `figures` counts over all its tests; `failures` has a line for each test that failed,
+    `left_out` the reason for each that could not be run here."""
+
+    name: str
+    seed: int
+    long_form: bool
+    seconds: float = 0.0
+    passed: int = 0
+    figures: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def repeat(self) -> str:
+        """The command that does it again."""
+        return f"make torture T={self.name} SEED={self.seed}" + (" MINUTES=1" if self.long_form else "")
+
+    def __str__(self) -> str:
+        verdict = "FAILED" if self.failures else f"{self.passed} passed"
+        if self.left_out:
+            verdict += f", {len(self.left_out)} left out"
+        return f"{self.name:13} {verdict:24} {self.seconds:4.0f} s  seed {self.seed:<10}  {told(self.figures)}"
+
+
+def told(figures: Counter[str]) -> str:
+    """The figures in words."""
+    if not figures["histories"]:
+        return ""
+    return (
+        f"{figures['acknowledged']:,} writes acknowledged, {figures['lost']} lost, {figures['unknown']} unknown; "
+        f"{figures['histories']:,} histories, {figures['illegal']} not linearizable"
+    )
+
+
+def run_round(name: str, seed: int, folder: Path, *, long_form: bool) -> Round:
+    """Run the tests of a fault once. All that pytest and the servers said stays in `folder` if it fails."""
+    began = time.monotonic()
+    folder.mkdir(parents=True)
+    report = folder / "report.xml"
+    command = [
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--seed={seed}", f"--basetemp={folder / 'data'}"),
+        *(f"--junitxml={report}", "-o", "junit_family=xunit1", *FAULTS[name].tests),
+        *([f"--fault-seconds={LONG_FORM_S}"] if long_form else []),
+    ]
+    # In CI nothing may be skipped and nothing is left to chance; both are what this is for.
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
+    log = folder / "pytest.log"
+    with log.open("wb") as output:
+        ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
+    done = Round(name, seed, long_form)
+    if report.exists():
+        _read(report, done)
+    if (done.figures["lost"] or done.figures["illegal"]) and not done.failures:
+        done.failures.append("no test failed, and yet histories were not legal")
+    if ended.returncode and not done.failures:
+        said = log.read_text(errors="replace").strip().splitlines()
+        done.failures.append(f"pytest ended with {ended.returncode}: {said[-1] if said else 'it said nothing'}")
+    done.seconds = time.monotonic() - began
+    if not done.failures:
+        shutil.rmtree(folder)
+    return done
+
+
+def _read(report: Path, into: Round) -> None:
+    for case in ElementTree.parse(report).iter("testcase"):
+        for given in case.iter("property"):
+            if given.get("name") in FIGURES:
+                into.figures[given.get("name", "")] += int(given.get("value", "0"))
+        wrong = [*case.iter("failure"), *case.iter("error")]
+        skipped = case.find("skipped")
+        if wrong:
+            first = (wrong[0].get("message") or wrong[0].text or "").strip().splitlines()
+            into.failures.append(f"{case.get('name')}: {first[0][:300] if first else '?'}")
+        elif skipped is not None:
+            into.left_out.append(f"{case.get('name')}: {skipped.get('message')}")
+        else:
+            into.passed += 1
