@@ -18,9 +18,12 @@ from typing import Protocol
 
 from proxy.coordinator import Coordinator
 from proxy.health import Health
+from proxy.hint_store import HintStore
+from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
 from proxy.quorum import Quorum
+from proxy.replay import Replay
 from proxy.state import StampReserve, StateDirectory
 from sfss.addresses import host_and_port
 from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
@@ -30,6 +33,7 @@ from sfss.stamps import StampClock
 from sfss.store import Identity, settled
 
 _RING_NUMBER = 1
+_HINTS = "hints"
 _RETRY_S = 0.2
 _LOST = "belongs to no cluster and the others do: it was wiped or replaced, can't be refilled yet, and is left alone"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -96,9 +100,13 @@ class Cluster:
         clients: Sequence[NodeClient],
         directory: StateDirectory | None,
         reserve: StampReserve | None,
+        hints: Hints,
         roll: _Roll,
     ) -> None:
         self.coordinator = coordinator
+        self._hints = hints
+        self._replay = Replay(coordinator, hints)
+        self._replay.start()
         self._roll = roll
         self._clients = clients
         self._directory = directory
@@ -107,7 +115,10 @@ class Cluster:
     async def close(self, grace_s: float = 5.0) -> None:
         """End what is under way, at most for `grace_s`, and let go of the nodes and the state directory; idempotent."""
         await self.coordinator.close(grace_s)
+        await self._replay.close()
         await asyncio.gather(*(client.close() for client in self._clients))
+        # Only now: a write that a slow node didn't answer until here leaves a hint, too.
+        await self._hints.close()
         if self._reserve is not None:
             await self._reserve.close()
         await self._roll.saved()
@@ -115,14 +126,20 @@ class Cluster:
             self._directory.close()
 
 
+def _leave_to_comparison(partition: int) -> None:
+    """What a marked partition comes to where all are compared in turn."""
+
+
 async def open_cluster(
     config: ClusterConfig,
     *,
     connect: Connect = connect_by_memcache,
     now: Callable[[], float] = time.time,
+    mark: Callable[[int], None] = _leave_to_comparison,
 ) -> Cluster:
-    """Connect, found the cluster if need be, and check who answers. Raises `SetupError` with one line for a
-    configuration that can't work, nodes that don't belong together, or a cluster that can't be founded."""
+    """Connect, found the cluster if need be, and check who answers. `mark` is told each partition of which a hint was
+    dropped. Raises `SetupError` with one line for a configuration that can't work, nodes that don't belong together, or
+    a cluster that can't be founded."""
     addresses = {address.ring_name: address for address in config.addresses}
     members = [Member(address.ring_name, address.zone, address.weight) for address in config.addresses]
     quorum = Quorum.over(len(members), config.n, config.w, config.r)
@@ -132,6 +149,7 @@ async def open_cluster(
     clients: list[NodeClient] = []
     peers: list[Peer] = []
     health: Health | None = None
+    hints: Hints | None = None
 
     def greeter(index: int) -> Callable[[Identity], None]:
         def greet(identity: Identity) -> None:
@@ -156,6 +174,16 @@ async def open_cluster(
         for peer, answer in zip(peers, answers, strict=True):
             health.met(peer, answer)
         reserve = StampReserve(directory, now) if directory is not None and not config.options.shared else None
+        hints = Hints(
+            HintStore(config.state / _HINTS if config.state is not None else None),
+            ring,
+            node_of=roll.node_of,
+            mark=mark,
+            durable=config.state is not None,
+            options=config.options,
+            now=now,
+        )
+        await hints.start()
         coordinator = Coordinator(
             ring,
             peers,
@@ -164,15 +192,18 @@ async def open_cluster(
             health=health,
             clock=StampClock(now, floor=reserve.floor if reserve else 0),
             reserve=reserve,
+            hints=hints,
             now=now,
         )
     except BaseException:
         await asyncio.gather(*(client.close() for client in clients))
+        if hints is not None:
+            await hints.close()
         await roll.saved()
         if directory is not None:
             directory.close()
         raise
-    return Cluster(coordinator, clients, directory, reserve, roll)
+    return Cluster(coordinator, clients, directory, reserve, hints, roll)
 
 
 class _Roll:
@@ -208,6 +239,10 @@ class _Roll:
             self._members[peer.name] = identity.node
             if self._complete:
                 self._remember()
+
+    def node_of(self, peer: Peer) -> str:
+        """The id of the node that belongs at a peer's address; empty while it was never met."""
+        return self._members.get(peer.name, "")
 
     async def bind(self, peer: Peer) -> Identity:
         """Make an unbound node part of the cluster; the first one makes up the cluster's id. Raises `WrongCluster`."""

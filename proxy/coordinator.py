@@ -39,11 +39,22 @@ class Reserve(Protocol):
         """Whether a stamp surely won't be issued again. Sees to it that later ones are covered, too."""
 
 
+class HintKeeper(Protocol):
+    """Who sees to it that a replica gets what it missed of a write that was acknowledged."""
+
+    def add(self, peer: Peer, key: bytes, record: Record) -> None:
+        """The peer may lack the record. Never raises, never waits."""
+
+    def figures(self, peers: Sequence[Peer]) -> dict[str, str]:
+        """What `stats` tells of it."""
+
+
 class Coordinator:
     """Implements `sfss.store.Store`. `peers` are in the order of `ring.members`.
 
     `reserve` is None where stamps leave no trace: then every write asks before it stamps. `now` is Unix seconds, and
-    decides for all replicas whether a record has expired; `monotonic` is what deadlines are in.
+    decides for all replicas whether a record has expired; `monotonic` is what deadlines are in. Without `hints` a
+    replica that missed a write lacks it until it is read or compared.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class Coordinator:
         health: Health | None = None,
         clock: StampClock | None = None,
         reserve: Reserve | None = None,
+        hints: HintKeeper | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,6 +87,7 @@ class Coordinator:
         self.monotonic = monotonic
         self.counters = Counters()
         self.figures = Figures(self)
+        self.hints = hints
         self._reserve = reserve
         self._shift = ring.shift
         of_owners: dict[tuple[int, ...], tuple[Peer, ...]] = {}

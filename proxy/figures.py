@@ -134,9 +134,11 @@ class Figures:
             "write_bytes_in_flight": coordinator.bytes_in_flight,
             "keys_written_by_others": coordinator.shared_keys,
         }
-        return {name: str(value) for name, value in figures.items()} | {
-            name: str(getattr(counters, name)) for name in counters.__slots__
-        }
+        return (
+            {name: str(value) for name, value in figures.items()}
+            | {name: str(getattr(counters, name)) for name in counters.__slots__}
+            | (coordinator.hints.figures(coordinator.peers) if coordinator.hints is not None else {})
+        )
 
     def _latencies(self) -> dict[str, str]:
         figures = {}

@@ -40,3 +40,22 @@ class Options:
     probe_s_min: float = 0.05
     probe_s_max: float = 1.0
     """How soon, and how seldom at last, a node that is down is looked at again."""
+
+    hint_bytes_max: int = 128 * 1024 * 1024
+    """Room for hints in the state directory: about 800,000. Without one they are in memory, and have
+    `hint_memory_bytes_max`."""
+
+    hint_memory_bytes_max: int = 8 * 1024 * 1024
+
+    hint_age_s: float = 48 * 3600.0
+    """An older hint is dropped, and its partition compared. Below half of the time after which tombstones may go."""
+
+    hint_rate: float = 1000.0
+    hint_byte_rate: float = 16.0 * 1024 * 1024
+    """Hints a second, and bytes a second, that are replayed to one node at most: a small part of what it can take."""
+
+    hint_flush_s: float = 0.1
+    """How long hints are collected before they are written with one sync."""
+
+    hint_round_s: float = 1.0
+    """How often to look whether a node with hints is there."""

@@ -283,6 +283,8 @@ class Write:
         self._errors[peer] = error
         if not (isinstance(error, _SURELY_NOT_APPLIED) and error.outcome is Outcome.NOT_APPLIED):
             self._doubtful += 1
+        if self._written is not None:
+            self._hint(peer)
 
     # 4. deciding
 
@@ -328,6 +330,12 @@ class Write:
         if not self._settled:
             self._follow(later)
 
+    def _hint(self, peer: Peer) -> None:
+        """An owner missed what was acknowledged: note it down. Counts toward nothing."""
+        hints = self._coordinator.hints
+        if hints is not None and self._record is not None:
+            hints.add(peer, self.key, self._record)
+
     def _achieved(self, durable: int) -> Written:
         record = self._record
         if record is None:
@@ -343,6 +351,9 @@ class Write:
         if self._strictly:
             self.later = None  # nobody asks further; else a write that waits for a slow node holds all later ones
         coordinator.dismiss(self._size)
+        if written is not None and self._errors is not None:
+            for peer in self._errors:
+                self._hint(peer)
         if error is not None and self._sent:
             coordinator.counters.count_failure(error)
         future = self._future

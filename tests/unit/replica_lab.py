@@ -7,13 +7,17 @@ answer. What it holds is a `MemoryStore`, so a replica's own rules are those of 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from proxy.coordinator import Coordinator
 from proxy.health import Health
+from proxy.hint_store import Hint, HintStore
+from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import Peer
 from proxy.quorum import Quorum
+from proxy.replay import Replay
 from sfss.errors import SfssError
 from sfss.memory import MemoryStore
 from sfss.ring import Member, NodeRing
@@ -186,6 +190,42 @@ class Lab:
         version = self.stamp(seconds_ago)
         checksum = checksum_of(key, value, flags, expires, version, tombstone)
         return Record(value, len(value), flags, expires, version, checksum, tombstone)
+
+
+class HintLab(Lab):
+    """A lab whose coordinator keeps hints, in memory. `nodes` has the id of the node at each address, `marked` the
+    partitions of dropped hints; `replay` isn't started."""
+
+    def __init__(self, store: HintStore | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        loop = asyncio.get_running_loop()
+        self.nodes = {peer.name: f"node of {peer.name}" for peer in self.peers}
+        self.marked: list[int] = []
+        self.store = store or HintStore(None)
+        weakref.finalize(self, self.store.close)
+        self.hints = Hints(
+            self.store,
+            self.ring,
+            node_of=lambda peer: self.nodes.get(peer.name, ""),
+            mark=self.marked.append,
+            options=self.coordinator.options,
+            now=self.now,
+            monotonic=loop.time,
+        )
+        self.coordinator.hints = self.hints
+        self.replay = Replay(self.coordinator, self.hints)
+
+    def node(self, replica: LabReplica) -> str:
+        return self.nodes[self.peer(replica).name]
+
+    def kept(self, node: str = "") -> list[Hint]:
+        """The hints in the store, for one node or all that are known."""
+        return [
+            hint for one in ([node] if node else self.nodes.values()) for hint in self.store.after(one, b"", 10_000)
+        ]
+
+    def figures(self) -> dict[str, str]:
+        return self.hints.figures(self.peers)
 
 
 async def turns(count: int = 5) -> None:
