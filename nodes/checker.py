@@ -1,4 +1,5 @@
-"""The offline checker: reads every byte of a data directory and compares volumes and index both ways.
+"""The offline checker: reads every byte of a data directory and compares volumes and index both ways, and the hash
+tree with the index.
 
 It says what is damaged, what a start would do about it, and changes nothing.
 """
@@ -14,6 +15,7 @@ from nodes.entry import HASH_BYTES, index_key, is_newer, unpack_entry
 from nodes.format import Kind
 from nodes.offline import Offline, open_offline
 from nodes.scan import Damage, Found, reader_of, walk
+from nodes.tree import Tree
 from nodes.volume import Volume, volume_path
 from sfss.errors import CorruptRecord
 
@@ -43,6 +45,7 @@ class _Check:
         self._files = 0
         self._records = 0
         self._live: dict[int, int] = {}
+        self._tree = Tree()
         self.faults = 0
 
     def run(self) -> None:
@@ -134,6 +137,7 @@ class _Check:
             except CorruptRecord as error:
                 self._fault(f"{_name(key)}: {error}")
                 continue
+            self._tree.add(key, entry.checksum)
             self._files += entry.kind == Kind.FILE
             self._live[entry.volume] = self._live.get(entry.volume, 0) + entry.record_bytes(len(key) - HASH_BYTES)
         known_lost = len(self._offline.recovered.lost)
@@ -148,6 +152,9 @@ class _Check:
             counted, there = figures.live.get(number, 0), self._live.get(number, 0)
             if counted != there:
                 self._fault(f"volume {number}: the index counts {counted} live bytes and has {there}")
+        kept, there_are = figures.tree, self._tree
+        if (kept.digests, kept.counts) != (there_are.digests, there_are.counts):
+            self._fault("the hash tree differs from what the index has; the next scrubbing puts it right")
 
 
 def _name(key: bytes) -> str:

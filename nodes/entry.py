@@ -72,6 +72,11 @@ unpack_fields = _ENTRY.unpack
 """The fields of `Entry` as a plain tuple; for the hot path, where the record's checksum covers them."""
 
 
+def checksum_in(packed: bytes) -> int:
+    """The record's checksum, of an entry that is whole."""
+    return int.from_bytes(packed[32:40], "little")
+
+
 def is_whole(key: bytes, packed: bytes) -> bool:
     """Whether an entry is as it was packed for that index key. One that is not may claim anything, a version too."""
     if len(packed) != ENTRY_BYTES:

@@ -43,6 +43,8 @@ _REACH_BYTES = 64 * 1024
 _LIVE = struct.Struct("<QI")
 _COVERED_KEY = b"covered"
 _VOLUME_PREFIX = b"volume/"
+_TREE_KEY = b"tree"
+_TREE_PREFIX = b"tree/"
 
 
 class IndexDamaged(Exception):
@@ -175,11 +177,30 @@ class Index:
         self._transaction = self._environment.begin(db=self._entries)
         self.get = self._transaction.get
 
+    def tree_pages(self) -> dict[int, bytes] | None:
+        """The pages of the hash tree (`nodes.tree`), as of the last commit; None where it was not kept up to that."""
+        pages = {}
+        with self._reading() as transaction, transaction.cursor(db=self._meta) as cursor:
+            if transaction.get(_TREE_KEY, db=self._meta) != b"%d" % self.covered().position:
+                return None
+            if cursor.set_range(_TREE_PREFIX):
+                for key, packed in cursor:
+                    if not key.startswith(_TREE_PREFIX):
+                        break
+                    pages[int(key[len(_TREE_PREFIX) :], 16)] = packed
+        return pages
+
     def commit(
-        self, entries: Mapping[bytes, bytes], covered: Covered, live_bytes: Mapping[int, int], forget_all: bool
+        self,
+        entries: Mapping[bytes, bytes],
+        covered: Covered,
+        live_bytes: Mapping[int, int],
+        forget_all: bool,
+        tree: Mapping[int, bytes] | None = None,
     ) -> None:
         """Put entries (`ABSENT` takes one out) and coverage together, durably. `live_bytes` holds the volumes whose
-        figure has changed; 0 forgets a volume. `forget_all` empties the index first.
+        figure has changed; 0 forgets a volume. `forget_all` empties the index first. `tree` has the pages of the hash
+        tree that have changed, those that became empty without bytes.
 
         Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For one thread at a time, and not the loop's.
         """
@@ -193,6 +214,14 @@ class Index:
                     transaction.put(key, _LIVE.pack(count, _live_check(number, count)), db=self._meta)
                 else:
                     transaction.delete(key, db=self._meta)
+            if tree is not None:
+                for number, packed in tree.items():
+                    key = _TREE_PREFIX + b"%02x" % number
+                    if packed:
+                        transaction.put(key, packed, db=self._meta)
+                    else:
+                        transaction.delete(key, db=self._meta)
+                transaction.put(_TREE_KEY, b"%d" % covered.position, db=self._meta)
             body = json.dumps(asdict(covered)).encode()
             transaction.put(_COVERED_KEY, _check_of(body) + b" " + body, db=self._meta)
 
@@ -266,6 +295,12 @@ class Index:
         with self._map_lock, self._environment.begin(db=self._entries) as transaction:
             yield transaction.get
 
+    @contextmanager
+    def frozen(self) -> Iterator[Frozen]:
+        """All of the last commit, for any thread. Keep it short, as `snapshot`."""
+        with self._map_lock, self._environment.begin(db=self._entries) as transaction:
+            yield Frozen(transaction, self._meta)
+
     def lying_from(self, key: bytes, limit: int) -> list[tuple[bytes, bytes, bool]]:
         """Up to `limit` entries of the last commit from a key on, in the order in which they lie: key, entry, and
         whether a search finds it. For any thread."""
@@ -324,6 +359,29 @@ class Index:
     @staticmethod
     def _refuse(key: bytes) -> bytes | None:
         raise CorruptRecord("the index is not open")
+
+
+class Frozen:
+    """One commit of the index, as `Index.frozen` hands it out."""
+
+    def __init__(self, transaction: lmdb.Transaction[bytes], meta: lmdb._Database) -> None:
+        self._transaction = transaction
+        self._meta = meta
+
+    def tree_page(self, number: int) -> bytes:
+        """A page of the hash tree; nothing where it is empty."""
+        return self._transaction.get(_TREE_PREFIX + b"%02x" % number, db=self._meta) or b""
+
+    def between(self, low: bytes, high: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to `limit` entries from key `low` on and before `high`, in key order."""
+        found: list[tuple[bytes, bytes]] = []
+        with self._transaction.cursor() as cursor:
+            if cursor.set_range(low):
+                for key, entry in islice(cursor, limit):
+                    if high is not None and key >= high:
+                        break
+                    found.append((key, entry))
+        return found
 
 
 errors = lmdb.Error

@@ -128,7 +128,8 @@ class Indexer:
     async def _commit_all(self) -> None:
         overlay = self._overlay
         waiters, self._waiters = self._waiters, []
-        if overlay.current or overlay.forget_index or overlay.figures.changed:
+        figures = overlay.figures
+        if overlay.current or overlay.forget_index or figures.changed or figures.tree.changed:
             frozen = asyncio.get_running_loop().create_future()
             # Frozen at the moment of the sync, so that no entry is committed whose record might not be on disk.
             self._writer.when_synced(lambda: frozen.set_result(self._freeze()))
@@ -145,7 +146,9 @@ class Indexer:
         covered = Covered(
             self._node, volume.number, volume.end, self._writer.synced_position, figures.version_max, figures.files
         )
-        return _Generation(overlay.freeze(), covered, figures.take_changed(), overlay.forget_index)
+        return _Generation(
+            overlay.freeze(), covered, figures.take_changed(), overlay.forget_index, figures.tree.take_changed()
+        )
 
     async def _commit(self, generation: _Generation) -> None:
         """Try until it is done. Raises `IndexDiskFull` when the node stops."""
@@ -179,3 +182,4 @@ class _Generation(NamedTuple):
     covered: Covered
     live_bytes: Mapping[int, int]
     forget_all: bool
+    tree: Mapping[int, bytes]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nodes.entry import ABSENT, HASH_BYTES, is_whole, unpack_fields
+from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
+from nodes.tree import Tree
 
 
 @dataclass(slots=True)
@@ -19,20 +20,21 @@ class Figures:
     """What is counted over all entries: files (no tombstones), their bytes in volumes, and each volume's share of it.
 
     `live` counts the bytes of the records that entries point to, tombstones included; `changed` holds the volumes whose
-    count is not committed yet.
+    count is not committed yet. `tree` has the records' checksums.
     """
 
     files: int = 0
     live: dict[int, int] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
     version_max: int = 0
+    tree: Tree = field(default_factory=Tree)
 
     @property
     def live_bytes(self) -> int:
         return sum(self.live.values())
 
-    def add(self, volume: int, record_bytes: int, version: int, is_file: bool) -> None:
-        """An entry points to a record now."""
+    def add(self, key: bytes, entry: bytes, volume: int, record_bytes: int, version: int, is_file: bool) -> None:
+        """An entry points to a record now. `key` is the index's key."""
         live = self.live
         live[volume] = live.get(volume, 0) + record_bytes
         self.changed.add(volume)
@@ -40,21 +42,24 @@ class Figures:
             self.files += 1
         if version > self.version_max:
             self.version_max = version
+        self.tree.add(key, checksum_in(entry))
 
     def remove(self, key: bytes, entry: bytes) -> None:
         """An entry is gone. `key` is the index's key."""
         if not is_whole(key, entry):
             return  # an index page is rotten; nobody knows what it counted for
-        volume, _, value_bytes, _, _, _, _, kind, _, _ = unpack_fields(entry)
+        volume, _, value_bytes, _, _, _, checksum, kind, _, _ = unpack_fields(entry)
         self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)
         self.changed.add(volume)
         if kind == Kind.FILE:
             self.files -= 1
+        self.tree.remove(key, checksum)
 
     def forget_all(self) -> None:
         self.changed.update(self.live)
         self.live = dict.fromkeys(self.live, 0)
         self.files = 0
+        self.tree.forget_all()
 
     def take_changed(self) -> dict[int, int]:
         """The volumes whose count has changed since the last call, with the count."""
@@ -91,7 +96,7 @@ class Overlay:
         old = self.newest(key)
         if old is not None:
             self.figures.remove(key, old)
-        self.figures.add(volume, size, version, is_file)
+        self.figures.add(key, entry, volume, size, version, is_file)
         self.current[key] = entry
 
     def drop(self, key: bytes) -> None:

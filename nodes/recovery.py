@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, checksum_in, index_key, is_whole, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
 from nodes.overlay import Figures, Overlay
 from nodes.scan import Batch, Damage, Found, reader_of, walk
+from nodes.tree import Tree
 from nodes.volume import Volume, find_volumes, volume_path
 from nodes.writer import new_header
 
@@ -65,7 +66,7 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
     volumes, damaged = find_volumes(directory.volumes, state.node_bytes, clean=aside is None)
     index, covered = _open_index(directory, state, bool(volumes), aside)
     index.refresh()
-    figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
+    figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max, _tree_of(index, covered))
     overlay = Overlay(index, figures)
     reasons = [state.suspect] if state.suspect else []
     found_numbers = {volume.number for volume in volumes}
@@ -169,6 +170,29 @@ def _open_index(
     if has_volumes and not covered.volume:
         _log.info("building the index from the volumes")
     return index, covered
+
+
+def _tree_of(index: Index, covered: Covered) -> Tree:
+    """The hash tree as of the last commit; where it wasn't kept up or is damaged, made from all entries: some seconds
+    for a million files."""
+    tree = Tree()
+    try:
+        pages = index.tree_pages()
+        if pages is not None:
+            for number, packed in pages.items():
+                tree.load(number, packed)
+            return tree
+        reason = "the index has none"
+    except ValueError as error:
+        reason = str(error)
+    if covered.volume:
+        _log.info("making the hash tree from the index: %s", reason)
+    tree = Tree()
+    for key, entry in index.entries():
+        if is_whole(key, entry):
+            tree.add(key, checksum_in(entry))
+    tree.change_all()
+    return tree
 
 
 def _read_from_disk_itself(fd: int) -> None:
@@ -297,5 +321,6 @@ class _Replay:
         frozen = overlay.freeze()
         while self._index.lacks_room_for(len(frozen)):
             self._index.grow()
-        self._index.commit(frozen, covered, figures.take_changed(), overlay.forget_index)
+        changed = figures.tree.take_changed()
+        self._index.commit(frozen, covered, figures.take_changed(), overlay.forget_index, changed)
         overlay.committed(frozen)

@@ -2,8 +2,8 @@
 
 Each record is verified, and compared with the index both ways: what the index points to must be whole, and no whole
 record may be newer than what the index has. A damaged record that counts is remembered as such, so that a repair
-can write it again; damaged entries of the index are mended first. Slow on purpose: it takes a small part of the disk's
-and the interpreter's time.
+can write it again; damaged entries of the index are mended first, and then the hash tree. Slow on purpose: it takes a
+small part of the disk's and the interpreter's time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from nodes.indexer import Indexer
 from nodes.mending import Mender
 from nodes.options import NodeOptions
 from nodes.scan import Damage, Event, Found, reader_of, walk
+from nodes.tree import Tree
+from nodes.tree_check import TreeChecker
 from nodes.volume import Volume, Volumes, volume_path
 from sfss.errors import SfssError
 
@@ -56,6 +58,7 @@ class Scrubber:
         volumes: Volumes,
         index: Index,
         indexer: Indexer,
+        tree: Tree,
         options: NodeOptions,
         on_damage: Callable[[bytes, bytes], None],
         on_mended: Callable[[bytes], None],
@@ -67,6 +70,7 @@ class Scrubber:
         self._on_damage = on_damage
         self._thread = ThreadPoolExecutor(1, "sfss-scrubber")
         self._mender = Mender(volumes, index, indexer, self._thread, self._tell, on_mended)
+        self._tree_checker = TreeChecker(index, indexer, tree, self._thread)
         self._task: asyncio.Task[None] | None = None
         self.faults = 0
         self.scrubbed_bytes = 0
@@ -90,6 +94,9 @@ class Scrubber:
         try:
             await self._indexer.commit()
             await self._mender.mend()
+            off = await self._tree_checker.check()
+            if off:
+                self._tell(f"{off} leaves of the hash tree were off and were put right")
         except (OSError, IndexDamaged, index_errors) as error:
             _log.error("mending the index failed: %s", error)
         for number in sorted(self._volumes.by_number)[:-1]:

@@ -2,7 +2,7 @@
 
 `NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
 newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
-`Replica`, `Updater` and `Flushable` of `sfss.store`.
+`Replica`, `Comparable`, `Updater` and `Flushable` of `sfss.store`.
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
@@ -31,6 +31,7 @@ from nodes.free_space import FreeSpace
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState, next_epoch
 from nodes.indexer import Indexer
+from nodes.listing import Lister
 from nodes.options import NodeOptions, Sync
 from nodes.reading import ValueReader
 from nodes.recovery import Recovered, recover
@@ -159,10 +160,12 @@ class NodeStore:
             self._volumes,
             self._index,
             self._indexer,
+            self._overlay.figures.tree,
             options,
             on_damage=self._note_damage_of,
             on_mended=self._damaged.discard,
         )
+        self._lister = Lister(self._index, self._overlay)
         self._housekeeper = Housekeeper(
             directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
         )
@@ -221,6 +224,7 @@ class NodeStore:
         await self._indexer.close()
         await self._housekeeper.close()
         self._reader.close()
+        self._lister.close()
         self._volumes.close()
         self._index.close()
         last = replace(
@@ -372,6 +376,17 @@ class NodeStore:
 
     def identify(self) -> Identity:
         return self._state.identity(self._writer.synced_position)
+
+    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> Reply[bytes]:
+        self._check_read(call)
+        reply = self._lister.hashes(prefix)
+        return self._spawn(self._listed(reply)) if isinstance(reply, asyncio.Future) else reply
+
+    async def _listed(self, listing: asyncio.Future[bytes]) -> bytes:
+        try:
+            return await listing
+        except indexes.errors as error:
+            raise self._index_damaged(error) from None
 
     def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
         if self._state.cluster:
@@ -527,10 +542,13 @@ class NodeStore:
         try:
             entry = self._overlay.newest(lookup)
         except indexes.errors as error:
-            self._index.condemn()
-            self._die(f"the index is damaged ({error}); the next start rebuilds it")
-            raise CorruptRecord("the index is damaged") from None
+            raise self._index_damaged(error) from None
         return entry
+
+    def _index_damaged(self, error: Exception) -> CorruptRecord:
+        self._index.condemn()
+        self._die(f"the index is damaged ({error}); the next start rebuilds it")
+        return CorruptRecord("the index is damaged")
 
     def _read_value(self, lookup: bytes, packed: bytes, live_only: bool, call: Call) -> Reply[Record | None]:
         if len(packed) != ENTRY_BYTES:

@@ -7,6 +7,8 @@ tier or behind the memcache server.
 `Replica` is what a coordinator sees of one node: raw records with their versions, tombstones included, and
 writes that are stored only if newer. A node's disk store and the memcache client (to a node) implement it.
 
+`Comparable` is for replicas that keep a hash tree over what they hold.
+
 `Updater` is for stores that can read, decide and write one key atomically. A coordinator is none.
 
 Answers come as `Reply`: the value itself when it is known at once, or a future of it. No task is made where the
@@ -181,6 +183,16 @@ class Replica(Protocol):
         """Make an unbound, empty node part of a cluster, durably; `cluster` `new` makes up an id. A bound one
         changes nothing and answers who it is: the caller compares. Refuses (`WrongCluster`) an unbound node that
         holds files."""
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """A replica that tells what it holds by a hash tree, so that two are compared without naming every record."""
+
+    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> Reply[bytes]:
+        """What lies below a place of the tree, which 0 to 16 lowercase hex digits name: with up to 3 the digests of its
+        sixteen children, with more the records themselves. All of it is durable. The text is that of docs/wire.rst;
+        `sfss.hash_tree` reads it."""
 
 
 class Change(NamedTuple):

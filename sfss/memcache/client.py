@@ -25,6 +25,7 @@ from sfss.memcache.exchanges import (
     Apply,
     AskIdentity,
     AskStats,
+    AskHashes,
     ClassicDelete,
     ClassicGet,
     ClassicSet,
@@ -217,6 +218,12 @@ class MemcacheClient:
         limits = self.limits
         if self._held >= limits.in_flight_max or self._bytes + exchange.size > limits.bytes_max:
             raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {host_and_port(self.host, self.port)}")
+    # Comparable
+
+    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
+        self._needs_sfss("hashes")
+        return self._ask(self._reads, AskHashes(prefix), call)
+
         if self._closed:
             raise ConnectionLost("the client was closed")
         now = self._monotonic()

@@ -401,6 +401,21 @@ class ClassicSet(Exchange):
 
     def take(self, replies: ReplyParser) -> Any:
         line = replies.line()
+class AskHashes(ClassicGet):
+    """`get @<prefix>`: a part of a node's hash tree, as text."""
+
+    __slots__ = ()
+
+    def __init__(self, prefix: bytes) -> None:
+        super().__init__(b"@" + prefix, True)
+
+    def take(self, replies: ReplyParser) -> Any:
+        record = super().take(replies)
+        if record is None:
+            raise OutOfStep("END came for a part of the hash tree")
+        return record.value if isinstance(record, Record) else record
+
+
         if line is None:
             return MORE
         if line != b"STORED":

@@ -11,7 +11,7 @@ from sfss.errors import Unsupported
 from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.stamps import StampClock
-from sfss.store import Flushable, Replica, Store, Updater
+from sfss.store import Comparable, Flushable, Replica, Store, Updater
 
 WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
@@ -72,7 +72,13 @@ class Service:
         self._replica = store if isinstance(store, Replica) else None
         self._updater = store if isinstance(store, Updater) else None
         self._flushable = store if isinstance(store, Flushable) else None
-        offered = {"replica": self._replica, "updater": self._updater, "flushable": self._flushable}
+        self._comparable = store if isinstance(store, Comparable) else None
+        offered = {
+            "replica": self._replica,
+            "comparable": self._comparable,
+            "updater": self._updater,
+            "flushable": self._flushable,
+        }
         self.offers = frozenset(name for name, kind in offered.items() if kind is not None) | {""}
         self.allow_flush = allow_flush
         self.now = now
@@ -93,6 +99,13 @@ class Service:
 
     @property
     def updater(self) -> Updater:
+    @property
+    def comparable(self) -> Comparable:
+        """The store as one that keeps a hash tree."""
+        if self._comparable is None:
+            raise Unsupported("get @ asks for the hash tree, which nodes keep")
+        return self._comparable
+
         """The store as an updater."""
         if self._updater is None:
             raise Unsupported("atomic updates")

@@ -21,7 +21,7 @@ RELATIVE = int(NOW) + 60
 A = b"set a 5 0 3\r\none\r\n"  # the first write of a conversation: its version is V
 N = b"set n 0 0 2\r\n41\r\n"
 
-NO_TREE = b"SERVER_ERROR not supported here: get @ asks for a part of the hash tree, which isn't kept yet\r\n"
+NO_TREE = b"SERVER_ERROR not supported here: get @ asks for the hash tree, which nodes keep\r\n"
 
 CONVERSATIONS = [
     # (what was said before, what is said, what is answered)

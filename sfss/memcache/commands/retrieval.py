@@ -1,4 +1,5 @@
-"""get, gets, gat, gats; and `get ?<key>`, which answers a key's metadata as Beansdb does.
+"""get, gets, gat, gats; and `get ?<key>` and `get @<prefix>`, which answer a key's metadata and a part of the hash
+tree, as Beansdb does.
 
 Several keys are a stream: a key is looked up only when there is room for its value, so a long line of keys can't fill
 the memory. A key that can't be read ends the reply with its error line in place of END.
@@ -10,7 +11,8 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 
-from sfss.errors import Unsupported
+from sfss.errors import BadRequest
+from sfss.hash_tree import is_prefix
 from sfss.memcache.answers import COPIED_BYTES_MAX, Answer, Buffers, Pending, Stream, answer, with_block
 from sfss.memcache.commands.words import exptime_of, key_of
 from sfss.memcache.numbers import absolute_expiry
@@ -26,8 +28,8 @@ WORDS_MAX = RETRIEVAL_LINE_BYTES_MAX // 2
 def parse_get(command: Command, words: list[bytes]) -> Request:
     """`get <key>*`: the arguments are the keys."""
     keys = tuple(key_of(word) for word in words[1:])
-    # `?a` reads what is under `a`: like several keys, it waits for every write before it.
-    alone = len(keys) == 1 and keys[0][0] != ord("?")
+    # `?a` reads what is under `a`, `@a` what many keys hold: like several keys, they wait for every write before them.
+    alone = len(keys) == 1 and keys[0][0] not in b"?@"
     return Request(command, keys[0] if alone else b"", keys)
 
 
@@ -75,7 +77,7 @@ def _get_one(service: Service, key: bytes, with_version: bool, end: bytes) -> Bu
     if key[0] == ord("?") and len(key) > 1:
         return _metadata(service, key, end)
     if key[0] == ord("@"):
-        raise Unsupported("get @ asks for a part of the hash tree, which isn't kept yet")
+        return _hashes(service, key, end)
     service.counters.cmd_get += 1
 
     def finish(record: Record | None) -> Buffers:
@@ -115,6 +117,17 @@ def _metadata(service: Service, key: bytes, end: bytes) -> Buffers | Pending:
     if "replica" in service.offers:
         return answer(service.replica.inspect(key[1:]), finish)
     return answer(service.store.head(key[1:]), finish)
+
+
+def _hashes(service: Service, key: bytes, end: bytes) -> Buffers | Pending:
+    comparable = service.comparable
+    if not is_prefix(key[1:]):
+        raise BadRequest("get @ takes up to 16 lowercase hex digits")
+
+    def finish(text: bytes) -> Buffers:
+        return with_block(b"VALUE %b 0 %d\r\n" % (key, len(text)), text, b"\r\n" + end)
+
+    return answer(comparable.hashes(key[1:]), finish)
 
 
 def parse_gat(command: Command, words: list[bytes]) -> Request:

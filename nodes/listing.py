@@ -1,0 +1,85 @@
+"""Answering `get @…`: from the tree in memory what lies above the leaves, from the index and the overlay the records.
+
+Records are listed in a thread of its own, one listing at a time: the loop copies what isn't indexed yet (half a
+millisecond for a full overlay) and no more. Answers speak of what was durable when they were asked for, or later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from nodes.entry import HASH_BYTES, is_whole, unpack_fields
+from nodes.format import Kind
+from nodes.index import Index
+from nodes.overlay import Overlay
+from sfss.errors import Busy
+from sfss.hash_tree import LEAF_DIGITS, LISTED_MAX, Listed, hash_range, write_branches, write_listed, write_listing
+from sfss.store import Reply
+
+_WAITING_MAX = 64
+"""Listings asked for and not answered; one more is refused as busy. Each holds a copy of what isn't indexed."""
+
+_BREATH_RECORDS = 200
+_BREATH_S = 0.0002
+"""After so many records the interpreter is left to others: it is held for about half a millisecond."""
+
+_HASH_END = 1 << 64
+
+
+class Lister:
+    """Tells what a node holds. For the loop's thread."""
+
+    def __init__(self, index: Index, overlay: Overlay) -> None:
+        self._index = index
+        self._overlay = overlay
+        self._thread = ThreadPoolExecutor(1, "sfss-lister")
+        self._waiting = 0
+
+    def close(self) -> None:
+        """End the thread; what waits is answered first."""
+        self._thread.shutdown()
+
+    def hashes(self, prefix: bytes) -> Reply[bytes]:
+        """What `get @<prefix>` answers. A listing's future may have an error of the index (`nodes.index.errors`)."""
+        overlay = self._overlay
+        if len(prefix) < LEAF_DIGITS:
+            return write_branches(overlay.figures.tree.children(prefix))
+        if self._waiting >= _WAITING_MAX:
+            raise Busy(f"{self._waiting} listings wait")
+        self._waiting += 1
+        # Newest first. What is frozen doesn't change any more.
+        unindexed = (overlay.current.copy(), overlay.frozen)
+        listing = asyncio.get_running_loop().run_in_executor(
+            self._thread, _list, self._index, prefix, unindexed, overlay.forget_index
+        )
+        listing.add_done_callback(self._listed)
+        return listing
+
+    def _listed(self, _: asyncio.Future[bytes]) -> None:
+        self._waiting -= 1
+
+
+def _list(index: Index, prefix: bytes, unindexed: tuple[Mapping[bytes, bytes], ...], forget_index: bool) -> bytes:
+    first, end = hash_range(prefix)
+    low = first.to_bytes(HASH_BYTES)
+    high = end.to_bytes(HASH_BYTES) if end < _HASH_END else None
+    newest: dict[bytes, bytes] = {}
+    for generation in reversed(unindexed):
+        newest.update((key, entry) for key, entry in generation.items() if key >= low and (high is None or key < high))
+    if not forget_index:
+        with index.frozen() as commit:
+            # As many more as might be gone since.
+            for key, entry in commit.between(low, high, LISTED_MAX + 1 + len(newest)):
+                newest.setdefault(key, entry)
+    lines = []
+    whole = (key for key in sorted(newest) if is_whole(key, newest[key]))
+    for key in islice(whole, LISTED_MAX):
+        _, _, size, _, _, version, checksum, kind, _, _ = unpack_fields(newest[key])
+        lines.append(write_listed(Listed(key[HASH_BYTES:], version, checksum, kind == Kind.TOMBSTONE, size)))
+        if not len(lines) % _BREATH_RECORDS:
+            time.sleep(_BREATH_S)
+    return write_listing(lines, next(whole, None) is not None)
