@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from proxy.coordinator import Coordinator
 from proxy.health import Health
+from proxy.hint_store import HintStore
+from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import Peer
 from proxy.quorum import Quorum
-from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, SfssError, Unreachable
+from proxy.replay import Replay
+from sfss.errors import Busy, ConnectionLost, CorruptRecord, Expired, Outcome, SfssError, Unreachable
 from sfss.memory import MemoryStore
 from sfss.ring import Member, NodeRing
 from sfss.stamps import StampClock
@@ -63,6 +67,12 @@ class SimulatedNode:
             loop.call_later(self._delay(), self._fail, future, ConnectionLost("simulated", Outcome.UNKNOWN))
         return future
 
+    def _send_until(self, deadline: float, kind: str, *args: Any) -> asyncio.Future[Any]:
+        """For requests that nobody gives up: as a connection does that has heard nothing for so long."""
+        future = self._send(kind, *args)
+        asyncio.get_running_loop().call_at(deadline, self._fail, future, Expired("simulated", Outcome.UNKNOWN))
+        return future
+
     def _delay(self) -> float:
         late = self._rng.random() < self._weather.late
         return self._rng.expovariate(1 / self._weather.delay_s) * (self._weather.late_times if late else 1.0)
@@ -96,10 +106,10 @@ class SimulatedNode:
         return self._send("inspect", key)
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Any:
-        return self._send("apply", key, record)
+        return self._send_until(call.deadline, "apply", key, record)
 
     def identify(self) -> Any:
-        return self._send("identify")
+        return self._send_until(asyncio.get_running_loop().time() + 1.0, "identify")
 
     def bind(self, cluster: str, ring: int, fingerprint: str) -> Any:
         raise AssertionError("a coordinator binds nobody")
@@ -110,7 +120,8 @@ class SimulatedNode:
 
 class SimulatedCluster:
     """Three nodes and some coordinators, of which `sharing` know that there are others. `histories` has what clients
-    saw, by key."""
+    saw, by key. With `hints` the coordinators keep and replay them, and all that was acknowledged comes to be on all
+    nodes."""
 
     def __init__(
         self,
@@ -122,6 +133,7 @@ class SimulatedCluster:
         quorum: Quorum | None = None,
         weather: Weather | None = None,
         node: Callable[..., MemoryStore] = MemoryStore,
+        hints: bool = False,
     ) -> None:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
@@ -133,6 +145,13 @@ class SimulatedCluster:
         self._value = 0
         self.histories: dict[bytes, list[Operation]] = {}
         self.outcomes: dict[str, int] = {}
+        self.marked: list[int] = []
+        """The partitions of hints that were dropped."""
+        self.hints: list[Hints] = []
+        self.replays: list[Replay] = []
+        self._with_hints = hints
+        self.acknowledged: dict[bytes, int] = {}
+        """The newest acknowledged version of each key."""
         self.coordinators = [
             self._coordinator(rng.uniform(-skew_s, skew_s), shared=index < sharing) for index in range(coordinators)
         ]
@@ -145,17 +164,56 @@ class SimulatedCluster:
             Peer(f"n{index}:1", SimulatedNode(store, self._weather, self._rng, lambda index=index: self._is_cut(index)))
             for index, store in enumerate(self._stores)
         ]
-        return Coordinator(
+        options = Options(shared=shared, deadline_s=1.0, node_deadline_s=0.3, hint_round_s=0.1)
+        coordinator = Coordinator(
             self._ring,
             peers,
             self._quorum,
-            options=Options(shared=shared, deadline_s=1.0, node_deadline_s=0.3),
+            options=options,
             health=Health(peers, probe_s_min=0.05, probe_s_max=0.5, rng=self._rng, monotonic=self._loop.time),
             clock=StampClock(lambda: self.now() + skew_s),
             reserve=AlwaysReserved(),
             now=self.now,
             monotonic=self._loop.time,
         )
+        if self._with_hints:
+            self._keep_hints(coordinator, options)
+        return coordinator
+
+    def _keep_hints(self, coordinator: Coordinator, options: Options) -> None:
+        store = HintStore(None)
+        weakref.finalize(self, store.close)
+        hints = coordinator.hints = Hints(
+            store,
+            self._ring,
+            node_of=lambda peer: f"node at {peer.name}",
+            mark=self.marked.append,
+            options=options,
+            now=self.now,
+            monotonic=self._loop.time,
+        )
+        self.hints.append(hints)
+        self.replays.append(Replay(coordinator, hints))
+        self.replays[-1].start()
+
+    async def _settle_hints(self) -> None:
+        """Wait until no hint is left, with the nodes where they are."""
+        self._cut_off_until = [0.0, 0.0, 0.0]
+        await asyncio.sleep(1.0)  # for what is still unheard
+        async with asyncio.timeout(3600):
+            while any(hints.waiting() for hints in self.hints):
+                await asyncio.sleep(0.1)
+        for replay in self.replays:
+            await replay.close()
+
+    def behind(self) -> list[tuple[int, bytes]]:
+        """The nodes, and keys, that lack what was acknowledged."""
+        return [
+            (index, key)
+            for index, store in enumerate(self._stores)
+            for key, version in self.acknowledged.items()
+            if key not in store.records or store.records[key].version < version
+        ]
 
     def _is_cut(self, index: int) -> bool:
         return self._cut_off_until[index] > self._loop.time()
@@ -165,6 +223,8 @@ class SimulatedCluster:
         trouble = asyncio.ensure_future(self._make_trouble())
         await asyncio.gather(*(self._client(number, operations, keys, pause_s) for number in range(clients)))
         trouble.cancel()
+        if self._with_hints:
+            await self._settle_hints()
         for coordinator in self.coordinators:
             await coordinator.close(10.0)
 
@@ -190,10 +250,12 @@ class SimulatedCluster:
                 self._value += 1
                 written = self._value
                 # The flags carry the value's number, so that a head tells which write it saw.
-                await settled(coordinator.set(key, b"%d" % written * 3, flags=written))
+                done = await settled(coordinator.set(key, b"%d" % written * 3, flags=written))
+                self._acknowledge(key, done.version)
                 history.append((began, self._loop.time(), "w", written))
             elif kind == "delete":
                 found = await settled(coordinator.delete(key))
+                self._acknowledge(key, found.version if found is not None else 0)
                 history.append((began, self._loop.time(), "r" if found is None else "w", None))
             else:
                 record = await settled(getattr(coordinator, kind)(key))
@@ -205,6 +267,9 @@ class SimulatedCluster:
             if kind in ("set", "delete") and error.outcome is Outcome.UNKNOWN:
                 history.append((began, math.inf, "w", written))
             self._count(kind, error.outcome.value if kind in ("set", "delete") else "failed")
+
+    def _acknowledge(self, key: bytes, version: int) -> None:
+        self.acknowledged[key] = max(self.acknowledged.get(key, 0), version)
 
     def _count(self, kind: str, outcome: str) -> None:
         self.outcomes[f"{kind} {outcome}"] = self.outcomes.get(f"{kind} {outcome}", 0) + 1

@@ -56,6 +56,16 @@ def test_every_history_is_linearizable(settings, seed):
     assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_with_hints_every_history_is_linearizable_and_all_nodes_get_what_was_acknowledged(settings, seed):
+    cluster = run(simulate(seed, hints=True, **settings))
+
+    assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
+    assert (cluster.behind(), cluster.marked) == ([], []), f"seed {seed}"
+    assert sum(hints.replayed for hints in cluster.hints)
+
+
 @pytest.mark.parametrize("sharing", [0, 4])
 def test_one_hot_key_on_a_calm_network_gives_no_error_at_all(sharing):
     async def hot():
@@ -121,6 +131,28 @@ def test_nodes_that_store_whatever_comes_last_are_caught():
             return Applied(True, record.version, record.checksum, True)
 
     assert caught(node=LastComesWins)
+
+
+def test_a_hint_counted_as_a_copy_is_caught(monkeypatch):
+    class CountsHints(Write):
+        def _refused(self, peer, error):
+            super()._refused(peer, error)
+            self._accepted += 1
+
+    monkeypatch.setattr("proxy.coordinator.Write", CountsHints)
+
+    assert caught(hints=True)
+
+
+def test_a_replica_forgotten_once_the_client_was_answered_is_caught(monkeypatch):
+    class ForgetsTheLate(Write):
+        def _refused(self, peer, error):
+            if not self._settled:
+                super()._refused(peer, error)
+
+    monkeypatch.setattr("proxy.coordinator.Write", ForgetsTheLate)
+
+    assert any(run(simulate(seed, hints=True)).behind() for seed in PLANTED_SEEDS)
 
 
 def test_counting_refusals_of_a_blind_stamp_is_caught(monkeypatch):
