@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
             self._consumed()
             data = self._take_backlog()
         self._pumping = False
-        if self.phase is Phase.HEAD and (self._client_done or self._server.stopping):
+        if self.phase is Phase.HEAD and (self._client_done or not self._server.idle_welcome):
             self._close()
 
     def _take_turn(self) -> None:

@@ -44,7 +44,9 @@ class Door:
         self._open()
 
     def close(self) -> None:
-        """Accept nothing more and end the handshakes under way. Those that are done go on."""
+        """Take in those who have connected, accept nothing more and end the handshakes under way. Those that are done
+        go on."""
+        self._accept()
         self._loop.remove_reader(self._listener)
         if self._pause is not None:
             self._pause.cancel()

@@ -27,6 +27,9 @@ SWEEP_S_MAX = 1.0
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
 _SERVER_HEADER = f"Server: sfss/{__version__}\r\n".encode()
 
+LAST_CALL_S = 0.5
+"""How long a server that stops still answers, once, on connections on which nothing goes on."""
+
 _log = logging.getLogger("sfss.web")
 
 
@@ -53,6 +56,9 @@ class WebServer:
         """Whether a request like the one before is taken without the parser."""
         self.failures = FailureLog()
         self.stopping = False
+        """Whether every answer from now on ends its connection."""
+        self.idle_welcome = True
+        """Whether a connection may wait for its next request."""
         self.tasks: set[asyncio.Task[Any]] = set()
         """Requests in hand that take more than one step; kept here so that they aren't forgotten half-way."""
         self._connections: set[Connection] = set()
@@ -142,16 +148,17 @@ class WebServer:
         """Stop accepting, let requests in hand finish for up to `grace_s` seconds, end the rest. Idempotent."""
         if self.stopping:
             return
-        self.stopping = True
         for door in self._doors:
             door.close()
+        self.stopping = True
+        # A client may just now be sending its next request where nothing seems to go on.
+        last_call_s = min(LAST_CALL_S, grace_s)
+        await self._wait_for_quiet(last_call_s)
+        self.idle_welcome = False
         for connection in list(self._connections):
             connection.close_if_idle()
-        if self._connections or self.tasks:
-            try:
-                await asyncio.wait_for(self._quiet.wait(), grace_s)
-            except TimeoutError:
-                _log.warning("requests were still in hand %.0f s after the stop", grace_s)
+        if not await self._wait_for_quiet(grace_s - last_call_s):
+            _log.warning("requests were still in hand %.0f s after the stop", grace_s)
         for connection in list(self._connections):
             connection.abort()
         for task in self.tasks:
@@ -160,3 +167,13 @@ class WebServer:
             await asyncio.wait(self.tasks, timeout=1.0)
         if self._sweep is not None:
             self._sweep.cancel()
+
+    async def _wait_for_quiet(self, seconds: float) -> bool:
+        """Wait until nothing is open or in hand; False when it took too long."""
+        if not (self._connections or self.tasks):
+            return True
+        try:
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
