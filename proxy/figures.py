@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from proxy.explanation import EXPLANATIONS_MAX, explain
 from proxy.latency import Latency
 from proxy.peer import Peer
-from sfss.errors import BadRequest
+from sfss.errors import BadRequest, Busy
+from sfss.explanation import key_of_topic
 from sfss.store import Call, settled
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Figures:
         self._coordinator = coordinator
         self._asking: asyncio.Task[NodeStats] | None = None
         self._asked_at = float("-inf")
+        self._explanations = 0
 
     def close(self) -> None:
         if self._asking is not None:
@@ -39,13 +42,26 @@ class Figures:
 
     async def of_topic(self, topic: str) -> dict[str, str]:
         """What `stats <topic>` answers; the empty topic is the coordinator's own."""
+        key = key_of_topic(topic)
+        if key is not None:
+            return await self._explained(key)
         storages = await self.storages()
         if topic == "storages":
             return {f"{node}/{name}": value for node, stats in storages.items() for name, value in stats.items()}
         return self._items(storages) | self._own() | self._latencies()
 
+    async def _explained(self, key: bytes) -> dict[str, str]:
+        if self._explanations >= EXPLANATIONS_MAX:
+            raise Busy(f"{self._explanations} keys are being explained")
+        self._explanations += 1
+        try:
+            return await explain(self._coordinator, key)
+        finally:
+            self._explanations -= 1
+
     async def storages(self) -> NodeStats:
-        """Each node's STATS by its address, with its `state` (`ok` or `dead`) and, when something is wrong, `error`."""
+        """Each node's STATS by its address, with its `state` (`ok`, `suspect` or `dead`) and, when something is wrong,
+        `error`."""
         now = self._coordinator.monotonic()
         if self._asking is None or (self._asking.done() and now >= self._asked_at + _FRESH_S):
             self._asked_at = now
@@ -105,12 +121,13 @@ class Figures:
             return {"state": "dead", "error": f"no answer in {within} s"}
         except Exception as error:  # whatever is wrong with one node, the others are told
             return {"state": "dead", "error": str(error) or type(error).__name__}
-        return {**stats, "state": "ok"} | ({"error": peer.error} if peer.error else {})
+        suspect = peer.suspect or stats.get("state") == "suspect"
+        return {**stats, "state": "suspect" if suspect else "ok"} | ({"error": peer.error} if peer.error else {})
 
     def _items(self, storages: NodeStats) -> dict[str, str]:
         """Files by what the living nodes say, each of which is kept N times; of the dead ones an average is assumed."""
         coordinator = self._coordinator
-        living = [stats for stats in storages.values() if stats["state"] == "ok"]
+        living = [stats for stats in storages.values() if stats["state"] != "dead"]
         scale = len(coordinator.peers) / (max(len(living), 1) * coordinator.quorum.n)
         return {
             name: str(round(scale * sum(_number(stats, name) for stats in living)))
@@ -160,7 +177,7 @@ class Figures:
 
 def check_topic(topic: str) -> None:
     """Refuse (`BadRequest`) a topic that a coordinator has no figures on."""
-    if topic not in ("", "storages"):
+    if topic not in ("", "storages") and key_of_topic(topic) is None:
         raise BadRequest(f"no stats on {topic!r} here")
 
 
