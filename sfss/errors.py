@@ -68,6 +68,10 @@ class Unreachable(Unavailable):
     """No server of the tier below could be reached at all."""
 
 
+class Unauthenticated(Unreachable):
+    """A server of the tier below is there and doesn't let us in: a secret is missing, or isn't the same."""
+
+
 class QuorumUnavailable(Unavailable):
     """Fewer replicas answered than the quorum needs."""
 

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from socket import socket
-from ssl import SSLContext
 from typing import Any
 
 import click
@@ -26,11 +25,11 @@ from sfss.process import VERSION_LINE, check_packages, is_loopback, run
 from sfss.settings import Settings, load_settings
 from sfss.store import Store
 from sfss.subcommands import check_nothing_before
+from sfss.tls import server_context
 from sfss.web.counters import SharedCounters
 from sfss.web.proxies import ProxyRing
 from sfss.web.serve import OpenBackend, serve
 from sfss.web.status import DirectStatus, ProxiesStatus, StatusSource
-from sfss.web.tls import tls_context
 from sfss.web.workers import Workers, bind_sockets
 
 _log = logging.getLogger("sfss.web")
@@ -75,7 +74,7 @@ main.add_command(torture)
 def _run(settings: Settings) -> int:
     """Serve until a signal comes; returns the exit status."""
     check_packages()
-    tls = _tls(settings)
+    tls = server_context(settings.ssl_cert, settings.ssl_key) if settings.ssl else None
     socket_sets = bind_sockets(settings.host, settings.port, settings.workers)
     counters = SharedCounters(settings.workers)
     tier = f"web:{socket_sets[0][0].getsockname()[1]}"
@@ -90,15 +89,6 @@ def _run(settings: Settings) -> int:
     if settings.workers == 1:
         return work(0, socket_sets[0], lambda: None)
     return Workers(work, socket_sets).run()
-
-
-def _tls(settings: Settings) -> SSLContext | None:
-    if not settings.ssl:
-        return None
-    try:
-        return tls_context(settings.ssl_cert, settings.ssl_key)
-    except OSError as error:
-        raise SetupError(f"can't use {settings.ssl_cert} and {settings.ssl_key}: {error.strerror or error}") from None
 
 
 def _warn_of_reach(settings: Settings) -> None:

@@ -12,6 +12,7 @@ the limits allow are refused at once with `Busy`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 
 from sfss.addresses import host_and_port, reason_of
 from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
+from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
     Apply,
     AskIdentity,
@@ -38,8 +40,11 @@ from sfss.memcache.lane import Lane
 from sfss.memcache.link import Link
 from sfss.memcache.socket_transport import SocketTransport, connected
 from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
+from sfss.memcache.tls_transport import TlsProtocol
 
 _KEY = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
+_log = logging.getLogger("sfss.memcache")
+
 _SEQUENCES = 10_000_000
 """Opaques count up to here: 7 digits, a dot and 24 bytes of request id are the 32 that an opaque may have."""
 
@@ -83,7 +88,8 @@ Greet = Callable[["MemcacheClient", Identity], None]
 class MemcacheClient:
     """A server at `host:port`. Connects when first asked for something, and again after a loss.
 
-    `greet` is called with what `sfss identity` says on every new connection, and may raise to refuse it.
+    Each connection begins as `access` says: with the handshake of TLS, then with user and password. `greet` is called
+    with what `sfss identity` says on every new connection, and may raise to refuse it.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class MemcacheClient:
         *,
         dialect: Dialect = Dialect.SFSS,
         limits: ClientLimits | None = None,
+        access: Access = OPEN,
         greet: Greet | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,6 +108,8 @@ class MemcacheClient:
         self.limits = limits or ClientLimits()
         self._classic = dialect is Dialect.CLASSIC
         self._greet = greet
+        self._access = access
+        self._found_open = False
         self._monotonic = monotonic
         self._sequence = 0
         self._held = 0
@@ -259,25 +268,25 @@ class MemcacheClient:
     # New connections
 
     async def _open_link(self, lane: Lane) -> Link:
-        loop = asyncio.get_running_loop()
         link = Link(lane, self._monotonic, self.limits.link_in_flight_max)
         try:
             async with asyncio.timeout(self.limits.connect_s):
-                sock = await connected(self.host, self.port)
+                await self._plug_in(link)
         except TimeoutError:
             raise Unreachable(f"no connection within {self.limits.connect_s} s") from None
         except OSError as failure:
             raise Unreachable(reason_of(failure)) from None
-        SocketTransport(loop, sock, link)
-        if self._greet is not None:
-            try:
-                self._greet(self, await self._first_identity(link, loop))
-            except SfssError as error:
-                link.close(error)
-                raise
-            except BaseException:
-                link.close(ConnectionLost("the client was closed"))
-                raise
+        try:
+            if self._access.words:
+                await self._authenticate(link)
+            if self._greet is not None:
+                self._greet(self, await self._first(link, AskIdentity(b"sfss identity\r\n"), "identity"))
+        except SfssError as error:
+            link.close(error)
+            raise
+        except BaseException:
+            link.close(ConnectionLost("the client was closed"))
+            raise
         if not link.open:
             raise ConnectionLost("the server closed the connection after its greeting")
         # A probe on one lane that finds the server back must not be followed by a write that another lane still
@@ -286,19 +295,40 @@ class MemcacheClient:
             every.forgive()
         return link
 
-    async def _first_identity(self, link: Link, loop: asyncio.AbstractEventLoop) -> Identity:
-        exchange = AskIdentity(b"sfss identity\r\n")
-        exchange.future = loop.create_future()
+    async def _plug_in(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        sock = await connected(self.host, self.port)
+        tls = self._access.tls
+        if tls is None:
+            SocketTransport(loop, sock, link)
+            return
+        try:
+            await loop.create_connection(lambda: TlsProtocol(link), sock=sock, ssl=tls, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _authenticate(self, link: Link) -> None:
+        try:
+            await self._first(link, Authenticate(self._access), "answer to the user and password")
+        except BadKey:
+            # One of ours that has no secret: so clients can have theirs before their servers do.
+            if not self._found_open:
+                self._found_open = True
+                _log.warning("%s lets in whoever comes; give it the secret", host_and_port(self.host, self.port))
+
+    async def _first(self, link: Link, exchange: Exchange, what: str) -> Any:
+        """Ask on a link that isn't in service yet."""
+        exchange.future = asyncio.get_running_loop().create_future()
         self._held += 1
         now = self._monotonic()
         exchange.deadline = now + self.limits.connect_s
         link.send(exchange, now)
         try:
             async with asyncio.timeout(self.limits.connect_s):
-                identity: Identity = await exchange.future
+                return await exchange.future
         except TimeoutError:
-            raise Unreachable(f"no identity within {self.limits.connect_s} s") from None
-        return identity
+            raise Unreachable(f"no {what} within {self.limits.connect_s} s") from None
 
 
 def _checked(key: bytes) -> bytes:

@@ -29,7 +29,7 @@ from sfss.memcache.commands.dispatch import carry_out, error_reply
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY
 from sfss.memcache.requests import LINE_BYTES_MAX, Refusal, Request, RequestParser
-from sfss.memcache.socket_transport import SocketTransport
+from sfss.memcache.transport import Transport
 
 if TYPE_CHECKING:
     from sfss.memcache.server import MemcacheServer
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._service = server.service
         self._limits = server.limits
         self._parser = RequestParser(COMMANDS, LANES, server.reserve, server.limits.value_bytes_max)
-        self._transport: SocketTransport | None = None
+        self._transport: Transport | None = None
         self._slots: deque[Slot] = deque()
         self._held: Request | None = None
         self._stream: Parts | None = None
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(SocketTransport, transport)
+        self._transport = cast(Transport, transport)
         self._transport.set_write_buffer_limits(high=self._limits.unsent_bytes_max)
         refusal = self._server.admit(self)
         if refusal:

@@ -21,6 +21,7 @@ from sfss.errors import (
     RemoteError,
     SfssError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unreachable,
     Unsupported,
@@ -35,6 +36,9 @@ BUSY = b"SERVER_ERROR busy\r\n"
 INTERNAL = b"SERVER_ERROR internal error\r\n"
 TOO_MANY_CONNECTIONS = b"SERVER_ERROR too many connections\r\n"
 UNKNOWN_COMMAND = b"ERROR\r\n"
+UNAUTHENTICATED = b"CLIENT_ERROR unauthenticated\r\n"
+AUTHENTICATION_FAILURE = b"CLIENT_ERROR authentication failure\r\n"
+BAD_AUTHENTICATION = b"CLIENT_ERROR bad authentication token format\r\n"
 FLUSH_NOT_ALLOWED = "flush_all not allowed"
 
 
@@ -60,6 +64,12 @@ _TABLE: tuple[tuple[type[SfssError], str, bool], ...] = (
     (BadKey, "CLIENT_ERROR bad key:", True),
     (BadRequest, "CLIENT_ERROR", True),
 )
+_NOT_LET_IN = {
+    UNAUTHENTICATED.decode().rstrip(): "it asks for a user and password; give this side the same secret (`secret`)",
+    AUTHENTICATION_FAILURE.decode().rstrip(): "it refused our user and password; give both sides the same secret",
+    BAD_AUTHENTICATION.decode().rstrip(): "it asks for a user and password; give this side the same secret (`secret`)",
+}
+"""Only read, never written: what a server of ours says to its client is about that client."""
 _QUORUM = "SERVER_ERROR quorum unavailable"
 _STALE_RING = "stale ring "
 
@@ -87,6 +97,8 @@ def error_of(line: bytes) -> SfssError:
         outcome, _, detail = text[len(_QUORUM) + 1 :].partition(" ")
         applied = Outcome.NOT_APPLIED if outcome == Outcome.NOT_APPLIED.value else Outcome.UNKNOWN
         return QuorumUnavailable(detail, applied)
+    if text in _NOT_LET_IN:
+        return Unauthenticated(_NOT_LET_IN[text])
     if text.startswith(f"SERVER_ERROR {_STALE_RING}"):
         return WrongCluster(text.removeprefix("SERVER_ERROR "))
     for kind, words, _ in _TABLE:

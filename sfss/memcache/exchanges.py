@@ -14,6 +14,7 @@ from typing import Any
 
 from sfss.errors import BadRequest, ConnectionLost, CorruptRecord, Outcome, SfssError
 from sfss.memcache import own
+from sfss.memcache.access import Access
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.replies import OutOfStep, ReplyParser
@@ -333,6 +334,27 @@ class AskIdentity(Exchange):
             )
         except ValueError:
             raise OutOfStep(f"{line[:80]!r} is no identity") from None
+
+
+class Authenticate(Exchange):
+    """The first request of a connection to a server that asks for a user and password."""
+
+    __slots__ = ("_access",)
+
+    def __init__(self, access: Access) -> None:
+        super().__init__()
+        self._access = access
+
+    def request(self, milliseconds: int) -> bytes:
+        return self._access.request
+
+    def take(self, replies: ReplyParser) -> Any:
+        line = replies.line()
+        if line is None:
+            return MORE
+        if line != b"STORED":
+            raise unexpected(line)
+        return None
 
 
 _VALUE = re.compile(rb"VALUE ([^ ]{1,250}) ([0-9]{1,10}) ([0-9]{1,8})(?: [0-9]{1,20})?\r\n")

@@ -220,7 +220,7 @@ def _expire(exchange: Exchange, now: float) -> None:
 def _told(error: SfssError, exchange: Exchange) -> SfssError:
     """The caller's own error: why, and what may have become of the request."""
     if isinstance(error, Unreachable):
-        return Unreachable(str(error), exchange.outcome)
+        return type(error)(str(error), exchange.outcome)
     if isinstance(error, OutOfStep | ConnectionLost):
         return ConnectionLost(str(error), exchange.outcome)
     told = type(error)(*error.args)

@@ -17,7 +17,7 @@ from sfss.errors import Expired, Outcome, SfssError
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.exchanges import MORE, Exchange
 from sfss.memcache.replies import OutOfStep, ReplyParser
-from sfss.memcache.socket_transport import SocketTransport
+from sfss.memcache.transport import Transport
 
 UNSENT_BYTES_MAX = 256 * 1024
 """Bytes that the transport may hold back before more requests wait in the lane, where they are surely unsent."""
@@ -52,7 +52,7 @@ class Link(asyncio.Protocol):
         self._in_flight_max = in_flight_max
         self._replies = ReplyParser()
         self._loop = asyncio.get_running_loop()
-        self._transport: SocketTransport | None = None
+        self._transport: Transport | None = None
         self._out: list[bytes] = []
         self._out_large = False
         self._gathered: list[Exchange] = []
@@ -144,7 +144,7 @@ class Link(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(SocketTransport, transport)
+        self._transport = cast(Transport, transport)
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
 
     def data_received(self, data: bytes) -> None:

@@ -154,6 +154,12 @@ class RequestParser:
             self._buffer = self._buffer[self._at :] + data
         self._at = 0
 
+    def rest(self) -> bytes:
+        """Give up what has arrived and belongs to no request yet, to another parser."""
+        rest = self._buffer[self._at :]
+        self._buffer, self._at = b"", 0
+        return rest
+
     def next(self) -> Request | Refusal | None:
         """The next whole request, or a refusal, or None: more bytes are needed."""
         if self._closed:

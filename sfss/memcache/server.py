@@ -12,11 +12,14 @@ import logging
 import os
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
+from sfss.addresses import reason_of
 from sfss.log import of_call
 from sfss.loop_watch import LoopWatch
 from sfss.memcache.answers import Buffers, length
@@ -25,6 +28,9 @@ from sfss.memcache.errors import TOO_MANY_CONNECTIONS
 from sfss.memcache.requests import Request
 from sfss.memcache.service import WIRE_VERSION, Service
 from sfss.memcache.socket_transport import SocketTransport
+from sfss.memcache.stranger import Stranger
+from sfss.memcache.tls_transport import TlsProtocol
+from sfss.secret import Secret
 from sfss.store import WIRE_VALUE_BYTES_MAX, Store
 
 _log = logging.getLogger("sfss.memcache")
@@ -35,6 +41,8 @@ REFUSED_MAX = 64
 """Refused connections that are told why, at a time; more are closed without a word."""
 ACCEPTS_MAX = 64
 """Connections accepted in one turn of the loop."""
+TOLD_MAX = 100
+"""Hosts that were told of in the log as refused, and not let in since; nobody fills it with more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,9 @@ class ServerLimits:
     `inside_command_s` is how long a peer may keep us waiting in the middle of a command, `reading_s` how long it may
     take nothing at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
     `connections_max` are in use.
+
+    Where a password is asked for, or TLS is spoken, `strangers_max` connections may be about it at a time, on top of
+    `connections_max`, and each of them for `stranger_s`.
     """
 
     connections_max: int = 1024
@@ -61,6 +72,8 @@ class ServerLimits:
     reading_s: float = 30.0
     idle_s: float = 60.0
     linger_s: float = 1.0
+    strangers_max: int = 128
+    stranger_s: float = 5.0
 
 
 async def listen(host: str, port: int) -> list[socket.socket]:
@@ -98,7 +111,10 @@ class _Watched:
 
 
 class MemcacheServer:
-    """Serves `store` on one address. `access_log`: one line per request, at level info."""
+    """Serves `store` on one address. `access_log`: one line per request, at level info.
+
+    With a `secret`, whoever connects must give a user and password that it knows; with `tls`, speak TLS.
+    """
 
     def __init__(
         self,
@@ -107,13 +123,20 @@ class MemcacheServer:
         limits: ServerLimits | None = None,
         allow_flush: bool = False,
         access_log: bool = False,
+        secret: Secret | None = None,
+        tls: ssl.SSLContext | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits or ServerLimits()
         self.access_log = access_log
         self.service = Service(store, allow_flush=allow_flush, now=now, settings=self._settings, figures=self._figures)
         self.bytes_held = 0
+        self._secret = secret
+        self._tls = tls
         self._connections: dict[Connection, _Watched] = {}
+        self._strangers: dict[Stranger, float] = {}
+        """Since when (monotonic seconds), the oldest first."""
+        self._told: set[str] = set()
         self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.Task[None] | None = None
         self._watch = LoopWatch()
@@ -144,6 +167,8 @@ class MemcacheServer:
         self.closing = True
         self._watch.close()
         self._stop_listening()
+        for stranger in list(self._strangers):
+            stranger.abort()
         for connection in list(self._connections):
             connection.finish()
         try:
@@ -167,7 +192,7 @@ class MemcacheServer:
         loop = asyncio.get_running_loop()
         for _ in range(ACCEPTS_MAX):
             try:
-                sock, _ = listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -177,13 +202,79 @@ class MemcacheServer:
                 loop.call_later(1.0, self._accept_again, listener)
                 return
             sock.setblocking(False)
-            SocketTransport(loop, sock, Connection(self))
+            if self._secret is None and self._tls is None:
+                SocketTransport(loop, sock, Connection(self))
+            else:
+                self._meet(loop, sock, address[0])
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener in self._listeners:
             asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
+    def _meet(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str) -> None:
+        """Take in a connection that has to prove itself first."""
+        if len(self._strangers) >= self.limits.strangers_max:
+            self.service.counters.rejected_connections += 1
+            oldest = next(iter(self._strangers))
+            self.forget_stranger(oldest)
+            oldest.abort()
+        stranger = Stranger(self, self._secret, host)
+        self._strangers[stranger] = time.monotonic()
+        self._empty.clear()
+        if self._tls is None:
+            SocketTransport(loop, sock, stranger)
+        else:
+            stranger.handshake = loop.create_task(self._shake_hands(loop, sock, stranger, self._tls))
+            stranger.handshake.add_done_callback(partial(self._hands_shaken, sock, stranger))
+
+    async def _shake_hands(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, stranger: Stranger, tls: ssl.SSLContext
+    ) -> None:
+        limit_s = self.limits.stranger_s
+        try:
+            await loop.connect_accepted_socket(
+                lambda: TlsProtocol(stranger),
+                sock,
+                ssl=tls,
+                ssl_handshake_timeout=limit_s,
+                ssl_shutdown_timeout=limit_s,
+            )
+        except ssl.SSLError as error:
+            self.refused(stranger.host, reason_of(error))
+        except OSError:
+            return  # it left, or took too long
+
+    def _hands_shaken(self, sock: socket.socket, stranger: Stranger, handshake: asyncio.Task[None]) -> None:
+        if not stranger.connected:
+            sock.close()
+            self.forget_stranger(stranger)
+        if not handshake.cancelled() and handshake.exception() is not None:
+            _log.error("a handshake ended by a fault", exc_info=handshake.exception())
+
     # What connections ask of it
+
+    def let_in(self, stranger: Stranger) -> Connection:
+        """A stranger has proved itself: the connection to go on with."""
+        self.forget_stranger(stranger)
+        self._told.discard(stranger.host)
+        return Connection(self)
+
+    def refused(self, host: str, why: str) -> None:
+        """Say in the log that somebody from `host` can't get in; once, until somebody from there can."""
+        if host not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add(host)
+            _log.warning("a connection from %s was refused: %s", host, why)
+
+    def forget_stranger(self, stranger: Stranger) -> None:
+        """Count a stranger that was let in, or is gone."""
+        if self._strangers.pop(stranger, None) is not None:
+            self.service.counters.bytes_read += stranger.bytes_read
+            self.service.counters.bytes_written += stranger.bytes_written
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if not (self._connections or self._strangers):
+            self._empty.set()
 
     def admit(self, connection: Connection) -> bytes:
         """Register a new connection; the line to refuse it with, or nothing."""
@@ -204,8 +295,7 @@ class MemcacheServer:
         if self._connections.pop(connection, None) is not None:
             self.service.counters.bytes_read += connection.bytes_read
             self.service.counters.bytes_written += connection.bytes_written
-        if not self._connections:
-            self._empty.set()
+        self._note_empty()
 
     def reserve(self, size: int) -> bool:
         """Ask for room for a piece of a block that has arrived."""
@@ -237,6 +327,8 @@ class MemcacheServer:
             "item_size_max": str(self.limits.value_bytes_max),
             "maxconns": str(self.limits.connections_max),
             "flush_enabled": "yes" if self.service.allow_flush else "no",
+            "auth_enabled_ascii": "yes" if self._secret is not None else "no",
+            "ssl_enabled": "yes" if self._tls is not None else "no",
         }
 
     def _figures(self) -> dict[str, str]:
@@ -258,7 +350,7 @@ class MemcacheServer:
             "rusage_maxrss": str(usage.ru_maxrss),
             "threads": str(threading.active_count()),
             "max_connections": str(self.limits.connections_max),
-            "curr_connections": str(len(live)),
+            "curr_connections": str(len(live) + len(self._strangers)),
             "bytes_held": str(self.bytes_held),
             "in_flight": str(sum(connection.in_flight for connection in live)),
             **self._watch.figures(),
@@ -268,7 +360,7 @@ class MemcacheServer:
 
     async def _sweep_for_ever(self) -> None:
         limits = self.limits
-        tick = min(limits.inside_command_s, limits.reading_s, limits.idle_s, limits.linger_s) / 4
+        tick = min(limits.inside_command_s, limits.reading_s, limits.idle_s, limits.linger_s, limits.stranger_s) / 4
         while True:
             await asyncio.sleep(tick)
             try:
@@ -279,6 +371,9 @@ class MemcacheServer:
 
     def _sweep(self, now: float) -> None:
         limits = self.limits
+        for stranger, since in list(self._strangers.items()):
+            if now - since > limits.stranger_s:
+                stranger.abort()
         crowded = len(self._connections) >= limits.connections_max * 9 // 10
         for connection, seen in list(self._connections.items()):
             unsent = connection.count_unsent()

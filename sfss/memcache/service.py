@@ -22,6 +22,8 @@ WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 class Counters:
     """Counts since the start or the last `stats reset`."""
 
+    auth_cmds: int = 0
+    auth_errors: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
     cas_badval: int = 0
@@ -98,14 +100,14 @@ class Service:
         return self._replica
 
     @property
-    def updater(self) -> Updater:
-    @property
     def comparable(self) -> Comparable:
         """The store as one that keeps a hash tree."""
         if self._comparable is None:
             raise Unsupported("get @ asks for the hash tree, which nodes keep")
         return self._comparable
 
+    @property
+    def updater(self) -> Updater:
         """The store as an updater."""
         if self._updater is None:
             raise Unsupported("atomic updates")

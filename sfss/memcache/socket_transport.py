@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from sfss.memcache.transport import Transport
+
 _log = logging.getLogger("sfss.memcache")
 
 READ_BYTES = 64 * 1024
@@ -48,7 +50,7 @@ async def connected(host: str, port: int) -> socket.socket:
     raise failure
 
 
-class SocketTransport:
+class SocketTransport(Transport):
     """Drives `protocol` over a connected, non-blocking stream socket, which it owns from now on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol) -> None:
@@ -77,6 +79,9 @@ class SocketTransport:
         self.resume_reading()
 
     # What protocols ask
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """The address of the peer, under the name `peername`; nothing else is told."""

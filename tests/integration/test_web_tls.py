@@ -11,8 +11,8 @@ import pytest
 from web_tier import PATIENCE_S, RawClient, WebTier, eventually, make_certificate, request, web_tier
 
 from sfss.store import VALUE_BYTES_MAX
+from sfss.tls import server_context
 from sfss.web.connection import ConnectionLimits
-from sfss.web.tls import tls_context
 
 QUICK = ConnectionLimits(idle_s=0.5, body_grace_s=0.4, body_rate_min=16 * 1024, reader_stall_s=0.5)
 
@@ -21,7 +21,7 @@ QUICK = ConnectionLimits(idle_s=0.5, body_grace_s=0.4, body_rate_min=16 * 1024, 
 def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """The server's and the client's."""
     cert, key = make_certificate(tmp_path)
-    return tls_context(str(cert), str(key)), ssl.create_default_context(cafile=str(cert))
+    return server_context(str(cert), str(key)), ssl.create_default_context(cafile=str(cert))
 
 
 async def connect(web: WebTier, trust: ssl.SSLContext, *, buffered: int = 1 << 23) -> RawClient:
