@@ -18,6 +18,7 @@ from nodes.volume import volume_path
 from sfss.errors import CorruptRecord
 from sfss.stamps import stamp_time
 from sfss.store import checksum_of
+from sfss.tar_names import tar_name
 
 _log = logging.getLogger("sfss.node")
 
@@ -50,7 +51,7 @@ def export_directory(directory: Path, out: BinaryIO) -> int:
                     sys.stderr.write(f"{key.decode('utf-8', 'backslashreplace')}: {error}\n")
                     status = 1
                     continue
-                info = tarfile.TarInfo(_name(key))
+                info = tarfile.TarInfo(tar_name(key))
                 info.size = len(value)
                 info.mtime = stamp_time(entry.version)
                 info.mode = 0o600
@@ -64,10 +65,3 @@ def export_directory(directory: Path, out: BinaryIO) -> int:
 def _verify(key: bytes, value: bytes, flags: int, expires: int, version: int, checksum: int) -> None:
     if checksum_of(key, value, flags, expires, version, False) != checksum:
         raise CorruptRecord("the record failed its checksum")
-
-
-def _name(key: bytes) -> str:
-    name = key.decode("utf-8", "surrogateescape")
-    if name.startswith("/") or any(segment in ("", ".", "..") for segment in name.split("/")):
-        return "unsafe/" + "".join(f"%{byte:02X}" if byte in b"/.%" else chr(byte) for byte in key)
-    return name

@@ -1,0 +1,203 @@
+"""A backup run: every file of a live cluster, as some acknowledged version of it from between the run's start and end.
+
+1. The nodes' hash trees tell which leaves have changed since they were last saved, and those are listed (`tree`).
+2. A key whose newest listed version is the saved one is as it was. Every other one is read through a proxy, which
+   hears a quorum; so what is saved was acknowledged, or will never be denied to a reader.
+3. A file leaves the manifest only when such a read finds none, or when W nodes list the same tombstone: a single one
+   may be of a delete that was never acknowledged.
+
+A leaf counts as saved once all of its files are. Files that can't be read keep the version of an earlier run, if there
+is one; they are counted, named, and tried again by the next run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sfss.backup.archive import Archive
+from sfss.backup.errors import BackupFailed
+from sfss.backup.manifest import Row
+from sfss.backup.pace import Pace, side_by_side
+from sfss.backup.tree import Newest, Trees
+from sfss.errors import RemoteError, SfssError, Unavailable
+from sfss.hash_tree import Branch
+from sfss.store import Call, Record, Store, settled
+
+T = TypeVar("T")
+
+READ_S = 10.0
+"""For one try at reading a file."""
+
+PAUSES_S = (0.2, 1.0, 3.0)
+"""How long to wait before a file that could not be read is tried again."""
+
+FAILURES_IN_A_ROW_MAX = 50
+"""So many files that can't be read one after the other mean that none can."""
+
+_DIGITS = "0123456789abcdef"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done so far."""
+
+    part: float = 0.0
+    """Of the hash tree, from 0 to 1."""
+    saved: int = 0
+    bytes_saved: int = 0
+    dropped: int = 0
+    failed: int = 0
+
+
+class Saving:
+    """One run into an `Archive`. `jobs` files at most are read at a time."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        store: Store,
+        trees: Trees,
+        *,
+        jobs: int,
+        pace: Pace,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.progress = Progress()
+        self._archive = archive
+        self._manifest = archive.manifest
+        self._store = store
+        self._trees = trees
+        self._jobs = jobs
+        self._pace = pace
+        self._sleep = sleep
+        self._failures_in_a_row = 0
+        # All work on the archive is done here, in the order in which it was asked for: a disk holds up no request.
+        self._thread = ThreadPoolExecutor(1, "sfss-archive")
+
+    async def run(self) -> None:
+        """Go through all files. Whatever ends it, what was saved until then is committed. Raises `BackupFailed`,
+        `OSError`."""
+        try:
+            await side_by_side(self._jobs, self._parts(), self._save_part)
+            self.progress.part = 1.0
+        finally:
+            await self._archived(self._archive.close)
+            self._thread.shutdown()
+
+    async def _parts(self) -> AsyncIterator[str]:
+        """The places of three digits below which a node or the manifest has something."""
+        places = [""]
+        for digits in range(1, 4):
+            saved = set(await self._archived(self._manifest.parts, digits))
+            next_places: list[str] = []
+            for place in places:
+                branches = await self._trees.branches(place)
+                next_places.extend(
+                    place + digit
+                    for index, digit in enumerate(_DIGITS)
+                    if place + digit in saved or _any(children[index] for children in branches.values())
+                )
+            places = next_places
+        for number, place in enumerate(places):
+            self.progress.part = number / len(places)
+            yield place
+
+    async def _save_part(self, place: str) -> None:
+        branches = await self._trees.branches(place)
+        seen = await self._archived(self._manifest.seen_below, place)
+        for index, digit in enumerate(_DIGITS):
+            leaf = place + digit
+            digests = {node: children[index] for node, children in branches.items()}
+            if leaf in seen:
+                if all(seen[leaf].get(node) == digest for node, digest in digests.items()):
+                    continue
+            elif not _any(digests.values()) and not await self._archived(self._manifest.with_hash, leaf):
+                continue
+            # Digests of before the listing: what comes in between is seen as a change by the next run.
+            whole = await self._save_below(leaf)
+            await self._archived(self._manifest.see, leaf, digests if whole and _any(digests.values()) else {})
+
+    async def _save_below(self, place: str) -> bool:
+        """Save what changed below a place; returns whether all could be."""
+        listed = await self._trees.records(place)
+        if listed is None:
+            return all([await self._save_below(place + digit) for digit in _DIGITS])
+        saved = await self._archived(self._manifest.with_hash, place)
+        whole = True
+        for key, newest in listed.items():
+            row = saved.pop(key, None)
+            if newest.record.tombstone:
+                if newest.holders >= self._trees.w:
+                    if row is not None:
+                        await self._drop(key)
+                    continue
+            elif row is not None and row.order() == newest.record.order():
+                continue
+            whole &= await self._save(key, row, newest)
+        for key, row in saved.items():
+            # Nobody has so much as a tombstone of it left.
+            whole &= await self._save(key, row, None)
+        return whole
+
+    async def _save(self, key: bytes, row: Row | None, newest: Newest | None) -> bool:
+        """Bring one file up to date; returns whether that could be done."""
+        try:
+            record = await self._read(key, newest)
+        except SfssError as error:
+            await self._fail(key, error)
+            return False
+        self._failures_in_a_row = 0
+        if record is None:
+            if row is not None:
+                await self._drop(key)
+        elif row is None or record.order() != row.order():
+            await self._archived(self._archive.save, key, record)
+            self.progress.saved += 1
+            self.progress.bytes_saved += record.size
+            await self._pace.spend(record.size)
+        return True
+
+    async def _read(self, key: bytes, newest: Newest | None) -> Record | None:
+        for pause_s in PAUSES_S:
+            try:
+                return await self._read_once(key, newest)
+            except SfssError:
+                await self._sleep(pause_s)
+        return await self._read_once(key, newest)
+
+    async def _read_once(self, key: bytes, newest: Newest | None) -> Record | None:
+        record = await settled(self._store.get(key, Call(time.monotonic() + READ_S)))
+        if record is not None:
+            if not record.version:
+                raise RemoteError("the server that answered keeps no versions")
+            # A proxy with R=1 may answer so.
+            if newest and newest.holders >= self._trees.w and record.order() < newest.record.order():
+                raise Unavailable(f"version {record.version} was read and nodes hold {newest.record.version}")
+        return record
+
+    async def _drop(self, key: bytes) -> None:
+        await self._archived(self._manifest.drop, key)
+        self.progress.dropped += 1
+
+    async def _fail(self, key: bytes, error: SfssError) -> None:
+        self.progress.failed += 1
+        await self._archived(self._manifest.fail, key, str(error) or type(error).__name__)
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW_MAX:
+            raise BackupFailed(
+                f"the last {FAILURES_IN_A_ROW_MAX} files could not be read ({error}); see to the cluster and run it "
+                "again, it goes on from there"
+            )
+
+    async def _archived(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+def _any(branches: Iterable[Branch]) -> bool:
+    """Whether there is any record below."""
+    return any(branch.records for branch in branches)
