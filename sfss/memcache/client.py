@@ -25,9 +25,10 @@ from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreac
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
     Apply,
+    AskHashes,
     AskIdentity,
     AskStats,
-    AskHashes,
+    Authenticate,
     ClassicDelete,
     ClassicGet,
     ClassicSet,
@@ -39,12 +40,12 @@ from sfss.memcache.exchanges import (
 from sfss.memcache.lane import Lane
 from sfss.memcache.link import Link
 from sfss.memcache.socket_transport import SocketTransport, connected
-from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
 from sfss.memcache.tls_transport import TlsProtocol
+from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
 
-_KEY = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
 _log = logging.getLogger("sfss.memcache")
 
+_KEY = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
 _SEQUENCES = 10_000_000
 """Opaques count up to here: 7 digits, a dot and 24 bytes of request id are the 32 that an opaque may have."""
 
@@ -98,8 +99,8 @@ class MemcacheClient:
         port: int,
         *,
         dialect: Dialect = Dialect.SFSS,
-        limits: ClientLimits | None = None,
         access: Access = OPEN,
+        limits: ClientLimits | None = None,
         greet: Greet | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,9 +108,9 @@ class MemcacheClient:
         self.port = port
         self.limits = limits or ClientLimits()
         self._classic = dialect is Dialect.CLASSIC
-        self._greet = greet
         self._access = access
         self._found_open = False
+        self._greet = greet
         self._monotonic = monotonic
         self._sequence = 0
         self._held = 0
@@ -217,6 +218,12 @@ class MemcacheClient:
         line = f"sfss bind {cluster} {ring} {fingerprint}\r\n".encode()
         return self._ask(self._reads, AskIdentity(line), NO_CALL)
 
+    # Comparable
+
+    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
+        self._needs_sfss("hashes")
+        return self._ask(self._reads, AskHashes(prefix), call)
+
     def _needs_sfss(self, name: str) -> None:
         if self._classic:
             raise Unsupported(f"{name} on a server that isn't sfss's")
@@ -227,12 +234,6 @@ class MemcacheClient:
         limits = self.limits
         if self._held >= limits.in_flight_max or self._bytes + exchange.size > limits.bytes_max:
             raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {host_and_port(self.host, self.port)}")
-    # Comparable
-
-    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
-        self._needs_sfss("hashes")
-        return self._ask(self._reads, AskHashes(prefix), call)
-
         if self._closed:
             raise ConnectionLost("the client was closed")
         now = self._monotonic()

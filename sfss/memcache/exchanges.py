@@ -401,6 +401,21 @@ class ClassicGet(Exchange):
         return Record(self._value if self._with_value else b"", size, flags)
 
 
+class AskHashes(ClassicGet):
+    """`get @<prefix>`: a part of a node's hash tree, as text."""
+
+    __slots__ = ()
+
+    def __init__(self, prefix: bytes) -> None:
+        super().__init__(b"@" + prefix, True)
+
+    def take(self, replies: ReplyParser) -> Any:
+        record = super().take(replies)
+        if record is None:
+            raise OutOfStep("END came for a part of the hash tree")
+        return record.value if isinstance(record, Record) else record
+
+
 class ClassicSet(Exchange):
     """`set` on any memcache server."""
 
@@ -423,21 +438,6 @@ class ClassicSet(Exchange):
 
     def take(self, replies: ReplyParser) -> Any:
         line = replies.line()
-class AskHashes(ClassicGet):
-    """`get @<prefix>`: a part of a node's hash tree, as text."""
-
-    __slots__ = ()
-
-    def __init__(self, prefix: bytes) -> None:
-        super().__init__(b"@" + prefix, True)
-
-    def take(self, replies: ReplyParser) -> Any:
-        record = super().take(replies)
-        if record is None:
-            raise OutOfStep("END came for a part of the hash tree")
-        return record.value if isinstance(record, Record) else record
-
-
         if line is None:
             return MORE
         if line != b"STORED":

@@ -72,9 +72,9 @@ class Service:
         self.store = store
         # Looked at once: asking whether a store fits a protocol takes microseconds.
         self._replica = store if isinstance(store, Replica) else None
+        self._comparable = store if isinstance(store, Comparable) else None
         self._updater = store if isinstance(store, Updater) else None
         self._flushable = store if isinstance(store, Flushable) else None
-        self._comparable = store if isinstance(store, Comparable) else None
         offered = {
             "replica": self._replica,
             "comparable": self._comparable,
