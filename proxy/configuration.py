@@ -18,6 +18,9 @@
     timeout = 3                        seconds for a request
     node_timeout = 1                   seconds for one question to one node
     founding_timeout = 30              seconds to wait for all nodes of a new cluster
+    hint_mib = 128                     room in `state` to note what nodes miss while they are away; about 800,000 files
+    hint_hours = 48                    how long a node may be away and get what it missed from these notes
+    hint_rate = 1000                   files a second that a node gets so, once it is back
 
     [monitor]
     listen = 127.0.0.1
@@ -57,10 +60,19 @@ _KEYS = {
         "timeout",
         "node_timeout",
         "founding_timeout",
+        "hint_mib",
+        "hint_hours",
+        "hint_rate",
     ),
     "monitor": ("listen", "port", "proxy"),
 }
 _COPIES_MAX = 16
+_HINT_HOURS_MAX = 120
+"""Half of the ten days after which the tombstone of a deleted file may go: what a node may miss for longer than that
+must not be brought to it one by one."""
+
+_HINT_MIB_MAX = 1 << 16
+_HINT_RATE_MAX = 1_000_000
 _TO_LOG = Path()
 
 
@@ -132,7 +144,7 @@ class _Reader:
                 partitions=self._value("default", "partitions", _number(2, PARTITIONS_MAX), PARTITIONS),
                 state=Path(state) if state else None,
                 founding_s=self._value("proxy", "founding_timeout", _seconds, 30.0),
-                options=replace(options, deadline_s=timeout, node_deadline_s=node_timeout),
+                options=self._hint_options(replace(options, deadline_s=timeout, node_deadline_s=node_timeout)),
             ),
             listen=self._value("proxy", "listen", _text, "127.0.0.1"),
             port=self._value("proxy", "port", _number(0, 65535), 8900),
@@ -149,6 +161,12 @@ class _Reader:
             self._value("monitor", "port", _number(0, 65535), 9900),
         )
         return replace(config, monitor=monitor)
+
+    def _hint_options(self, options: Options) -> Options:
+        mib = self._value("proxy", "hint_mib", _number(1, _HINT_MIB_MAX), options.hint_bytes_max >> 20)
+        hours = self._value("proxy", "hint_hours", _number(1, _HINT_HOURS_MAX), options.hint_age_s / 3600.0)
+        rate = self._value("proxy", "hint_rate", _number(1, _HINT_RATE_MAX), options.hint_rate)
+        return replace(options, hint_bytes_max=mib << 20, hint_age_s=hours * 3600.0, hint_rate=rate)
 
     def _addresses(self) -> tuple[NodeAddress, ...]:
         port = self._value("default", "server_port", _number(1, 65535), 7900)
