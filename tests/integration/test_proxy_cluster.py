@@ -138,7 +138,12 @@ async def test_a_node_that_dies_is_not_noticed_and_used_again_when_it_is_back(tm
 
 
 async def test_a_stale_node_is_repaired_by_reads(tmp_path):
-    async with running() as nodes, opened(nodes, state=tmp_path) as cluster, served(cluster) as client:
+    no_hints = Options(hint_round_s=1e6)
+    async with (
+        running() as nodes,
+        opened(nodes, state=tmp_path, options=no_hints) as cluster,
+        served(cluster) as client,
+    ):
         await nodes.stop(0)
         keys = [b"key/%d" % number for number in range(50)]
         for key in keys:
