@@ -4,57 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from nodes.format import VOLUME_HEADER_BYTES, unpack_volume_header
+from nodes.scan import Found, reader_of, walk
 from tests.cluster.cluster import Cluster
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.history import WRITES, History, Outcome
 from tests.cluster.parts import Part
+from tests.cluster.strace import SYNCS, injected, needs_strace
 from tests.cluster.workload import Client, Mix, Workload, keys_of, read_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, needs_root]
 
 KEYS = keys_of("k")
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
 
 # --- fsync errors --------------------------------------------------------------------------------------
 
 
-SYNCS = "fdatasync,fsync,pwritev2"
-"""An append syncs what it writes."""
-
-
-class FailingFsync:
-    """Makes every sync of a running process fail with EIO, from the n-th on, without the process knowing why."""
-
-    def __init__(self, part: Part, nth: int = 1, every: bool = True) -> None:
-        self._strace = subprocess.Popen(
-            [
-                *("strace", "-f", "-q", "-p", str(part.process.pid), "-e", f"trace={SYNCS}"),
-                *("-e", f"inject={SYNCS}:error=EIO:when={nth}{'+' if every else ''}"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def close(self) -> None:
-        self._strace.terminate()
-        self._strace.wait(10)
-
-    def __enter__(self) -> FailingFsync:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def failing_syncs(part: Part, every: bool = True) -> AbstractContextManager[None]:
+    """Makes the next sync of a running process fail with EIO, or every one from now on."""
+    return injected(part, SYNCS, f"error=EIO:when=1{'+' if every else ''}")
 
 
 @needs_strace
@@ -64,7 +41,7 @@ async def test_a_node_whose_fsync_fails_leaves_and_the_cluster_goes_on(standing,
 
     async with Workload(standing.web_addresses, history, keys=keys_of(f"fsync-{every}")):
         await asyncio.sleep(1)
-        with FailingFsync(victim, every=every):
+        with failing_syncs(victim, every):
             status = await victim.ended(15)
         await victim.start()
         await asyncio.sleep(1)
@@ -82,7 +59,7 @@ async def test_no_write_is_acknowledged_that_two_of_three_nodes_could_not_sync(t
 
         async with Workload(cluster.web_addresses, history, keys=KEYS, mix=Mix(rest_s=0.05)):
             await asyncio.sleep(1)
-            with FailingFsync(victims[0]), FailingFsync(victims[1]):
+            with failing_syncs(victims[0]), failing_syncs(victims[1]):
                 for victim in victims:
                     await victim.ended(15)
             both_gone = time.monotonic()
@@ -103,13 +80,19 @@ async def test_no_write_is_acknowledged_that_two_of_three_nodes_could_not_sync(t
 
 
 def tear(directory: Path, count: int) -> Path:
-    """Cut `count` bytes of data off the newest volume of a stopped node."""
-    newest = max((directory / "volumes").iterdir())
-    content = newest.read_bytes()
-    # The room taken ahead of the data is zeros.
-    with newest.open("r+b") as file:
-        file.truncate(max(0, len(content.rstrip(b"\0")) - count))
-    return newest
+    """Cut `count` bytes of data off the newest volume of a stopped node that has any."""
+    for path in sorted((directory / "volumes").iterdir(), reverse=True):
+        with path.open("r+b") as file:
+            header = unpack_volume_header(file.read(VOLUME_HEADER_BYTES))
+            if header is None:
+                continue
+            found = list(walk(reader_of(file.fileno()), header, 0, path.stat().st_size))
+            # Behind the data is room: zeros, or what an earlier volume left in the file.
+            end = max((one.end for one in found if isinstance(one, Found)), default=None)
+            if end is not None:
+                file.truncate(max(0, end - count))
+                return path
+    raise AssertionError(f"no records in {directory}")
 
 
 async def test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost(standing, history, fault_seconds):

@@ -52,6 +52,11 @@ FAULTS = {
         ),
         "root, strace",
     ),
+    "slow-disk": Fault(
+        "one disk that takes a second for each sync",
+        (f"{CLUSTER}slow_disk.py",),
+        "root, strace",
+    ),
     "torn-tail": Fault(
         "the newest volume of a node loses its last bytes",
         (f"{CLUSTER}disk_faults.py::test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost",),
@@ -94,6 +99,9 @@ FAULTS = {
     ),
     "cancel-storm": Fault("200 clients hang up in the middle of anything", (f"{CLUSTER}cancel_storm.py",)),
     "hot-key": Fault("64 clients write and read one key", (f"{CLUSTER}hot_key.py",)),
+    "clock": Fault(
+        "one proxy's clock is off by an hour, jumps, goes back over a restart", (f"{CLUSTER}clocks.py",), "faketime"
+    ),
     "hostile": Fault(
         "input that is wrong, endless, slow or malicious, over HTTP and memcache",
         (
