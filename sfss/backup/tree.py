@@ -16,6 +16,7 @@ from sfss.addresses import host_and_port
 from sfss.backup.errors import BackupFailed
 from sfss.errors import SetupError, SfssError, WrongCluster
 from sfss.hash_tree import Branch, Listed, read_branches, read_listing
+from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import MemcacheClient
 from sfss.store import Call, Identity
 
@@ -44,12 +45,12 @@ class Node(Protocol):
 class WireNode:
     """A node over the network. On each new connection it must be who it was, of the cluster that is backed up."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, access: Access = OPEN) -> None:
         self.name = host_and_port(host, port)
         self.id = ""
         self.cluster = ""
         self._expected = ""
-        self._client = MemcacheClient(host, port, greet=self._greet)
+        self._client = MemcacheClient(host, port, access=access, greet=self._greet)
 
     def expect(self, cluster: str) -> None:
         """Use the node only if it belongs to this cluster."""

@@ -17,6 +17,7 @@ import click
 from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from sfss import __version__
+from sfss.commands.backup import backup, restore
 from sfss.commands.torture import torture
 from sfss.commands.up import up
 from sfss.errors import SetupError
@@ -69,6 +70,8 @@ def main(context: click.Context, /, config: Path | None, **options: Any) -> None
 
 main.add_command(up)
 main.add_command(torture)
+main.add_command(backup)
+main.add_command(restore)
 
 
 def _run(settings: Settings) -> int:

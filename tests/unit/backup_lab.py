@@ -1,0 +1,151 @@
+"""A cluster for backups: nodes that list what they hold, and a store that answers as a proxy would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import closing
+from functools import reduce
+from typing import Any
+
+from sfss.backup.archive import Archive
+from sfss.backup.folder import BackupFolder
+from sfss.backup.manifest import Run
+from sfss.backup.pace import Pace
+from sfss.backup.saving import Progress, Saving
+from sfss.backup.tree import Trees
+from sfss.errors import SfssError
+from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, write_branches, write_listed, write_listing
+from sfss.keys import hash_key
+from sfss.stamps import COUNT_BITS
+from sfss.store import NO_CALL, Call, Record, Written, checksum_of
+
+WHEN = "2026-01-01T00:00:00Z"
+CLUSTER = "11" * 16
+
+
+def record_of(
+    key: bytes, value: bytes = b"", at: int = 1, *, flags: int = 0, expires: int = 0, tombstone: bool = False
+) -> Record:
+    """A version of a file; `at` orders them."""
+    version = (1_700_000_000_000 + at) << COUNT_BITS
+    checksum = checksum_of(key, value, flags, expires, version, tombstone)
+    return Record(value, len(value), flags, expires, version, checksum, tombstone)
+
+
+class LabNode:
+    """Lists `records`. `failing`: every question raises this. `listed` has the places that were listed."""
+
+    def __init__(self, name: str, listed_max: int = 4096) -> None:
+        self.name = name
+        self.id = f"id of {name}"
+        self.records: dict[bytes, Record] = {}
+        self.failing: SfssError | None = None
+        self.listed: list[bytes] = []
+        self._listed_max = listed_max
+
+    async def hashes(self, prefix: bytes) -> bytes:
+        if self.failing is not None:
+            raise self.failing
+        if len(prefix) < LEAF_DIGITS:
+            return write_branches([self._branch(prefix + b"%x" % digit) for digit in range(16)])
+        self.listed.append(prefix)
+        below = sorted(self._below(prefix), key=lambda item: hash_of(item[0]))
+        lines = [
+            write_listed(Listed(key, record.version, record.checksum, record.tombstone, record.size))
+            for key, record in below[: self._listed_max]
+        ]
+        return write_listing(lines, len(below) > self._listed_max)
+
+    def _branch(self, prefix: bytes) -> Branch:
+        checksums = [record.checksum for _, record in self._below(prefix)]
+        return Branch(reduce(lambda one, other: one ^ other, checksums, 0), len(checksums))
+
+    def _below(self, prefix: bytes) -> Iterable[tuple[bytes, Record]]:
+        return [(key, record) for key, record in self.records.items() if hash_of(key).startswith(prefix)]
+
+
+def hash_of(key: bytes) -> bytes:
+    """Its hex digits."""
+    return b"%016x" % hash_key(key)
+
+
+class LabStore:
+    """`files` are what a quorum answers. `errors` are raised by operations on a key, one after the other, before it is
+    answered; `reads` and `writes` have the keys that were asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[bytes, Record] = {}
+        self.errors: dict[bytes, list[SfssError]] = {}
+        self.reads: list[bytes] = []
+        self.writes: list[bytes] = []
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        self.reads.append(key)
+        self._raise(key)
+        return self.files.get(key)
+
+    def head(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        self._raise(key)
+        return self.files.get(key)
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Written:
+        self.writes.append(key)
+        self._raise(key)
+        self.files[key] = record_of(key, value, 999, flags=flags, expires=expires)
+        return Written()
+
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Any:
+        raise AssertionError("nothing deletes")
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Any:
+        raise AssertionError("nothing asks for figures")
+
+    def _raise(self, key: bytes) -> None:
+        if self.errors.get(key):
+            raise self.errors[key].pop(0)
+
+
+class Lab:
+    """Three nodes with all files on each, W=2."""
+
+    def __init__(self, *, listed_max: int = 4096) -> None:
+        self.nodes = [LabNode(name, listed_max) for name in "abc"]
+        self.store = LabStore()
+        self.naps: list[float] = []
+
+    def write(self, key: bytes, value: bytes = b"", at: int = 1, *, nodes: str = "abc", **fields: Any) -> Record:
+        """A write that was acknowledged."""
+        record = record_of(key, value, at, **fields)
+        self.lay(key, record, nodes)
+        self.store.files[key] = record
+        return record
+
+    def delete(self, key: bytes, at: int, *, nodes: str = "abc") -> None:
+        """A delete that was acknowledged."""
+        self.lay(key, record_of(key, at=at, tombstone=True), nodes)
+        self.store.files.pop(key, None)
+
+    def lay(self, key: bytes, record: Record, nodes: str) -> None:
+        """Put a record on some nodes, acknowledged or not."""
+        for node in self.nodes:
+            if node.name in nodes:
+                node.records[key] = record
+
+    async def nap(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        await asyncio.sleep(0)
+
+    async def back_up(self, folder: BackupFolder, *, jobs: int = 4) -> tuple[Run, Progress]:
+        """A whole run."""
+        with closing(folder.begin(CLUSTER, WHEN)) as manifest:
+            saving = Saving(
+                Archive(folder, manifest),
+                self.store,
+                Trees(self.nodes, 2, sleep=self.nap),
+                jobs=jobs,
+                pace=Pace(0),
+                sleep=self.nap,
+            )
+            await saving.run()
+            return folder.end(manifest, WHEN), saving.progress
