@@ -77,6 +77,19 @@ def no_write_back() -> None:
 
 
 @_plant
+def hint_counted() -> None:
+    """A proxy that counts the hint for a replica which doesn't answer as its copy."""
+    from proxy.writing import Write
+
+    def overdue(self: Any, _now: float) -> None:
+        if self._sent and not self._settled:
+            self._accepted += self._waiting
+            self._decide()
+
+    Write.overdue = overdue  # type: ignore[method-assign]
+
+
+@_plant
 def wrong_slot() -> None:
     """A client that forgets a request whose caller has left, so that its reply goes to the next in line, and that
     doesn't look whose reply it is."""

@@ -68,6 +68,17 @@ async def test_a_proxy_that_does_not_write_back_is_caught_by_writes_that_one_nod
     await caught(scenario, history)
 
 
+async def test_a_hint_counted_as_a_copy_is_caught_by_writes_that_one_node_has(tmp_path, history):
+    async def scenario(attempt, number):
+        async with relayed_cluster(tmp_path / str(number), (0.4, 0.2), plants={"proxy": "hint-counted"}) as (
+            cluster,
+            relays,
+        ):
+            await read_half_made_writes(cluster, relays, attempt)
+
+    await caught(scenario, history)
+
+
 async def test_a_node_that_stores_older_over_newer_is_caught_by_writes_that_overtake(tmp_path, history):
     async def scenario(attempt, number):
         plants = {"node": "no-version-check"}
