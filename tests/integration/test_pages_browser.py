@@ -520,6 +520,19 @@ async def test_the_cluster_is_as_slow_as_its_slowest_operation_and_server(logic:
     assert found == [64, 9, None, 0.7, 0.5]
 
 
+async def test_what_a_node_has_yet_to_get_is_what_all_coordinators_keep_for_it(logic: Tab) -> None:
+    found = await logic.evaluate(
+        """(() => {
+          const f = new Figures();
+          const proxies = { "p:1": { "a:1/hints_waiting": "5" }, "p:2": { "a:1/hints_waiting": "7" } };
+          f.take(0, { ...proxies, storages: { "a:1": {}, "b:2": {} } });
+          return [f.nodes.get("a:1").stats.hints_waiting, f.nodes.get("b:2").stats.hints_waiting ?? null];
+        })()"""
+    )
+
+    assert found == [12, None]
+
+
 async def test_a_page_that_is_open_for_weeks_keeps_only_its_minutes(logic: Tab) -> None:
     kept = await logic.evaluate(
         """(() => {

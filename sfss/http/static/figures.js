@@ -142,7 +142,7 @@ class Figures {
     this.update(
       this.nodes,
       at,
-      nodes.map(([name, stats]) => [name, withLatencies(name, stats, coordinators)]),
+      nodes.map(([name, stats]) => [name, asSeen(name, stats, coordinators)]),
       "memcache",
     );
     this.takeWeb(at, webserver);
@@ -225,9 +225,9 @@ function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-// A node's figures with its latencies as the first coordinator that has any sees them, which tells more than the node
-// could: `<node>/read_p50_us` and so on among the coordinator's.
-function withLatencies(name, stats, coordinators) {
+// A node's figures with what coordinators tell of it (`<node>/read_p50_us` and so on among their own): its latencies as
+// the first that has any sees them, which tells more than the node could, and how many writes it has yet to get.
+function asSeen(name, stats, coordinators) {
   if (!isObject(stats)) return stats;
   const latencies = {};
   for (const own of coordinators) {
@@ -236,7 +236,8 @@ function withLatencies(name, stats, coordinators) {
       if (told !== undefined) latencies[`latency_${operation}_p${percent}_us`] ??= told;
     }
   }
-  return { ...latencies, ...stats };
+  const missed = sumKnown(coordinators.map((own) => number(own, `${name}/hints_waiting`)));
+  return { ...latencies, ...(missed === null ? {} : { hints_waiting: missed }), ...stats };
 }
 
 // The web tier's processes as [name, stats]; `workers` is a list of figures, or an object of them by pid.

@@ -261,6 +261,7 @@ const TABLES = [
           share: (subject) => shareOf(bytes.get(subject) ?? null, [...bytes.values()]),
         },
         { title: "Disk free", format: "bytes", value: (subject) => number(subject.stats, "disk_free_bytes") },
+        { title: "To catch up", format: "count", value: (subject) => number(subject.stats, "hints_waiting") },
         ...PROCESS_COLUMNS,
       ];
     },
