@@ -25,6 +25,7 @@ from sfss.addresses import host_and_port
 from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging
 from sfss.memcache.server import MemcacheServer
+from sfss.memcache.trust import Trust
 from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run
 from sfss.subcommands import check_nothing_before
 
@@ -42,7 +43,11 @@ _log = logging.getLogger("sfss.node")
 @click.option("-d", "--daemon", is_flag=True, help="Go to the background once the node serves.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Log there.  [default with -d: DIR/node.log]")
 @click.option("--allow-flush", is_flag=True, help="Let clients delete everything with flush_all.")
-@click.option("--insecure", is_flag=True, help="Listen where other machines reach it; there are no passwords.")
+@click.option("--secret", default="", metavar="FILE", help="Ask for one of its users and passwords (user:password).")
+@click.option("--tlscert", default="", metavar="FILE", help="Speak TLS with this certificate chain, PEM.")
+@click.option("--tlskey", default="", metavar="FILE", help="Its private key, PEM.")
+@click.option("--tlsca", default="", metavar="FILE", help="Ask clients for a certificate that this authority signed.")
+@click.option("--insecure", is_flag=True, help="Listen where other machines reach it even without a secret.")
 @click.option(
     "--sync",
     type=click.Choice([sync.value for sync in Sync]),
@@ -77,6 +82,10 @@ def _serve(
     daemon: bool,
     log_file: Path | None,
     allow_flush: bool,
+    secret: str,
+    tlscert: str,
+    tlskey: str,
+    tlsca: str,
     insecure: bool,
     sync: str,
     sync_interval: float,
@@ -103,7 +112,9 @@ def _serve(
 
     async def main(stop: asyncio.Event) -> None:
         check_packages()
-        check_reach(listen, insecure)
+        password, tls = Trust(secret, tlscert, tlskey, tlsca).door()
+        if password is None:
+            check_reach(listen, insecure)
         if home is None:
             raise SetupError("no data directory; name one with -H DIR")
         options = NodeOptions(
@@ -114,7 +125,7 @@ def _serve(
         )
         store = await NodeStore.open(home, options)
         try:
-            server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log)
+            server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log, secret=password, tls=tls)
             try:
                 await server.start(listen, port)
             except OSError as error:

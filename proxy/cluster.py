@@ -27,6 +27,7 @@ from proxy.replay import Replay
 from proxy.state import StampReserve, StateDirectory
 from sfss.addresses import host_and_port
 from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
+from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import MemcacheClient
 from sfss.ring import PARTITIONS, Member, NodeRing
 from sfss.stamps import StampClock
@@ -64,7 +65,8 @@ class NodeAddress:
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What a coordinator is built from. `state` is its own small directory; without one every write asks before it
-    stamps. `founding_s` is how long to wait for all nodes of a cluster that isn't founded yet."""
+    stamps. `founding_s` is how long to wait for all nodes of a cluster that isn't founded yet. `access` is what lets it
+    in at the nodes."""
 
     addresses: tuple[NodeAddress, ...]
     n: int = 3
@@ -73,6 +75,7 @@ class ClusterConfig:
     partitions: int = PARTITIONS
     state: Path | None = None
     founding_s: float = 30.0
+    access: Access = OPEN
     options: Options = field(default_factory=Options)
 
 
@@ -87,8 +90,13 @@ Connect = Callable[[NodeAddress, Callable[[Identity], None]], NodeClient]
 drops the connection if that raises."""
 
 
-def connect_by_memcache(address: NodeAddress, greet: Callable[[Identity], None]) -> NodeClient:
-    return MemcacheClient(address.host, address.port, greet=lambda _, identity: greet(identity))
+def connect_by_memcache(access: Access) -> Connect:
+    """Connects as the nodes ask for it."""
+
+    def connect(address: NodeAddress, greet: Callable[[Identity], None]) -> NodeClient:
+        return MemcacheClient(address.host, address.port, access=access, greet=lambda _, identity: greet(identity))
+
+    return connect
 
 
 class Cluster:
@@ -133,13 +141,14 @@ def _leave_to_comparison(partition: int) -> None:
 async def open_cluster(
     config: ClusterConfig,
     *,
-    connect: Connect = connect_by_memcache,
+    connect: Connect | None = None,
     now: Callable[[], float] = time.time,
     mark: Callable[[int], None] = _leave_to_comparison,
 ) -> Cluster:
     """Connect, found the cluster if need be, and check who answers. `mark` is told each partition of which a hint was
     dropped. Raises `SetupError` with one line for a configuration that can't work, nodes that don't belong together, or
     a cluster that can't be founded."""
+    connect = connect or connect_by_memcache(config.access)
     addresses = {address.ring_name: address for address in config.addresses}
     members = [Member(address.ring_name, address.zone, address.weight) for address in config.addresses]
     quorum = Quorum.over(len(members), config.n, config.w, config.r)

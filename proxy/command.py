@@ -8,6 +8,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from sfss.errors import SetupError
 from sfss.log import LEVELS, log_to_file, set_up_logging
 from sfss.memcache.server import MemcacheServer
 from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run, unless_stopped
+from sfss.secret import Secret
 
 _CLOSE_S = 5.0
 """For clients, and again for nodes, to take what is under way when the proxy stops."""
@@ -31,7 +33,7 @@ _log = logging.getLogger("sfss.proxy")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--conf", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Configuration file.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="This proxy's own small directory.")
-@click.option("--insecure", is_flag=True, help="Listen where other machines reach it; there are no passwords.")
+@click.option("--insecure", is_flag=True, help="Listen where other machines reach it even without a secret.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
 @click.version_option(__version__, prog_name="sfss-proxy", message=VERSION_LINE)
@@ -53,21 +55,26 @@ def _serve(*, conf: Path, state: Path | None, insecure: bool, log_level: str, lo
 
     async def serve(stop: asyncio.Event) -> None:
         check_packages()
-        for host in (config.listen, config.monitor.listen if config.monitor else config.listen):
-            check_reach(host, insecure)
+        secret, tls = config.door.door()
+        if secret is None:
+            check_reach(config.listen, insecure)
+        if config.monitor is not None:
+            # Passwords would go to it in the clear, and into people's browsers; this one is for machines.
+            check_reach(config.monitor.listen, insecure, "reach the monitor through ssh or a web server of your own")
+        cluster = replace(config.cluster, access=config.nodes.access())
         if config.access_log_file is not None:
             log_to_file("sfss.access", config.access_log_file, tier, log_json)
-        await _run(config, stop)
+        await _run(replace(config, cluster=cluster), secret, tls, stop)
 
     return run("sfss-proxy", serve)
 
 
-async def _run(config: ProxyConfig, stop: asyncio.Event) -> None:
+async def _run(config: ProxyConfig, secret: Secret | None, tls: SSLContext | None, stop: asyncio.Event) -> None:
     """Start, serve until `stop`, close; in this order."""
     cluster = await unless_stopped(open_cluster(config.cluster), stop)
     if cluster is None:
         return
-    server = MemcacheServer(cluster.coordinator, access_log=config.access_log)
+    server = MemcacheServer(cluster.coordinator, access_log=config.access_log, secret=secret, tls=tls)
     monitor = None
     try:
         try:

@@ -6,10 +6,17 @@
     zones = a,b,c                      optional: what may fail together, in the order of servers
     weights = 1,1,2                    optional: shares, in the order of servers
     partitions = 65536                 optional: fixed once the cluster is founded
+    secret = /etc/sfss/secret          optional: user:password for the nodes; its first line is given to them
+    tlsca = /etc/sfss/ca.pem           optional: speak TLS to nodes whose certificates this authority signed
+    tlscert = /etc/sfss/cert.pem       optional, with tlskey: shown to nodes that ask for a certificate
 
     [proxy]
     listen = 127.0.0.1
     port = 8900
+    secret = /etc/sfss/secret          optional, default that of [default]: whoever connects must give one of its lines
+    tlscert = /etc/sfss/cert.pem       optional, with tlskey: speak TLS with this certificate
+    tlskey = /etc/sfss/key.pem
+    tlsca = /etc/sfss/ca.pem           optional: only to clients that show a certificate which this authority signed
     N = 3                              copies of each file
     W = 2                              copies that must be on disk before a write is acknowledged
     R = 2                              copies that must answer a read
@@ -34,13 +41,14 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from proxy.cluster import ClusterConfig, NodeAddress
 from proxy.options import Options
 from sfss.errors import SetupError
+from sfss.memcache.trust import Trust
 from sfss.ring import PARTITIONS, PARTITIONS_MAX, WEIGHT_MAX
 from sfss.settings import parse_address
 
@@ -48,10 +56,14 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 _KEYS = {
-    "default": ("server_port", "servers", "zones", "weights", "partitions"),
+    "default": ("server_port", "servers", "zones", "weights", "partitions", "secret", "tlsca", "tlscert", "tlskey"),
     "proxy": (
         "listen",
         "port",
+        "secret",
+        "tlsca",
+        "tlscert",
+        "tlskey",
         "n",
         "w",
         "r",
@@ -86,9 +98,12 @@ class MonitorConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """A proxy as configured. `monitor` is None where the file has no such section."""
+    """A proxy as configured. `monitor` is None where the file has no such section. `nodes` and `door` are for the nodes
+    below and for the clients above."""
 
     cluster: ClusterConfig
+    nodes: Trust = field(default_factory=Trust)
+    door: Trust = field(default_factory=Trust)
     listen: str = "127.0.0.1"
     port: int = 8900
     access_log: bool = False
@@ -146,6 +161,8 @@ class _Reader:
                 founding_s=self._value("proxy", "founding_timeout", _seconds, 30.0),
                 options=self._hint_options(replace(options, deadline_s=timeout, node_deadline_s=node_timeout)),
             ),
+            nodes=self._trust("default", ""),
+            door=self._trust("proxy", self._value("default", "secret", _text, "")),
             listen=self._value("proxy", "listen", _text, "127.0.0.1"),
             port=self._value("proxy", "port", _number(0, 65535), 8900),
             access_log=access_log is not None,
@@ -167,6 +184,14 @@ class _Reader:
         hours = self._value("proxy", "hint_hours", _number(1, _HINT_HOURS_MAX), options.hint_age_s / 3600.0)
         rate = self._value("proxy", "hint_rate", _number(1, _HINT_RATE_MAX), options.hint_rate)
         return replace(options, hint_bytes_max=mib << 20, hint_age_s=hours * 3600.0, hint_rate=rate)
+
+    def _trust(self, section: str, secret: str) -> Trust:
+        return Trust(
+            self._value(section, "secret", _text, secret),
+            self._value(section, "tlscert", _text, ""),
+            self._value(section, "tlskey", _text, ""),
+            self._value(section, "tlsca", _text, ""),
+        )
 
     def _addresses(self) -> tuple[NodeAddress, ...]:
         port = self._value("default", "server_port", _number(1, 65535), 7900)

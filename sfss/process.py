@@ -171,13 +171,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_reach(host: str, insecure: bool) -> None:
-    """Refuse to listen where other machines can reach a tier that asks nobody who they are."""
-    if not (insecure or is_loopback(host)):
+def check_reach(host: str, insecure: bool, remedy: str = "give this tier the cluster's secret (`secret`)") -> None:
+    """Refuse to listen where other machines can reach a tier that asks nobody who they are; warn if that is wanted."""
+    if is_loopback(host):
+        return
+    if not insecure:
         raise SetupError(
-            f"{host} can be reached from other machines and this tier has no passwords; "
+            f"{host} can be reached from other machines, and this would serve whoever comes; {remedy}, "
             "listen on 127.0.0.1, or say --insecure on a network that you trust"
         )
+    _log.warning("%s can be reached from other machines, and serves whoever comes (--insecure)", host)
 
 
 def check_packages() -> None:

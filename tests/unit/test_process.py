@@ -93,10 +93,12 @@ def test_loopback_needs_no_consent(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_what_others_can_reach_needs_consent(host: str) -> None:
-    with pytest.raises(SetupError, match="--insecure"):
+def test_what_others_can_reach_needs_consent_and_is_warned_of(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SetupError, match=r"secret.*--insecure"):
         process.check_reach(host, insecure=False)
+    assert not caplog.text
     process.check_reach(host, insecure=True)
+    assert f"{host} can be reached from other machines" in caplog.text
 
 
 def test_our_own_packages_pass() -> None:

@@ -7,6 +7,7 @@ import pytest
 from proxy.cluster import NodeAddress
 from proxy.configuration import load_configuration
 from sfss.errors import SetupError
+from sfss.memcache.trust import Trust
 
 AS_OPERATORS_HAVE_IT = """\
 [default]
@@ -41,6 +42,15 @@ def test_the_usual_file_loads_as_it_stands(tmp_path):
     assert (config.listen, config.port) == ("127.0.0.1", 8900)
     assert (config.monitor.listen, config.monitor.port) == ("127.0.0.1", 9900)
     assert not config.access_log
+
+
+def test_the_secret_for_the_nodes_is_asked_of_clients_too_unless_another_is_named(tmp_path):
+    nodes = "[default]\nservers = localhost\nsecret = s\ntlsca = ca\n"
+
+    assert load(tmp_path, nodes).nodes == Trust(secret="s", authority="ca")
+    assert load(tmp_path, nodes).door == Trust(secret="s")
+    assert load(tmp_path, nodes + "[proxy]\nsecret = t\ntlscert = c\ntlskey = k\n").door == Trust("t", "c", "k")
+    assert load(tmp_path, nodes + "[proxy]\nsecret =\n").door == Trust()
 
 
 def test_the_smallest_file_has_defaults_for_the_rest(tmp_path):
