@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from proxy.hint_store import Hint
 from proxy.hints import Hints
-from proxy.options import Options
 from proxy.peer import Peer
 from sfss.errors import (
     Busy,
@@ -26,6 +25,7 @@ from sfss.errors import (
     Recovering,
     RemoteError,
     SfssError,
+    Stopping,
     Unreachable,
     WrongCluster,
 )
@@ -45,7 +45,7 @@ _REST_S_MAX = 60.0
 
 _TIDY_S = 60.0
 
-_AWAY = (Busy, ConnectionLost, Expired, Recovering, RemoteError, TimeoutError, Unreachable, WrongCluster)
+_AWAY = (Busy, ConnectionLost, Expired, Recovering, RemoteError, Stopping, TimeoutError, Unreachable, WrongCluster)
 """What a node answers that should be left alone for a while, whatever the key."""
 
 _log = logging.getLogger("sfss.proxy.hints")
@@ -63,13 +63,14 @@ class _Came(Enum):
 class Replay:
     """Replays the hints of one coordinator, from `start` to `close`."""
 
-    def __init__(self, coordinator: Coordinator, hints: Hints, options: Options | None = None) -> None:
-        options = options or coordinator.options
+    def __init__(self, coordinator: Coordinator, hints: Hints) -> None:
+        options = coordinator.options
         self._coordinator = coordinator
         self._hints = hints
         self._round_s = options.hint_round_s
         self._rate = options.hint_rate
         self._byte_rate = options.hint_byte_rate
+        self._node_deadline_s = options.node_deadline_s
         self._task: asyncio.Task[None] | None = None
         self._passes: dict[Peer, asyncio.Task[None]] = {}
         self._rest_s: dict[Peer, float] = {}
@@ -79,26 +80,37 @@ class Replay:
         self._task = asyncio.get_running_loop().create_task(self._rounds(), name="replay of hints")
 
     async def close(self) -> None:
-        """Stop; what is under way counts if it was heard. Idempotent."""
+        """Stop; idempotent. What is under way is replayed once more by the next life."""
         tasks = [*self._passes.values(), *([self._task] if self._task is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _rounds(self) -> None:
-        monotonic = self._coordinator.monotonic
-        tidy_at = monotonic() + _TIDY_S
+        tidy_at = self._coordinator.monotonic() + _TIDY_S
         while True:
             await asyncio.sleep(self._round_s)
-            waiting = self._hints.waiting()
-            rested = [peer for peer in self._coordinator.peers if monotonic() >= self._rests_until.get(peer, 0.0)]
-            for peer in rested:
-                if self._hints.node_of(peer) in waiting and self._is_there(peer) and peer not in self._passes:
-                    self._begin_pass(peer)
-            if waiting and monotonic() >= tidy_at:
-                tidy_at = monotonic() + _TIDY_S
-                nodes = [self._hints.node_of(peer) for peer in self._coordinator.peers]
-                await self._hints.tidy(nodes if all(nodes) else None)
+            try:
+                self._begin_passes()
+                if self._coordinator.monotonic() >= tidy_at:
+                    tidy_at = self._coordinator.monotonic() + _TIDY_S
+                    await self._tidy()
+            except Exception:
+                # One fault must not end all replays to come.
+                _log.exception("a round of replaying hints failed")
+
+    async def _tidy(self) -> None:
+        nodes = [self._hints.node_of(peer) for peer in self._coordinator.peers]
+        if self._hints.waiting():
+            await self._hints.tidy(nodes if all(nodes) else None)
+
+    def _begin_passes(self) -> None:
+        waiting = self._hints.waiting()
+        now = self._coordinator.monotonic()
+        for peer in self._coordinator.peers:
+            idle = peer not in self._passes and now >= self._rests_until.get(peer, 0.0)
+            if idle and self._is_there(peer) and self._hints.node_of(peer) in waiting:
+                self._begin_pass(peer)
 
     def _begin_pass(self, peer: Peer) -> None:
         task = asyncio.get_running_loop().create_task(self._pass(peer), name=f"replay of hints to {peer.name}")
@@ -167,7 +179,9 @@ class Replay:
                     # Where all have answered nobody has it: comparing them is all that is left to do.
                     return _Came.MOOT if heard == len(others) else _Came.LATER, 0
                 size = record.size
-                await self._ask(peer, lambda replica, call: replica.apply(hint.key, record, call))
+                # As long as a client's write has: there is no other node to ask instead.
+                within_s = self._coordinator.options.deadline_s
+                await self._ask(peer, within_s, lambda replica, call: replica.apply(hint.key, record, call))
         except _AWAY:
             return _Came.AWAY, size
         except SfssError:
@@ -177,7 +191,7 @@ class Replay:
 
     async def _holds(self, peer: Peer, hint: Hint) -> bool:
         try:
-            held = await self._ask(peer, lambda replica, call: replica.inspect(hint.key, call))
+            held = await self._ask(peer, self._node_deadline_s, lambda replica, call: replica.inspect(hint.key, call))
         except CorruptRecord:
             return False  # writing it once more is what mends it
         return held is not None and held.order() >= hint.order()
@@ -187,7 +201,9 @@ class Replay:
         heard = 0
         for source in sources:
             try:
-                record = await self._ask(source, lambda replica, call: replica.read(hint.key, call))
+                record = await self._ask(
+                    source, self._node_deadline_s, lambda replica, call: replica.read(hint.key, call)
+                )
             except (SfssError, TimeoutError):
                 continue
             heard += 1
@@ -195,14 +211,14 @@ class Replay:
                 return record, heard
         return None, heard
 
-    async def _ask(self, peer: Peer, question: Callable[[Replica, Call], Reply[T]]) -> T:
+    async def _ask(self, peer: Peer, within_s: float, question: Callable[[Replica, Call], Reply[T]]) -> T:
         """Put a question to a node, and tell its health what came. Raises `SfssError`, or `TimeoutError` when it says
         nothing."""
         coordinator = self._coordinator
         asked_at = coordinator.monotonic()
-        call = coordinator.call_to_node(asked_at, asked_at + coordinator.options.deadline_s, b"")
+        call = Call(asked_at + within_s, coordinator.ring.number)
         try:
-            answer = await asyncio.wait_for(settled(question(peer.replica, call)), coordinator.options.node_deadline_s)
+            answer = await asyncio.wait_for(settled(question(peer.replica, call)), within_s)
         except TimeoutError:
             coordinator.health.silent(peer)
             raise

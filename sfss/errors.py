@@ -80,6 +80,10 @@ class Busy(Unavailable):
     """A limit on work in hand is reached; nothing was begun."""
 
 
+class Stopping(Unavailable):
+    """The server is about to end; nothing was begun."""
+
+
 class Recovering(Unavailable):
     """The node knows that it has lost data and can't tell absent from lost."""
 

@@ -27,7 +27,7 @@ from sfss.errors import Busy, Outcome
 from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
 from sfss.memcache.commands.dispatch import carry_out, error_reply
 from sfss.memcache.commands.table import COMMANDS, LANES
-from sfss.memcache.errors import BUSY
+from sfss.memcache.errors import BUSY, STOPPING
 from sfss.memcache.requests import LINE_BYTES_MAX, Refusal, Request, RequestParser
 from sfss.memcache.transport import Transport
 
@@ -291,6 +291,9 @@ class Connection(asyncio.Protocol):
             self._service.counters.rejected_busy += 1
             self._service.counters.errors += 1
             answer: Answer = BUSY
+        elif server.closing and not request.noreply:
+            # Whoever asks learns for sure that nothing was begun, and goes elsewhere.
+            answer = STOPPING
         else:
             answer = carry_out(self._service, request)
         if isinstance(answer, bytes) and not (self._slots or reserved or request.noreply or begun):

@@ -20,6 +20,7 @@ from sfss.errors import (
     Recovering,
     RemoteError,
     SfssError,
+    Stopping,
     TooLarge,
     Unauthenticated,
     Unavailable,
@@ -33,6 +34,7 @@ DETAIL_CHARACTERS_MAX = 400
 
 TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
 BUSY = b"SERVER_ERROR busy\r\n"
+STOPPING = b"SERVER_ERROR stopping\r\n"
 INTERNAL = b"SERVER_ERROR internal error\r\n"
 TOO_MANY_CONNECTIONS = b"SERVER_ERROR too many connections\r\n"
 UNKNOWN_COMMAND = b"ERROR\r\n"
@@ -57,6 +59,7 @@ _TABLE: tuple[tuple[type[SfssError], str, bool], ...] = (
     (OutOfDisk, "SERVER_ERROR out of disk", False),
     (Busy, "SERVER_ERROR busy", False),
     (Busy, "SERVER_ERROR too many connections", False),
+    (Stopping, "SERVER_ERROR stopping", False),
     (Expired, "SERVER_ERROR deadline expired", False),
     (Unreachable, "SERVER_ERROR unreachable", True),
     (Unsupported, "SERVER_ERROR not supported here:", True),

@@ -16,6 +16,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -57,6 +58,8 @@ class ServerLimits:
     take nothing at all while replies wait. A connection idle for `idle_s` is closed only when nine tenths of
     `connections_max` are in use.
 
+    A server that stops goes on for `leaving_s`, and says so to whoever asks for anything.
+
     Where a password is asked for, or TLS is spoken, `strangers_max` connections may be about it at a time, on top of
     `connections_max`, and each of them for `stranger_s`.
     """
@@ -72,6 +75,7 @@ class ServerLimits:
     reading_s: float = 30.0
     idle_s: float = 60.0
     linger_s: float = 1.0
+    leaving_s: float = 0.3
     strangers_max: int = 128
     stranger_s: float = 5.0
 
@@ -163,12 +167,19 @@ class MemcacheServer:
         return port
 
     async def close(self, grace_s: float = 10.0) -> None:
-        """Stop accepting, answer what is in hand, flush, close; cut off what isn't through after `grace_s` seconds."""
+        """Stop accepting, answer what is in hand, flush, close; cut off what isn't through after `grace_s` seconds.
+
+        What comes meanwhile is answered `SERVER_ERROR stopping`. A connection that were closed at once might have a
+        write on its way, and nobody could tell what has become of it.
+        """
         self.closing = True
         self._watch.close()
         self._stop_listening()
         for stranger in list(self._strangers):
             stranger.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(self.limits.leaving_s, grace_s)):
+                await self._empty.wait()
         for connection in list(self._connections):
             connection.finish()
         try:

@@ -52,6 +52,7 @@ _TABLE: dict[type[BaseException], tuple[int, str, bool]] = {
     errors.Unreachable: (504, "unreachable", True),
     errors.QuorumUnavailable: (503, "quorum_unavailable", True),
     errors.Busy: (503, "busy", True),
+    errors.Stopping: (503, "stopping", True),
     errors.Recovering: (503, "recovering", True),
     errors.Expired: (503, "deadline_expired", True),
     errors.ConnectionLost: (503, "connection_lost", True),

@@ -106,6 +106,22 @@ async def test_a_rolling_restart_is_not_noticed(standing, history):
     assert len(history.errors()) <= errors_allowed(history), [str(e) for e in history.errors()[:10]]
 
 
+async def test_a_stop_of_one_of_two_proxies_fails_no_request(standing, history):
+    async with Workload(standing.web_addresses, history, keys=keys_of("drain")):
+        for proxy in standing.proxies:
+            await asyncio.sleep(0.5)
+            stopped = time.monotonic()
+            assert await proxy.stop() == 0
+            assert time.monotonic() - stopped < 20
+            await asyncio.sleep(0.5)
+            await proxy.start()
+            await standing.settled()
+    await read_all(standing.web_addresses, history)
+
+    history.check()
+    assert history.errors() == []
+
+
 async def test_with_one_proxy_killed_no_request_begun_after_fails(standing, history):
     proxy = random.Random(history.seed).choice(standing.proxies)
 

@@ -1,0 +1,82 @@
+"""A memcache server that stops tells its clients so, and none is left in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from memcache_tier import client_of, serving
+from web_tier import SlowStore
+
+from sfss.errors import Outcome, Stopping
+from sfss.memcache.server import MemcacheServer, ServerLimits
+from sfss.memory import MemoryStore
+from sfss.settings import Address
+from sfss.store import settled
+from sfss.web.proxies import ProxyRing
+
+LEAVING = ServerLimits(leaving_s=5.0)
+
+
+@asynccontextmanager
+async def stopping(server: MemcacheServer) -> AsyncIterator[None]:
+    """The time in which a server is about to end."""
+    close = asyncio.create_task(server.close())
+    await asyncio.sleep(0)
+    yield
+    await asyncio.wait_for(close, 60)
+
+
+@pytest.mark.parametrize("kind", ["get", "head", "set", "delete"])
+async def test_what_comes_during_a_stop_is_surely_not_begun(kind):
+    async with serving(limits=LEAVING) as server, client_of(server.port) as client:
+        await client.set(b"k", b"before")
+        await client.get(b"k")  # reads have connections of their own
+        async with stopping(server):
+            with pytest.raises(Stopping) as refused:
+                await (client.set(b"k", b"after") if kind == "set" else getattr(client, kind)(b"k"))
+            await client.close()
+
+        assert refused.value.outcome is Outcome.NOT_APPLIED
+        assert (await settled(server.service.store.get(b"k"))).value == b"before"
+
+
+async def test_what_was_begun_before_is_answered():
+    store = SlowStore(held=True)
+    async with serving(store, limits=LEAVING) as server, client_of(server.port) as client:
+        begun = client.set(b"k", b"v")
+        while not store.calls:
+            await asyncio.sleep(0.001)
+        async with stopping(server):
+            other = client.set(b"other", b"v")
+            store.gate.set()
+            assert (await begun).version
+            with pytest.raises(Stopping):
+                await other
+            await client.close()
+
+
+async def test_a_server_without_clients_stops_at_once():
+    async with serving(limits=ServerLimits(leaving_s=1e6)) as server:
+        await asyncio.wait_for(server.close(1e6), 60)
+
+
+@pytest.mark.parametrize("kind", ["get", "set", "delete"])
+async def test_the_web_tier_turns_to_another_proxy(kind):
+    store = MemoryStore(durable=True)
+    async with serving(store, limits=LEAVING) as one, serving(store, limits=LEAVING) as two:
+        addresses = tuple(Address("127.0.0.1", server.port) for server in (one, two))
+        ring = ProxyRing(addresses, retry_max=2, retry_after_s=60.0, timeout_s=30.0)
+        await ring.start()
+        keys = [b"key-%d" % number for number in range(20)]  # some belong to the one, some to the other
+        for key in keys:
+            await ring.set(key, b"before")
+        await asyncio.gather(*(ring.get(key) for key in keys))
+
+        async with stopping(one):
+            for key in keys:
+                await (ring.set(key, b"after") if kind == "set" else getattr(ring, kind)(key))
+            assert ring.up_count == 1
+            await ring.close()
