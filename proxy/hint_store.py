@@ -10,7 +10,6 @@ sync). Raises OSError where the disk fails; then nothing has changed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sqlite3
 import struct
@@ -84,11 +83,15 @@ class HintStore:
         self._path = path
         self._database: sqlite3.Connection | None = None
         try:
-            self._open()
-        except sqlite3.OperationalError as error:
+            try:
+                self._open()
+            except sqlite3.OperationalError as error:
+                raise OSError(str(error)) from None
+            except sqlite3.DatabaseError as error:
+                self._replace(error)
+        except OSError as error:
+            self.close()
             raise SetupError(f"hints can't be kept in {path}: {error}") from None
-        except sqlite3.DatabaseError as error:
-            self._replace(error)
 
     def close(self) -> None:
         """Idempotent."""
@@ -219,8 +222,7 @@ class HintStore:
         try:
             self._open()
         except sqlite3.Error as failure:
-            with contextlib.suppress(sqlite3.Error):
-                self.close()
+            self.close()
             raise OSError(str(failure)) from failure
 
 
