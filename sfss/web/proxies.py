@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from sfss.addresses import reason_of
-from sfss.errors import Busy, ConnectionLost, Expired, Outcome, QuorumUnavailable, SfssError, Unreachable
+from sfss.errors import Busy, ConnectionLost, Expired, Outcome, QuorumUnavailable, SfssError, Stopping, Unreachable
 from sfss.memcache.client import Dialect, MemcacheClient
 from sfss.ring import ServerRing
 from sfss.settings import Address
@@ -38,8 +38,8 @@ ASK_AGAIN_S_MIN = 0.25
 ASK_S_MAX = 1.0
 """How long a proxy may take to say that it is there."""
 
-_TRY_READ_AGAIN = (Unreachable, ConnectionLost, Busy, Expired, QuorumUnavailable)
-_TRY_WRITE_AGAIN = (Unreachable, ConnectionLost)
+_TRY_READ_AGAIN = (Unreachable, ConnectionLost, Busy, Stopping, Expired, QuorumUnavailable)
+_TRY_WRITE_AGAIN = (Unreachable, ConnectionLost, Stopping)
 
 _log = logging.getLogger("sfss.web")
 
@@ -272,6 +272,8 @@ class _Request:
             # Said by our client of the proxy, or by the proxy of its nodes? Only in the first nothing is connected.
             if link.client is not None and not link.client.connections:
                 self.ring.leave_out(link, str(error))
+        elif isinstance(error, Stopping):
+            self.ring.leave_out(link, "it is stopping")
         elif isinstance(error, Expired) and self.deadline < self.call.deadline and now >= self.deadline:
             # The proxy's own deadline is shorter than ours for it: one that says nothing at all is stopped or cut off.
             self.ring.leave_out(link, str(error))
