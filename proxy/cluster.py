@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from proxy.comparer import Comparer
 from proxy.coordinator import Coordinator
 from proxy.health import Health
 from proxy.hint_store import HintStore
@@ -24,6 +25,7 @@ from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
 from proxy.quorum import Quorum
 from proxy.replay import Replay
+from proxy.schedule import Schedule
 from proxy.state import StampReserve, StateDirectory
 from sfss.addresses import host_and_port
 from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
@@ -109,12 +111,16 @@ class Cluster:
         directory: StateDirectory | None,
         reserve: StampReserve | None,
         hints: Hints,
+        schedule: Schedule,
         roll: _Roll,
     ) -> None:
         self.coordinator = coordinator
         self._hints = hints
         self._replay = Replay(coordinator, hints)
         self._replay.start()
+        self._comparer = Comparer(coordinator, schedule)
+        self._comparer.start()
+        coordinator.figures.also(self._comparer.figures)
         self._roll = roll
         self._clients = clients
         self._directory = directory
@@ -124,6 +130,7 @@ class Cluster:
         """End what is under way, at most for `grace_s`, and let go of the nodes and the state directory; idempotent."""
         await self.coordinator.close(grace_s)
         await self._replay.close()
+        await self._comparer.close()
         await asyncio.gather(*(client.close() for client in self._clients))
         # Only now: a write that a slow node didn't answer until here leaves a hint, too.
         await self._hints.close()
@@ -134,20 +141,14 @@ class Cluster:
             self._directory.close()
 
 
-def _leave_to_comparison(partition: int) -> None:
-    """What a marked partition comes to where all are compared in turn."""
-
-
 async def open_cluster(
     config: ClusterConfig,
     *,
     connect: Connect | None = None,
     now: Callable[[], float] = time.time,
-    mark: Callable[[int], None] = _leave_to_comparison,
 ) -> Cluster:
-    """Connect, found the cluster if need be, and check who answers. `mark` is told each partition of which a hint was
-    dropped. Raises `SetupError` with one line for a configuration that can't work, nodes that don't belong together, or
-    a cluster that can't be founded."""
+    """Connect, found the cluster if need be, and check who answers. Raises `SetupError` with one line for a
+    configuration that can't work, nodes that don't belong together, or a cluster that can't be founded."""
     connect = connect or connect_by_memcache(config.access)
     addresses = {address.ring_name: address for address in config.addresses}
     members = [Member(address.ring_name, address.zone, address.weight) for address in config.addresses]
@@ -183,11 +184,12 @@ async def open_cluster(
         for peer, answer in zip(peers, answers, strict=True):
             health.met(peer, answer)
         reserve = StampReserve(directory, now) if directory is not None and not config.options.shared else None
+        schedule = Schedule(ring.partitions, config.options.compare_interval_s, config.options.compare_retry_s)
         hints = Hints(
             HintStore(config.state / _HINTS if config.state is not None else None),
             ring,
             node_of=roll.node_of,
-            mark=mark,
+            mark=schedule.mark,
             durable=config.state is not None,
             options=config.options,
             now=now,
@@ -212,7 +214,7 @@ async def open_cluster(
         if directory is not None:
             directory.close()
         raise
-    return Cluster(coordinator, clients, directory, reserve, hints, roll)
+    return Cluster(coordinator, clients, directory, reserve, hints, schedule, roll)
 
 
 class _Roll:

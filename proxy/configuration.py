@@ -25,6 +25,8 @@
     timeout = 3                        seconds for a request
     node_timeout = 1                   seconds for one question to one node
     founding_timeout = 30              seconds to wait for all nodes of a new cluster
+    compare_interval = 21600           seconds in which all replicas are compared once; 0: only what is known to differ
+    compare_rate = 8388608             bytes a second that this takes at most
     hint_mib = 128                     room in `state` to note what nodes miss while they are away; about 800,000 files
     hint_hours = 48                    how long a node may be away and get what it missed from these notes
     hint_rate = 1000                   files a second that a node gets so, once it is back
@@ -72,6 +74,8 @@ _KEYS = {
         "timeout",
         "node_timeout",
         "founding_timeout",
+        "compare_interval",
+        "compare_rate",
         "hint_mib",
         "hint_hours",
         "hint_rate",
@@ -79,6 +83,9 @@ _KEYS = {
     "monitor": ("listen", "port", "proxy"),
 }
 _COPIES_MAX = 16
+_COMPARE_INTERVAL_MAX = 30 * 86400
+_COMPARE_RATE_MIN = 4096
+_COMPARE_RATE_MAX = 1 << 40
 _HINT_HOURS_MAX = 120
 """Half of the ten days after which the tombstone of a deleted file may go: what a node may miss for longer than that
 must not be brought to it one by one."""
@@ -143,7 +150,7 @@ class _Reader:
                     raise SetupError(f"key {key!r} in [{section}] is none of {', '.join(_KEYS[section])}")
 
     def configuration(self) -> ProxyConfig:
-        options = Options()
+        options = self._compare_options(Options())
         timeout = self._value("proxy", "timeout", _seconds, options.deadline_s)
         node_timeout = self._value("proxy", "node_timeout", _seconds, min(options.node_deadline_s, timeout))
         if node_timeout > timeout:
@@ -178,6 +185,15 @@ class _Reader:
             self._value("monitor", "port", _number(0, 65535), 9900),
         )
         return replace(config, monitor=monitor)
+
+    def _compare_options(self, options: Options) -> Options:
+        interval = _number(0, _COMPARE_INTERVAL_MAX)
+        rate = _number(_COMPARE_RATE_MIN, _COMPARE_RATE_MAX)
+        return replace(
+            options,
+            compare_interval_s=self._value("proxy", "compare_interval", interval, options.compare_interval_s),
+            compare_bytes_per_s=self._value("proxy", "compare_rate", rate, options.compare_bytes_per_s),
+        )
 
     def _hint_options(self, options: Options) -> Options:
         mib = self._value("proxy", "hint_mib", _number(1, _HINT_MIB_MAX), options.hint_bytes_max >> 20)

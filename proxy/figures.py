@@ -7,7 +7,7 @@ dead one is told as dead and delays nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,12 @@ class Figures:
         self._coordinator = coordinator
         self._asking: asyncio.Task[NodeStats] | None = None
         self._asked_at = float("-inf")
+        self._others: list[Callable[[], dict[str, str]]] = []
         self._explanations = 0
+
+    def also(self, figures: Callable[[], dict[str, str]]) -> None:
+        """Tell these, too: of what works behind the coordinator."""
+        self._others.append(figures)
 
     def close(self) -> None:
         if self._asking is not None:
@@ -48,7 +53,10 @@ class Figures:
         storages = await self.storages()
         if topic == "storages":
             return {f"{node}/{name}": value for node, stats in storages.items() for name, value in stats.items()}
-        return self._items(storages) | self._own() | self._latencies()
+        figures = self._items(storages) | self._own() | self._latencies()
+        for other in self._others:
+            figures |= other()
+        return figures
 
     async def _explained(self, key: bytes) -> dict[str, str]:
         if self._explanations >= EXPLANATIONS_MAX:

@@ -59,3 +59,15 @@ class Options:
 
     hint_round_s: float = 1.0
     """How often to look whether a node with hints is there."""
+
+    compare_interval_s: float = 6 * 3600.0
+    """How often the replicas of each partition are compared; 0 for only where something is known to be missing."""
+
+    compare_retry_s: float = 300.0
+    """When to compare again what could be compared only in part, because an owner was away."""
+
+    compare_bytes_per_s: float = 8.0 * 1024 * 1024
+    """How much a comparison reads and writes at most, files and what nodes tell of them."""
+
+    compare_settle_s: float = 10.0
+    """What was stamped less than so long ago isn't compared: it may be on its way. Longer than any deadline."""

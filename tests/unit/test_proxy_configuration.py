@@ -167,3 +167,20 @@ def test_the_examples_show_the_state_directory_that_the_unit_makes_and_passes_on
 
     assert load(tmp_path, example).cluster.state == Path("/var/lib") / made
     assert f" --state %S/{made} " in unit
+
+
+def test_how_often_and_how_fast_replicas_are_compared_can_be_set(tmp_path):
+    usual = load(tmp_path, AS_OPERATORS_HAVE_IT).cluster.options
+    config = load(tmp_path, AS_OPERATORS_HAVE_IT.replace("R=2", "R=2\ncompare_interval=0\ncompare_rate=1000000"))
+
+    assert (usual.compare_interval_s, usual.compare_bytes_per_s) == (21600, 8 << 20)
+    assert config.cluster.options.compare_interval_s == 0
+    assert config.cluster.options.compare_bytes_per_s == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "line", ["compare_interval=-1", "compare_interval=2592001", "compare_rate=1", "compare_rate=x"]
+)
+def test_a_wrong_comparison_is_refused(tmp_path, line):
+    with pytest.raises(SetupError, match=line.split("=")[0]):
+        load(tmp_path, AS_OPERATORS_HAVE_IT.replace("R=2", f"R=2\n{line}"))

@@ -1,0 +1,34 @@
+"""One question to one node, for work in the background: with a deadline, and its health told what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from proxy.peer import NodeAccess, Peer
+from sfss.errors import Expired, SfssError
+from sfss.store import Call, Reply, settled
+
+if TYPE_CHECKING:
+    from proxy.coordinator import Coordinator
+
+T = TypeVar("T")
+
+
+async def ask(coordinator: Coordinator, peer: Peer, question: Callable[[NodeAccess, Call], Reply[T]]) -> T:
+    """Put a question to a node, which has as long for it as for a client's request. Raises `SfssError`."""
+    asked_at = coordinator.monotonic()
+    within = coordinator.options.deadline_s
+    call = Call(asked_at + within, coordinator.ring.number)
+    try:
+        answer = await asyncio.wait_for(settled(question(peer.replica, call)), within)
+    except TimeoutError:
+        coordinator.health.silent(peer)
+        raise Expired(f"no answer in {within} s") from None
+    except SfssError as error:
+        coordinator.health.failed(peer, error)
+        raise
+    if peer.silences or peer.down or peer.suspect:
+        coordinator.health.answered(peer, asked_at)
+    return answer

@@ -1,0 +1,92 @@
+"""Comparing all replicas with one another, again and again, behind what clients do.
+
+One region after the other, as the schedule says and no faster than the pace allows. Each coordinator does so by itself
+and tells nobody: where nothing differs a comparison is 256 questions of half a kilobyte to each node, and what one has
+repaired costs the next one nothing, so to agree on who does what would be more work than it spares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from proxy.comparison import Comparison, Pace
+from proxy.schedule import REGION_DIGITS, REGIONS, Schedule
+
+if TYPE_CHECKING:
+    from proxy.coordinator import Coordinator
+
+_LOOK_S = 1.0
+"""How often at least to look whether something is due, or was marked."""
+
+_log = logging.getLogger("sfss.proxy.comparison")
+
+
+class Comparer:
+    """Runs the comparisons of one coordinator, from `start` to `close`."""
+
+    def __init__(self, coordinator: Coordinator, schedule: Schedule) -> None:
+        self._coordinator = coordinator
+        self._schedule = schedule
+        self._pace = Pace(coordinator.options.compare_bytes_per_s, coordinator.monotonic)
+        self._task: asyncio.Task[None] | None = None
+        self._partitions = 0.0
+        self._repaired = 0
+        self._repaired_bytes = 0
+        self._too_new = 0
+        self._unrepaired = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="comparison of replicas")
+
+    async def close(self) -> None:
+        """Stop; a write to a replica that is under way may still be carried out there. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def figures(self) -> dict[str, str]:
+        """What `stats` tells of it; counts since the start."""
+        figures = {
+            "comparison_oldest_s": f"{self._schedule.oldest_s():.0f}",
+            "comparison_partitions": int(self._partitions),
+            "comparison_marked": self._schedule.marked,
+            "comparison_bytes": self._pace.bytes,
+            "comparison_repaired_keys": self._repaired,
+            "comparison_repaired_bytes": self._repaired_bytes,
+            "comparison_unrepaired": self._unrepaired,
+            "comparison_too_new": self._too_new,
+        }
+        return {name: str(value) for name, value in figures.items()}
+
+    async def compare(self, region: int) -> bool:
+        """Compare one region; whether all of it was."""
+        comparison = Comparison(self._coordinator, self._pace, self._coordinator.options.compare_settle_s)
+        try:
+            await comparison.compare(b"%0*x" % (REGION_DIGITS, region))
+        finally:
+            self._repaired += comparison.repaired
+            self._repaired_bytes += comparison.repaired_bytes
+            self._too_new += comparison.too_new
+            self._unrepaired += comparison.unrepaired
+        if comparison.whole:
+            self._partitions += self._coordinator.ring.partitions / REGIONS
+        if comparison.repaired:
+            _log.info("%d keys were brought up to date on replicas that lacked them", comparison.repaired)
+        return comparison.whole
+
+    async def _run(self) -> None:
+        while True:
+            region, wait_s = self._schedule.next()
+            if wait_s > 0:
+                await asyncio.sleep(min(wait_s, _LOOK_S))
+                continue
+            self._schedule.begin(region)
+            whole = False
+            try:
+                whole = await self.compare(region)
+            except Exception:
+                _log.exception("a comparison of replicas failed and will be tried again")
+            self._schedule.end(region, whole)
+            await asyncio.sleep(0)
