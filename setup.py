@@ -90,6 +90,7 @@ setup(
         "aiomcache>=0.8.2,<0.9",
         "click>=8.1,<9",
         "lmdb>=1.6,<4",
+        "prometheus-client>=0.22,<1",
         "uhashring>=2.4,<3",
         "uvloop>=0.21,<1",
         "xxhash>=3.5,<5",

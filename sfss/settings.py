@@ -8,18 +8,22 @@ Whatever can't be used is refused at start, in one line that names the place it 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sfss.addresses import host_and_port
+from sfss.durability import Limit, parse_limit
 from sfss.errors import SetupError
 from sfss.ring import PARTITIONS, PARTITIONS_MAX, WEIGHT_MAX
 from sfss.store import KEY_BYTES_MAX, VALUE_BYTES_MAX
 
 ENVIRONMENT_PREFIX = "SFSS_"
+
+Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
 class Address(NamedTuple):
@@ -129,6 +133,22 @@ def _weights(value: object) -> tuple[int, ...]:
     return tuple(int(weight(part)) for part in value)
 
 
+def _networks(value: object) -> tuple[Network, ...]:
+    if isinstance(value, str):
+        value = _parts(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        raise ValueError(f"{value!r} is not a list of addresses and networks, as in 127.0.0.0/8, 10.0.3.7")
+    return tuple(ipaddress.ip_network(part) for part in value)
+
+
+def _limits(value: object) -> tuple[Limit, ...]:
+    if isinstance(value, str):
+        value = _parts(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        raise ValueError(f"{value!r} is not a list of limits, as in nodes_suspect>0")
+    return tuple(parse_limit(part) for part in value)
+
+
 def _setting(default: Any, read: Callable[[object], object]) -> Any:
     return field(default=default, metadata={"read": read})
 
@@ -198,6 +218,14 @@ class Settings:
     """Whether a request like the one before on its connection is taken without parsing it anew."""
     stop_timeout_seconds: float = _seconds(7.0)
     """For requests in hand when the server is told to stop."""
+
+    # what it tells, and whom
+    operators: tuple[Network, ...] = _setting(
+        (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")), _networks
+    )
+    """Where /metrics, and where a file lives, may be asked for; a request that was passed on is refused even so."""
+    ready_fails_on: tuple[Limit, ...] = _setting((), _limits)
+    """Figures of durability (`sfss.durability.FIGURES`) beyond which /readyz fails, as in `nodes_suspect>0`."""
 
     # what it says
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"))

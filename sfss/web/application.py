@@ -7,8 +7,10 @@ from sfss.store import Store
 from sfss.web.answers import body_answer
 from sfss.web.counters import SharedCounters
 from sfss.web.errors import Refused
+from sfss.web.explain import Explanations
 from sfss.web.files import FileHandlers
 from sfss.web.memory import BodyMemory
+from sfss.web.operators import Operators
 from sfss.web.requests import Answered, Handler, Request
 from sfss.web.status import StatusHandler, StatusSource
 
@@ -21,19 +23,22 @@ class Application:
     def __init__(
         self, store: Store, status: StatusSource, settings: Settings, counters: SharedCounters, memory: BodyMemory
     ) -> None:
+        operators = Operators(settings.operators)
         files = FileHandlers(
             store,
             memory,
+            Explanations(store, operators, settings.request_timeout_seconds),
             key_encoding=settings.key_encoding,
             key_bytes_max=settings.max_encoded_path_length,
             file_bytes_max=settings.max_content_size,
             request_timeout_s=settings.request_timeout_seconds,
         )
-        page = StatusHandler(store, status, counters)
+        page = StatusHandler(store, status, counters, operators, settings.ready_fails_on)
         self._routes: dict[str, dict[str, Handler]] = {
             "/file": {"GET": files.get, "HEAD": files.head, "PUT": files.put, "DELETE": files.delete},
             "/files": {"POST": files.post},
             "/status": {"GET": page.status, "HEAD": page.status},
+            "/metrics": {"GET": page.metrics, "HEAD": page.metrics},
             "/healthz": {"GET": _alive, "HEAD": _alive},
             "/readyz": {"GET": page.ready, "HEAD": page.ready},
         }

@@ -92,6 +92,8 @@ class ConnectionLimits:
 class Transport(Protocol):
     """What a connection asks of its transport: our own, or uvloop's for TLS."""
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
     def write(self, data: Any, /) -> None: ...
 
     def writelines(self, pieces: Any, /) -> None: ...
@@ -163,6 +165,11 @@ class Connection(asyncio.Protocol):
         if not (self.tls or self._server.admit(self)):  # with TLS it was admitted before its handshake
             self._refuse(CROWDED)
             self._close()
+
+    @property
+    def client_host(self) -> str:
+        """The address at the other end; empty when the connection is gone."""
+        return "" if self._transport is None else str(self._transport.get_extra_info("peername", ("",))[0])
 
     # --- bytes in ---
 

@@ -16,6 +16,7 @@ import resource
 import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 GAUGES = (
     "pid",
@@ -31,30 +32,27 @@ COUNTS = (
     "total_connections",
     "rejected_connections",
     "restarts",
-    "requests_get",
-    "requests_head",
-    "requests_put",
-    "requests_post",
-    "requests_delete",
-    "requests_other",
     "get_hits",
     "get_misses",
     "bytes_in",
     "bytes_out",
-    "status_1xx",
-    "status_2xx",
-    "status_3xx",
-    "status_4xx",
-    "status_5xx",
     "aborted",
 )
 TIMED = ("get", "head", "put", "post", "delete")
 """Operations whose latency is kept as a histogram."""
 
+OPERATIONS = (*TIMED, "other")
+CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+"""Requests are counted by operation and by the class of the answer's status, together: one word for each pair."""
+
 _BUCKETS = 104
 """Four to each doubling of the microseconds, so a percentile is at most 25 % too high; the last starts at 50 s."""
 
-_NAMES = GAUGES + COUNTS
+_ANSWERS = tuple(f"{operation}_{kind}" for operation in OPERATIONS for kind in CLASSES)
+_TIMES = tuple(f"{operation}_us" for operation in TIMED)
+"""All latencies of an operation added up."""
+
+_NAMES = GAUGES + COUNTS + _ANSWERS + _TIMES
 _SLOT = {name: index for index, name in enumerate(_NAMES)}
 _HISTOGRAM = {name: index * _BUCKETS for index, name in enumerate(TIMED)}
 _HISTOGRAMS_START = len(_NAMES)
@@ -111,8 +109,7 @@ class WorkerCounters:
     def answered(self, operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         """Count one request. `operation` is one of `TIMED` or `other`."""
         words = self._words
-        words[_REQUESTS[operation]] += 1
-        words[_STATUS + status // 100] += 1
+        words[_ANSWERED[operation] + status // 100] += 1
         words[_BYTES_IN] += bytes_in
         words[_BYTES_OUT] += bytes_out
         if operation == "get":
@@ -122,7 +119,9 @@ class WorkerCounters:
                 words[_MISSES] += 1
         histogram = _HISTOGRAM.get(operation)
         if histogram is not None:
-            words[_HISTOGRAMS_START + histogram + bucket_of(int(seconds * 1e6))] += 1
+            microseconds = int(seconds * 1e6)
+            words[_TIME[operation]] += microseconds
+            words[_HISTOGRAMS_START + histogram + bucket_of(microseconds)] += 1
 
     def measure_process(self, now: float) -> None:
         """Refresh what the system knows of this process, and mark the histograms. `now` is `time.monotonic()`; to be
@@ -138,12 +137,21 @@ class WorkerCounters:
         self.set("threads", threading.active_count())
 
 
-_REQUESTS = {name: _SLOT[f"requests_{name}"] for name in (*TIMED, "other")}
-_STATUS = _SLOT["status_1xx"] - 1
+_ANSWERED = {name: _SLOT[f"{name}_1xx"] - 1 for name in OPERATIONS}
+_TIME = {name: _SLOT[f"{name}_us"] for name in TIMED}
 _BYTES_IN = _SLOT["bytes_in"]
 _BYTES_OUT = _SLOT["bytes_out"]
 _HITS = _SLOT["get_hits"]
 _MISSES = _SLOT["get_misses"]
+
+
+class RequestCounts(NamedTuple):
+    """Requests by operation and class of status; and of each timed operation how many fell into each bucket (its
+    `bucket_ceiling`), and all its latencies added up, in seconds."""
+
+    answered: dict[tuple[str, str], int]
+    latencies: dict[str, list[int]]
+    seconds: dict[str, float]
 
 
 class SharedCounters:
@@ -160,18 +168,35 @@ class SharedCounters:
         """All workers together, and `workers`: the same for each. `now` is
         Unix seconds. Values are strings, as in the other parts of /status; `latency_*` are recent percentiles in
         microseconds, not there when there was nothing to measure."""
-        slots = [self._words[index * _WORDS : (index + 1) * _WORDS].tolist() for index in range(self._workers)]
-        alive = [slot for slot in slots if slot[_SLOT["pid"]]]
-        together = [sum(words) for words in zip(*alive, strict=True)] if alive else [0] * _WORDS
+        alive, together = self._read()
         together[_SLOT["started"]] = min((slot[_SLOT["started"]] for slot in alive), default=0)
         together[_SLOT["pid"]] = alive[0][_SLOT["pid"]] if len(alive) == 1 else os.getppid()
         return _named(together, now) | {"workers": [_named(slot, now) for slot in alive]}
 
+    def _read(self) -> tuple[list[list[int]], list[int]]:
+        """The slots in use, and all of them added up."""
+        slots = [self._words[index * _WORDS : (index + 1) * _WORDS].tolist() for index in range(self._workers)]
+        alive = [slot for slot in slots if slot[_SLOT["pid"]]]
+        return alive, [sum(words) for words in zip(*alive, strict=True)] if alive else [0] * _WORDS
+
+    def requests(self) -> RequestCounts:
+        """What all workers together have answered since the start."""
+        words = self._read()[1]
+        return RequestCounts(
+            {(operation, kind): words[_SLOT[f"{operation}_{kind}"]] for operation in OPERATIONS for kind in CLASSES},
+            {name: words[_NOW][first : first + _BUCKETS] for name, first in _HISTOGRAM.items()},
+            {name: words[slot] / 1e6 for name, slot in _TIME.items()},
+        )
+
 
 def _named(words: Sequence[int], now: float) -> dict[str, object]:
     figures: dict[str, object] = {
-        name: str(words[index]) for name, index in _SLOT.items() if name not in ("started", "restarts")
+        name: str(words[_SLOT[name]]) for name in GAUGES + COUNTS if name not in ("started", "restarts")
     }
+    for operation in OPERATIONS:
+        figures[f"requests_{operation}"] = str(sum(words[_SLOT[f"{operation}_{kind}"]] for kind in CLASSES))
+    for kind in CLASSES:
+        figures[f"status_{kind}"] = str(sum(words[_SLOT[f"{operation}_{kind}"]] for operation in OPERATIONS))
     for name in ("rusage_user", "rusage_system"):
         microseconds = words[_SLOT[f"{name}_us"]]
         figures[name] = f"{microseconds // 1_000_000}.{microseconds % 1_000_000:06d}"

@@ -26,6 +26,7 @@ from sfss.web.conditions import (
     span_of,
 )
 from sfss.web.errors import Refused
+from sfss.web.explain import Explanations, wants_explanation
 from sfss.web.memory import BodyMemory
 from sfss.web.paths import path_of
 from sfss.web.requests import Answered, Later, Request
@@ -49,6 +50,7 @@ class FileHandlers:
         self,
         store: Store,
         memory: BodyMemory,
+        explanations: Explanations,
         *,
         key_encoding: str,
         key_bytes_max: int,
@@ -58,6 +60,7 @@ class FileHandlers:
         self._store = store
         self._uploads = Uploads(file_bytes_max, memory)
         self._memory = memory
+        self._explanations = explanations
         self._key_encoding = key_encoding
         self._key_bytes_max = key_bytes_max
         self._timeout_s = request_timeout_s
@@ -65,6 +68,8 @@ class FileHandlers:
     # --- reads ---
 
     def get(self, request: Request) -> Answered:
+        if "explain" in request.query and wants_explanation(request.query):
+            return self._explanations.explain(request, self._key(request))
         request.operation = "get"
         reply = self._store.get(self._key(request), request.call(request.started, self._timeout_s))
         if isinstance(reply, asyncio.Future):

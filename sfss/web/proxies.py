@@ -23,7 +23,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from sfss.addresses import reason_of
-from sfss.errors import Busy, ConnectionLost, Expired, Outcome, QuorumUnavailable, SfssError, Stopping, Unreachable
+from sfss.errors import (
+    Busy,
+    ConnectionLost,
+    Expired,
+    Outcome,
+    QuorumUnavailable,
+    SfssError,
+    Stopping,
+    Unreachable,
+    Unsupported,
+)
 from sfss.memcache.client import Dialect, MemcacheClient
 from sfss.ring import ServerRing
 from sfss.settings import Address
@@ -113,6 +123,8 @@ class ProxyRing:
         return self._begin(key, call, lambda client, limited: client.delete(key, limited), of_read=False)
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
+        if topic and any(link.foreign for link in self._links):
+            raise Unsupported("foreign memcache servers have figures of their own on other topics, or none")
         return self._begin(b"", call, lambda client, limited: client.stats(topic, limited), of_read=True)
 
     def _begin(

@@ -1,4 +1,4 @@
-"""What /status tells of every part, and whether this process is ready to serve.
+"""What /status and /metrics tell of every part, and whether this process is ready to serve.
 
 Every peer is asked at the same time and on its own deadline, so a dead one delays nothing. The asking is done by
 aiomcache, with a client for each call: it is off the data path, and a client that is thrown away can't mix up replies.
@@ -14,12 +14,17 @@ from typing import Protocol, TypeAlias, cast
 import aiomcache
 
 from sfss.addresses import reason_of
+from sfss.durability import Durability, Limit, durability_of, out_of_reach
 from sfss.errors import SfssError, Unreachable
+from sfss.http.metrics import CONTENT_TYPE, cluster_families, exposition
 from sfss.http.negotiation import prefers_html
 from sfss.settings import Address
 from sfss.store import Call, Store, settled
 from sfss.web.answers import Answer, body_answer, json_answer
 from sfss.web.counters import SharedCounters
+from sfss.web.errors import Refused
+from sfss.web.metrics import web_families
+from sfss.web.operators import Operators
 from sfss.web.requests import Answered, Request
 from sfss.web.status_page import status_page
 
@@ -79,12 +84,21 @@ class DirectStatus:
 
 
 class StatusHandler:
-    """GET /status and /readyz."""
+    """GET /status, /metrics and /readyz. The last fails when a figure is beyond one of `limits`."""
 
-    def __init__(self, store: Store, source: StatusSource, counters: SharedCounters) -> None:
+    def __init__(
+        self,
+        store: Store,
+        source: StatusSource,
+        counters: SharedCounters,
+        operators: Operators,
+        limits: Sequence[Limit] = (),
+    ) -> None:
         self._store = store
         self._source = source
         self._counters = counters
+        self._operators = operators
+        self._limits = limits
         self._collecting: asyncio.Task[dict[str, object]] | None = None
         self._collected_at = 0.0
 
@@ -96,20 +110,58 @@ class StatusHandler:
         return self._figures()
 
     async def _figures(self) -> Answer:
+        collected = await self._collected()
+        known = cast("dict[str, object]", collected.get("webserver", {}))
+        durability = {"durability": _durability(collected).told()}
+        webserver = {"state": "ok"} | known | self._counters.figures(time.time()) | durability
+        return json_answer(200, collected | {"webserver": webserver}, {"Vary": "Accept"})
+
+    async def _collected(self) -> dict[str, object]:
         # Shared: each collection opens connections to every proxy, and a crowd of browsers is not to use them all up.
         now = time.monotonic()
         if self._collecting is None or (self._collecting.done() and now >= self._collected_at + FRESH_S):
             self._collected_at = now
             self._collecting = asyncio.get_running_loop().create_task(self._source.collect(), name="status")
-        collected = await asyncio.shield(self._collecting)
-        known = cast("dict[str, object]", collected.get("webserver", {}))
-        webserver = {"state": "ok"} | known | self._counters.figures(time.time())
-        return json_answer(200, collected | {"webserver": webserver}, {"Vary": "Accept"})
+        return await asyncio.shield(self._collecting)
+
+    def metrics(self, request: Request) -> Answered:
+        self._operators.check(request)
+        return self._metrics()
+
+    async def _metrics(self) -> Answer:
+        nodes: dict[str, Figures] = {}
+        try:
+            collected = await self._collected()
+        except SfssError as error:
+            # What the web tier itself counts is wanted most when nothing below it answers.
+            durability = out_of_reach(str(error))
+        else:
+            durability, nodes = _durability(collected), _nodes_in(collected)
+        told = [*web_families(self._counters, time.time()), *cluster_families(durability, nodes)]
+        return body_answer(200, CONTENT_TYPE, exposition(told))
 
     async def ready(self, request: Request) -> Answer:
-        """Ready when the store answers a read of a key that needn't exist: enough is there for a quorum."""
+        """Ready when the store answers a read of a key that needn't exist: enough is there for a quorum; and no figure
+        is beyond its limit, where limits are set."""
         await settled(self._store.get(_READY_KEY, Call(time.monotonic() + READY_S_MAX, 0, request.id)))
+        if self._limits:
+            durability = _durability(await self._collected())
+            broken = [limit for limit in self._limits if limit.broken_by(durability)]
+            if broken:
+                told = durability.told()
+                beyond = ", ".join(f"{limit.name} is {told[limit.name]} ({limit})" for limit in broken)
+                raise Refused(503, "not_ready", f"READY_FAILS_ON: {beyond}", headers=(("Retry-After", "1"),))
         return body_answer(200, "text/plain; charset=utf-8", b"ready\n")
+
+
+def _nodes_in(collected: Mapping[str, object]) -> dict[str, Figures]:
+    return cast("dict[str, Figures]", collected["storages"])
+
+
+def _durability(collected: Mapping[str, object]) -> Durability:
+    """The verdict on what a source has collected: whatever isn't a node places files on them."""
+    coordinators = {name: told for name, told in collected.items() if name != "storages" and isinstance(told, dict)}
+    return durability_of(coordinators, _nodes_in(collected))
 
 
 def _reasons(dead: Mapping[str, Figures]) -> str:

@@ -643,7 +643,7 @@ async def test_a_stop_ends_a_connection_once_its_slow_reader_has_the_answer() ->
         while not web.memory.held:  # until the kernel takes no more of them
             answers += 1
             await client.send(request("GET", "/file?path=x"))
-            await eventually(lambda count=answers: web.counters.worker(0).get("requests_get") == count)
+            await eventually(lambda count=answers: web.answered("get") == count)
         stopping = asyncio.create_task(web.server.close(grace_s=300.0))
         await asyncio.sleep(0)
         client.writer.transport.resume_reading()

@@ -110,6 +110,10 @@ class WebTier:
     def port(self) -> int:
         return self.server.port
 
+    def answered(self, operation: str) -> int:
+        """How many requests of an operation have been answered."""
+        return sum(count for (name, _), count in self.counters.requests().answered.items() if name == operation)
+
     async def connect(self) -> RawClient:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 23)
         return RawClient(reader, writer)

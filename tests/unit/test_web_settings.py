@@ -77,6 +77,9 @@ def test_values_from_the_environment_are_read_by_kind(name: str, text: str, valu
         ({"SFSS_DIRECT": "1", "SFSS_STORAGE_WEIGHTS": "1"}, "STORAGE_WEIGHTS has 1 entries for 3 STORAGES"),
         ({"SFSS_STORAGE_WEIGHTS": "1,17,1"}, "SFSS_STORAGE_WEIGHTS: 17 is not between 1 and 16"),
         ({"SFSS_PARTITIONS": "1"}, "SFSS_PARTITIONS: 1 is not between 2 and"),
+        ({"SFSS_OPERATORS": "here"}, "SFSS_OPERATORS: 'here' does not appear to be an IPv4 or IPv6 network"),
+        ({"SFSS_OPERATORS": "10.0.3.7/8"}, "SFSS_OPERATORS: 10.0.3.7/8 has host bits set"),
+        ({"SFSS_READY_FAILS_ON": "nodes_ded>0"}, "READY_FAILS_ON: there is no figure nodes_ded; nodes_dead is meant?"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_with_its_source(environment: dict[str, str], said: str) -> None:
@@ -99,6 +102,8 @@ def test_a_wrong_value_is_refused_in_one_line_with_its_source(environment: dict[
         ("STORAGE_ZONES = [1, 2, 3]", "not a list of zones"),
         ("STORAGE_WEIGHTS = 5", "not a list of weights"),
         ("HOST = 5", "not a text"),
+        ("OPERATORS = 5", "not a list of addresses and networks"),
+        ("READY_FAILS_ON = [5]", "not a list of limits"),
         ("STATUS_TIMEOUT_SECONDS = inf", "not between"),
     ],
 )
