@@ -180,6 +180,13 @@ class Settings:
     storages: tuple[Address, ...] = _setting(
         (Address("127.0.0.1", 7900), Address("127.0.0.1", 7901), Address("127.0.0.1", 7902)), _addresses
     )
+    storage_secret: str = _setting("", _text)
+    """A file of user:password lines; the first is given to proxies, or with `direct` to nodes, as is what follows."""
+    storage_tls_ca: str = _setting("", _text)
+    """The authority that signed their certificates; with it TLS is spoken to them."""
+    storage_tls_cert: str = _setting("", _text)
+    storage_tls_key: str = _setting("", _text)
+    """Shown to those that ask for a certificate."""
     storage_zones: tuple[str, ...] = _setting((), _zones)
     storage_weights: tuple[int, ...] = _setting((), _weights)
     """One for each of `storages`, or none at all: what may fail together, and shares."""
@@ -233,7 +240,15 @@ class Settings:
     access_log: bool = _setting(default=False, read=_yes_or_no)
 
 
-_OPTIONS = {"storage_proxies": "proxies", "ssl_cert": "sslcert", "ssl_key": "sslkey"}
+_OPTIONS = {
+    "storage_proxies": "proxies",
+    "storage_secret": "secret",
+    "storage_tls_ca": "tlsca",
+    "storage_tls_cert": "tlscert",
+    "storage_tls_key": "tlskey",
+    "ssl_cert": "sslcert",
+    "ssl_key": "sslkey",
+}
 """Command-line options that aren't called as their settings are."""
 
 _READERS: dict[str, Callable[[object], object]] = {one.name: one.metadata["read"] for one in fields(Settings)}

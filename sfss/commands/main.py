@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -22,6 +23,8 @@ from sfss.commands.torture import torture
 from sfss.commands.up import up
 from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging
+from sfss.memcache.access import Access
+from sfss.memcache.trust import Trust
 from sfss.process import VERSION_LINE, check_packages, is_loopback, run
 from sfss.settings import Settings, load_settings
 from sfss.store import Store
@@ -45,9 +48,13 @@ _log = logging.getLogger("sfss.web")
 @click.option("--proxies", "storage_proxies", metavar="HOST:PORT,…", help="The proxies, or foreign memcache servers.")
 @click.option("--direct", is_flag=True, default=None, help="Serve from the nodes themselves, without proxies.")
 @click.option("--storages", metavar="HOST:PORT,…", help="The nodes, for --direct.")
-@click.option("--ssl", is_flag=True, default=None, help="Speak TLS.")
-@click.option("--sslcert", "ssl_cert", metavar="FILE", help="Certificate chain, PEM.")
-@click.option("--sslkey", "ssl_key", metavar="FILE", help="Private key, PEM.")
+@click.option("--secret", "storage_secret", metavar="FILE", help="User and password for them (user:password).")
+@click.option("--tlsca", "storage_tls_ca", metavar="FILE", help="Speak TLS to them: the authority to trust, PEM.")
+@click.option("--tlscert", "storage_tls_cert", metavar="FILE", help="Certificate to show to them, PEM.")
+@click.option("--tlskey", "storage_tls_key", metavar="FILE", help="Its private key, PEM.")
+@click.option("--ssl", is_flag=True, default=None, help="Speak TLS to clients.")
+@click.option("--sslcert", "ssl_cert", metavar="FILE", help="Certificate chain for clients, PEM.")
+@click.option("--sslkey", "ssl_key", metavar="FILE", help="Its private key, PEM.")
 @click.option("--access-log", is_flag=True, default=None, help="Log every request.")
 @click.option("--log-level", type=click.Choice(LEVELS), help="[default: info]")
 @click.option("--log-json", is_flag=True, default=None, help="Log JSON lines.")
@@ -78,6 +85,7 @@ def _run(settings: Settings) -> int:
     """Serve until a signal comes; returns the exit status."""
     check_packages()
     tls = server_context(settings.ssl_cert, settings.ssl_key) if settings.ssl else None
+    backend = open_backend(settings)
     socket_sets = bind_sockets(settings.host, settings.port, settings.workers)
     counters = SharedCounters(settings.workers)
     tier = f"web:{socket_sets[0][0].getsockname()[1]}"
@@ -87,7 +95,7 @@ def _run(settings: Settings) -> int:
     def work(index: int, sockets: Sequence[socket], serving: Callable[[], None]) -> int:
         if settings.workers > 1:
             set_up_logging(f"{tier}/{index}", settings.log_level, settings.log_json)
-        return run("sfss", partial(serve, settings, index, sockets, tls, counters, open_backend(settings), serving))
+        return run("sfss", partial(serve, settings, index, sockets, tls, counters, backend, serving))
 
     if settings.workers == 1:
         return work(0, socket_sets[0], lambda: None)
@@ -103,21 +111,23 @@ def _warn_of_reach(settings: Settings) -> None:
 
 
 def open_backend(settings: Settings) -> OpenBackend:
-    """What the web tier is to stand on."""
-    return partial(_over_nodes if settings.direct else _over_proxies, settings)
+    """What the web tier is to stand on. Raises `SetupError`."""
+    files = (settings.storage_secret, settings.storage_tls_cert, settings.storage_tls_key, settings.storage_tls_ca)
+    return partial(_over_nodes if settings.direct else _over_proxies, settings, Trust(*files).access())
 
 
 @asynccontextmanager
-async def _over_proxies(settings: Settings) -> AsyncIterator[tuple[Store, StatusSource]]:
+async def _over_proxies(settings: Settings, access: Access) -> AsyncIterator[tuple[Store, StatusSource]]:
     ring = ProxyRing(
         settings.storage_proxies,
         retry_max=settings.storage_proxy_max_retry,
         retry_after_s=settings.storage_proxy_retry_after_seconds,
         timeout_s=settings.storage_proxy_timeout_seconds,
+        access=access,
     )
     await ring.start()
     try:
-        yield ring, ProxiesStatus(settings.storage_proxies, settings.status_timeout_seconds, ring.notes)
+        yield ring, ProxiesStatus(settings.storage_proxies, settings.status_timeout_seconds, ring.notes, access)
     finally:
         await ring.close()
 
@@ -140,8 +150,8 @@ def cluster_config(settings: Settings) -> ClusterConfig:
 
 
 @asynccontextmanager
-async def _over_nodes(settings: Settings) -> AsyncIterator[tuple[Store, StatusSource]]:
-    cluster = await open_cluster(cluster_config(settings))
+async def _over_nodes(settings: Settings, access: Access) -> AsyncIterator[tuple[Store, StatusSource]]:
+    cluster = await open_cluster(replace(cluster_config(settings), access=access))
     try:
         yield cluster.coordinator, DirectStatus(cluster.coordinator, settings.status_timeout_seconds)
     finally:

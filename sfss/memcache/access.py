@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 AUTHENTICATION_KEY = b"@authentication"
-LONG_AGO = 30 * 24 * 3600 + 1
-"""An exptime, in 1970. (Not -1, which aiomcache refuses.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Access:
     @property
     def request(self) -> bytes:
         """The first request of a connection."""
-        return b"set %b 0 %d %d\r\n%b\r\n" % (AUTHENTICATION_KEY, LONG_AGO, len(self.words), self.words)
+        return b"set %b 0 -1 %d\r\n%b\r\n" % (AUTHENTICATION_KEY, len(self.words), self.words)
 
     def stream_options(self, host: str) -> dict[str, Any]:
         """What `asyncio.open_connection` wants to know besides the address."""

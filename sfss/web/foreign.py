@@ -11,7 +11,9 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sfss.errors import ConnectionLost
+from sfss.errors import ConnectionLost, SfssError, Unauthenticated
+from sfss.memcache.access import OPEN, Access
+from sfss.memcache.errors import error_of, is_error
 from sfss.settings import Address
 from sfss.store import VALUE_BYTES_MAX
 
@@ -45,23 +47,24 @@ class Abilities:
         return f"foreign memcache server; can't {', '.join(lacks)}" if lacks else "foreign memcache server"
 
 
-async def speaks_our_flags(server: Address, timeout_s: float) -> bool:
-    """Whether the server is one of ours. Raises `OSError` (also for a timeout) or `ConnectionLost`."""
+async def speaks_our_flags(server: Address, timeout_s: float, access: Access = OPEN) -> bool:
+    """Whether the server is one of ours. Raises `OSError` (also for a timeout), `ConnectionLost` or
+    `Unauthenticated`."""
     async with asyncio.timeout(timeout_s):
-        dialogue = await _Dialogue.open(server)
+        dialogue = await _Dialogue.open(server, access)
         try:
             return await dialogue.ask(b"mg %b s V\r\n" % _probe_key()) in (b"EN", b"HD")
         finally:
             dialogue.close()
 
 
-async def try_out(server: Address) -> Abilities:
+async def try_out(server: Address, access: Access = OPEN) -> Abilities:
     """Find out what a foreign server can do; takes some seconds, because expiry has to be waited for."""
     return Abilities(
-        overwrite=await _sees(server, _overwrites),
-        large_values=await _sees(server, _keeps_large_values),
-        cas=await _sees(server, _compares_and_swaps),
-        ttl=await _sees(server, _expires),
+        overwrite=await _sees(server, access, _overwrites),
+        large_values=await _sees(server, access, _keeps_large_values),
+        cas=await _sees(server, access, _compares_and_swaps),
+        ttl=await _sees(server, access, _expires),
     )
 
 
@@ -73,17 +76,29 @@ class _Dialogue:
         self._writer = writer
 
     @classmethod
-    async def open(cls, server: Address) -> _Dialogue:
-        return cls(*await asyncio.open_connection(server.host, server.port, limit=_LINE_BYTES_MAX))
+    async def open(cls, server: Address, access: Access) -> _Dialogue:
+        options = access.stream_options(server.host)
+        dialogue = cls(*await asyncio.open_connection(server.host, server.port, limit=_LINE_BYTES_MAX, **options))
+        try:
+            if access.words:
+                await dialogue.ask(access.request)  # whether it was of any use the first question will tell
+        except BaseException:
+            dialogue.close()
+            raise
+        return dialogue
 
     def close(self) -> None:
         self._writer.close()
 
     async def ask(self, question: bytes) -> bytes:
-        """Send, and read one line of answer, without its end."""
+        """Send, and read one line of answer, without its end. Raises `Unauthenticated` if that is what it says."""
         self._writer.write(question)
         await self._writer.drain()
-        return await self._line()
+        line = await self._line()
+        error = error_of(line) if is_error(line) else None
+        if isinstance(error, Unauthenticated):
+            raise error
+        return line
 
     async def store(self, key: bytes, value: bytes, *, expires: int = 0) -> bool:
         return await self.ask(b"set %b 0 %d %d\r\n%b\r\n" % (key, expires, len(value), value)) == b"STORED"
@@ -111,18 +126,18 @@ class _Dialogue:
 _Trial = Callable[[_Dialogue, bytes], Awaitable[bool]]
 
 
-async def _sees(server: Address, trial: _Trial) -> bool:
+async def _sees(server: Address, access: Access, trial: _Trial) -> bool:
     """Run one trial on a connection of its own: a server that closes it, or answers nonsense, can't do the thing."""
     key = _probe_key()
     try:
         async with asyncio.timeout(_ANSWER_S_MAX + _TTL_WAIT_S):
-            dialogue = await _Dialogue.open(server)
+            dialogue = await _Dialogue.open(server, access)
             try:
                 able = await trial(dialogue, key)
                 await dialogue.remove(key)
             finally:
                 dialogue.close()
-    except (OSError, TimeoutError, EOFError, ValueError, ConnectionLost):
+    except (OSError, TimeoutError, EOFError, ValueError, SfssError):
         return False
     return able
 

@@ -34,6 +34,7 @@ from sfss.errors import (
     Unreachable,
     Unsupported,
 )
+from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import Dialect, MemcacheClient
 from sfss.ring import ServerRing
 from sfss.settings import Address
@@ -73,12 +74,21 @@ class ProxyRing:
     """A `Store` over `proxies`. Start, use, close.
 
     `retry_max`: how many times a request is tried again. `retry_after_s`: how long a proxy that failed is left out.
-    `timeout_s`: for one try.
+    `timeout_s`: for one try. `access`: what lets us in.
     """
 
-    def __init__(self, proxies: tuple[Address, ...], *, retry_max: int, retry_after_s: float, timeout_s: float) -> None:
+    def __init__(
+        self,
+        proxies: tuple[Address, ...],
+        *,
+        retry_max: int,
+        retry_after_s: float,
+        timeout_s: float,
+        access: Access = OPEN,
+    ) -> None:
         self._ring = ServerRing([str(address) for address in proxies])
         self._links = [_Link(address) for address in proxies]
+        self._access = access
         self._retry_max = retry_max
         self._retry_after_s = retry_after_s
         self._settle_s = ASK_AGAIN_S_MIN + retry_after_s + ASK_S_MAX + timeout_s
@@ -188,9 +198,9 @@ class ProxyRing:
         """Find out whether a proxy answers, and at the first time which dialect it speaks."""
         try:
             if link.client is None:
-                link.foreign = not await speaks_our_flags(link.address, ASK_S_MAX)
+                link.foreign = not await speaks_our_flags(link.address, ASK_S_MAX, self._access)
                 dialect = Dialect.CLASSIC if link.foreign else Dialect.SFSS
-                link.client = MemcacheClient(link.address.host, link.address.port, dialect=dialect)
+                link.client = MemcacheClient(*link.address, dialect=dialect, access=self._access)
                 if link.foreign:
                     self._look_into(link)
             else:
@@ -211,7 +221,7 @@ class ProxyRing:
         task.add_done_callback(self._trials.discard)
 
     async def _try_out(self, link: _Link) -> None:
-        self.notes[link.address] = str(await try_out(link.address))
+        self.notes[link.address] = str(await try_out(link.address, self._access))
         _log.info("%s is a %s", link.address, self.notes[link.address])
 
 

@@ -12,12 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, cast
 
 import aiomcache
+from aiomcache.client import acquire
+from aiomcache.pool import Connection
 
 from sfss.addresses import reason_of
 from sfss.durability import Durability, Limit, durability_of, out_of_reach
-from sfss.errors import SfssError, Unreachable
+from sfss.errors import SfssError, Unauthenticated, Unreachable
 from sfss.http.metrics import CONTENT_TYPE, cluster_families, exposition
 from sfss.http.negotiation import prefers_html
+from sfss.memcache.access import OPEN, Access
+from sfss.memcache.errors import error_of, is_error
 from sfss.settings import Address
 from sfss.store import Call, Store, settled
 from sfss.web.answers import Answer, body_answer, json_answer
@@ -48,14 +52,17 @@ class StatusSource(Protocol):
 class ProxiesStatus:
     """Asks proxies, or foreign memcache servers in their place, for their own figures and for those of their nodes."""
 
-    def __init__(self, proxies: Sequence[Address], timeout_s: float, notes: Mapping[Address, str]) -> None:
+    def __init__(
+        self, proxies: Sequence[Address], timeout_s: float, notes: Mapping[Address, str], access: Access = OPEN
+    ) -> None:
         """`notes` has what is known of a server besides, as of a foreign one what it can't do; read at each call."""
+        self._access = access
         self._proxies = proxies
         self._timeout_s = timeout_s
         self._notes = notes
 
     async def collect(self) -> dict[str, object]:
-        asked = [_asked(proxy, self._timeout_s) for proxy in self._proxies]
+        asked = [_asked(proxy, self._timeout_s, self._access) for proxy in self._proxies]
         told = dict(zip(self._proxies, await asyncio.gather(*asked), strict=True))
         figures: dict[str, object] = {}
         storages: dict[str, Figures] = {}
@@ -178,11 +185,14 @@ def by_node(figures: Figures) -> dict[str, Figures]:
     return nodes
 
 
-async def _asked(server: Address, timeout_s: float) -> tuple[Figures, dict[str, Figures]]:
+async def _asked(server: Address, timeout_s: float, access: Access) -> tuple[Figures, dict[str, Figures]]:
     """A server's own figures, and its nodes' where it has any."""
-    client = aiomcache.Client(server.host, server.port, pool_size=1)
+    options = access.stream_options(server.host)
+    client = _Client(server.host, server.port, pool_size=1, conn_args=options)
     try:
         async with asyncio.timeout(timeout_s):
+            if access.words:
+                await client.authenticate(access)
             own = {"state": "ok"} | _text(await client.stats())
             try:
                 return own, by_node(_text(await client.stats(b"storages")))
@@ -192,10 +202,24 @@ async def _asked(server: Address, timeout_s: float) -> tuple[Figures, dict[str, 
         return {"state": "dead", "error": f"no answer in {timeout_s:g} s"}, {}
     except OSError as error:
         return {"state": "dead", "error": reason_of(error)}, {}
-    except (aiomcache.ClientException, EOFError, ValueError) as error:
+    except (aiomcache.ClientException, EOFError, ValueError, SfssError) as error:
         return {"state": "dead", "error": str(error) or type(error).__name__}, {}
     finally:
         await _dismiss(client)
+
+
+class _Client(aiomcache.Client):
+    """One that can give user and password. (Its own `set` waits for ever, and blocks the loop, where the server closes
+    the connection instead of answering; docs/decisions/aiomcache.rst.)"""
+
+    @acquire
+    async def authenticate(self, connection: Connection, access: Access) -> None:
+        """Do so on the one connection that it has. Raises `Unauthenticated`."""
+        connection.writer.write(access.request)
+        line = (await connection.reader.readline()).rstrip()
+        error = error_of(line) if is_error(line) else None
+        if isinstance(error, Unauthenticated):
+            raise error
 
 
 async def _dismiss(client: aiomcache.Client) -> None:
