@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from proxy.asking import ask
 from proxy.hint_store import Hint
 from proxy.hints import Hints
 from proxy.peer import Peer
@@ -29,12 +30,10 @@ from sfss.errors import (
     Unreachable,
     WrongCluster,
 )
-from sfss.store import Call, Record, Replica, Reply, settled
+from sfss.store import Record
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
-
-T = TypeVar("T")
 
 _BATCH = 128
 _IN_FLIGHT = 4
@@ -70,7 +69,6 @@ class Replay:
         self._round_s = options.hint_round_s
         self._rate = options.hint_rate
         self._byte_rate = options.hint_byte_rate
-        self._node_deadline_s = options.node_deadline_s
         self._task: asyncio.Task[None] | None = None
         self._passes: dict[Peer, asyncio.Task[None]] = {}
         self._rest_s: dict[Peer, float] = {}
@@ -179,9 +177,7 @@ class Replay:
                     # Where all have answered nobody has it: comparing them is all that is left to do.
                     return _Came.MOOT if heard == len(others) else _Came.LATER, 0
                 size = record.size
-                # As long as a client's write has: there is no other node to ask instead.
-                within_s = self._coordinator.options.deadline_s
-                await self._ask(peer, within_s, lambda replica, call: replica.apply(hint.key, record, call))
+                await ask(self._coordinator, peer, lambda replica, call: replica.apply(hint.key, record, call))
         except _AWAY:
             return _Came.AWAY, size
         except SfssError:
@@ -191,7 +187,7 @@ class Replay:
 
     async def _holds(self, peer: Peer, hint: Hint) -> bool:
         try:
-            held = await self._ask(peer, self._node_deadline_s, lambda replica, call: replica.inspect(hint.key, call))
+            held = await ask(self._coordinator, peer, lambda replica, call: replica.inspect(hint.key, call))
         except CorruptRecord:
             return False  # writing it once more is what mends it
         return held is not None and held.order() >= hint.order()
@@ -201,30 +197,10 @@ class Replay:
         heard = 0
         for source in sources:
             try:
-                record = await self._ask(
-                    source, self._node_deadline_s, lambda replica, call: replica.read(hint.key, call)
-                )
-            except (SfssError, TimeoutError):
+                record = await ask(self._coordinator, source, lambda replica, call: replica.read(hint.key, call))
+            except SfssError:
                 continue
             heard += 1
             if record is not None and record.order() >= hint.order():
                 return record, heard
         return None, heard
-
-    async def _ask(self, peer: Peer, within_s: float, question: Callable[[Replica, Call], Reply[T]]) -> T:
-        """Put a question to a node, and tell its health what came. Raises `SfssError`, or `TimeoutError` when it says
-        nothing."""
-        coordinator = self._coordinator
-        asked_at = coordinator.monotonic()
-        call = Call(asked_at + within_s, coordinator.ring.number)
-        try:
-            answer = await asyncio.wait_for(settled(question(peer.replica, call)), within_s)
-        except TimeoutError:
-            coordinator.health.silent(peer)
-            raise
-        except SfssError as error:
-            coordinator.health.failed(peer, error)
-            raise
-        if peer.silences or peer.down or peer.suspect:
-            coordinator.health.answered(peer, asked_at)
-        return answer
