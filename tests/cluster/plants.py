@@ -90,6 +90,14 @@ def hint_counted() -> None:
 
 
 @_plant
+def oldest_spread() -> None:
+    """A proxy that takes the oldest of several records for the one that all should have."""
+    from proxy import comparison
+
+    comparison._newest = lambda orders: min((order for order in orders if order != (0, 0)), default=(0, 0))
+
+
+@_plant
 def wrong_slot() -> None:
     """A client that forgets a request whose caller has left, so that its reply goes to the next in line, and that
     doesn't look whose reply it is."""
