@@ -1,8 +1,8 @@
 """The monitor: a web page about one proxy, its ring and its nodes, on a port of its own.
 
 People get a live page, programs the same figures as JSON, at the same URL, by `Accept`. The JSON has the shape of the
-web tier's `/status` (one key for the proxy, then `storages`) and, besides, `ring`. However many look at once,
-the source is asked at most once a second.
+web tier's `/status` (one key for the proxy, then `storages`) and, besides, `ring` and `durability`. Prometheus has
+`/metrics`. However many look at once, the source is asked at most once a second.
 
 It does nothing and tells no path and no file's bytes. So `Host` isn't checked: a page elsewhere whose name is made to
 point here (DNS rebinding) could read figures, as anybody can who reaches the port, and names that operators give this
@@ -19,6 +19,9 @@ from typing import Any, Protocol, TypedDict
 
 from aiohttp import web
 
+from proxy.metrics import proxy_families
+from sfss.durability import durability_of
+from sfss.http.metrics import CONTENT_TYPE, exposition
 from sfss.http.negotiation import prefers_html
 from sfss.http.page import render_page
 
@@ -26,6 +29,7 @@ _FRESH_S = 1.0
 """Figures younger than this are given again; the page asks every 2 s."""
 
 _CLOSE_S_MAX = 2.0
+_HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 _log = logging.getLogger("sfss.proxy.monitor")
 
@@ -54,7 +58,7 @@ class RingFigures(TypedDict):
 
 class Figures(TypedDict):
     """What the monitor shows. `proxy` is the proxy's own address, `stats` its STATS; `storages` has those of every node
-    by address, each with `state` (`ok` or `dead`) and, when dead, `error`."""
+    by address, each with `state` (`ok`, `suspect` or `dead`) and, when something is wrong, `error`."""
 
     proxy: str
     stats: dict[str, str]
@@ -85,6 +89,7 @@ class Monitor:
         """Listen. Raises OSError where that can't be."""
         app = web.Application()
         app.router.add_get("/", self._answer)
+        app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S_MAX)
         await self._runner.setup()
         try:
@@ -106,19 +111,25 @@ class Monitor:
     async def _answer(self, request: web.Request) -> web.Response:
         if prefers_html(request.headers.get("Accept", "")):
             return web.Response(body=self._page.html.encode(), headers=self._page.headers)
-        headers = {"Cache-Control": "no-store", "Vary": "Accept"}
         try:
             figures = await self._figures()
         except Exception as error:
-            _log.exception("no figures for the monitor")
-            answer = {"error": "no_figures", "message": f"the proxy can't tell its figures: {error}"}
-            return web.json_response(answer, status=503, headers=headers)
+            return _no_figures(error)
         body: dict[str, Any] = {
             figures["proxy"]: {"state": "ok", **figures["stats"]},
             "storages": figures["storages"],
             "ring": figures["ring"],
+            "durability": durability_of({figures["proxy"]: figures["stats"]}, figures["storages"]).told(),
         }
-        return web.json_response(body, headers=headers)
+        return web.json_response(body, headers=_HEADERS)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        try:
+            figures = await self._figures()
+        except Exception as error:
+            return _no_figures(error)
+        told = exposition(proxy_families(figures["proxy"], figures["stats"], figures["storages"]))
+        return web.Response(body=told, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
     async def _figures(self) -> Figures:
         """Figures not older than `_FRESH_S`. Requests that come meanwhile wait for the same answer; one that leaves
@@ -127,6 +138,12 @@ class Monitor:
             self._asked_at = self._now()
             self._asking = asyncio.create_task(self._source.figures())
         return await asyncio.shield(self._asking)
+
+
+def _no_figures(error: Exception) -> web.Response:
+    _log.error("no figures for the monitor", exc_info=error)
+    answer = {"error": "no_figures", "message": f"the proxy can't tell its figures: {error}"}
+    return web.json_response(answer, status=503, headers=_HEADERS)
 
 
 async def start_monitor(source: MonitorSource, host: str, port: int) -> Monitor:

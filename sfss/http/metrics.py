@@ -25,13 +25,13 @@ _KIB = 1024.0
 class Row(NamedTuple):
     """`figure` of STATS is `metric` (after the tier's prefix): a counter where the name ends in `_total`, else a gauge.
 
-    `kind` is a label and its value, where several figures make one metric. `scale` brings a figure to the base unit.
-    With `equals`, the metric is 1 where the figure is that text and 0 where it is another."""
+    `kinds` are labels and their values, where several figures make one metric. `scale` brings it to the base unit. With
+    `equals`, the metric is 1 where the figure is that text and 0 where it is another."""
 
     figure: str
     metric: str
     help: str
-    kind: tuple[str, str] | None = None
+    kinds: tuple[tuple[str, str], ...] = ()
     scale: float = 1.0
     equals: str = ""
 
@@ -48,8 +48,8 @@ _RESULTS = "Keys looked up"
 
 SERVER_ROWS = (
     Row("uptime", "uptime_seconds", "Time since the start"),
-    Row("rusage_user", "cpu_seconds_total", "Processor time", ("mode", "user")),
-    Row("rusage_system", "cpu_seconds_total", "Processor time", ("mode", "system")),
+    Row("rusage_user", "cpu_seconds_total", "Processor time", (("mode", "user"),)),
+    Row("rusage_system", "cpu_seconds_total", "Processor time", (("mode", "system"),)),
     Row("rusage_maxrss", "memory_max_bytes", "Most memory that was resident", scale=_KIB),
     Row("curr_connections", "connections", "Connections that are open"),
     Row("total_connections", "connections_accepted_total", "Connections accepted"),
@@ -60,13 +60,13 @@ SERVER_ROWS = (
 
 MEMCACHE_ROWS = (
     *SERVER_ROWS,
-    Row("cmd_get", "commands_total", _COMMANDS, ("command", "get")),
-    Row("cmd_set", "commands_total", _COMMANDS, ("command", "set")),
-    Row("cmd_delete", "commands_total", _COMMANDS, ("command", "delete")),
-    Row("cmd_touch", "commands_total", _COMMANDS, ("command", "touch")),
-    Row("cmd_flush", "commands_total", _COMMANDS, ("command", "flush")),
-    Row("get_hits", "gets_total", _RESULTS, ("result", "hit")),
-    Row("get_misses", "gets_total", _RESULTS, ("result", "miss")),
+    Row("cmd_get", "commands_total", _COMMANDS, (("command", "get"),)),
+    Row("cmd_set", "commands_total", _COMMANDS, (("command", "set"),)),
+    Row("cmd_delete", "commands_total", _COMMANDS, (("command", "delete"),)),
+    Row("cmd_touch", "commands_total", _COMMANDS, (("command", "touch"),)),
+    Row("cmd_flush", "commands_total", _COMMANDS, (("command", "flush"),)),
+    Row("get_hits", "gets_total", _RESULTS, (("result", "hit"),)),
+    Row("get_misses", "gets_total", _RESULTS, (("result", "miss"),)),
     Row("errors", "errors_total", "Commands answered with an error"),
     Row("rejected_busy", "busy_total", "Commands refused because too much was in hand"),
     Row("bytes_read", "received_bytes_total", "Bytes from clients"),
@@ -102,9 +102,7 @@ def families(prefix: str, rows: Iterable[Row], subjects: Mapping[str, Stats], la
             value = row.value_in(stats)
             if value is None:
                 continue
-            labels = {label: subject} if label else {}
-            if row.kind is not None:
-                labels[row.kind[0]] = row.kind[1]
+            labels = ({label: subject} if label else {}) | dict(row.kinds)
             name = f"{prefix}_{row.metric}"
             if name not in made:
                 kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily

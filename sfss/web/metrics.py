@@ -13,8 +13,8 @@ from sfss.web.counters import TIMED, RequestCounts, SharedCounters, bucket_ceili
 _ROWS = (
     *SERVER_ROWS,
     Row("restarts", "worker_restarts_total", "Worker processes that ended and were replaced"),
-    Row("get_hits", "gets_total", "Files looked for", ("result", "hit")),
-    Row("get_misses", "gets_total", "Files looked for", ("result", "miss")),
+    Row("get_hits", "gets_total", "Files looked for", (("result", "hit"),)),
+    Row("get_misses", "gets_total", "Files looked for", (("result", "miss"),)),
     Row("bytes_in", "received_bytes_total", "Bytes of bodies from clients"),
     Row("bytes_out", "sent_bytes_total", "Bytes of bodies to clients"),
     Row("aborted", "aborted_total", "Answers whose client was gone before their end"),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.monitor import Figures, Monitor, start_monitor
 from tests.integration.invented_cluster import NODES, InventedCluster
@@ -68,10 +69,32 @@ async def test_programs_get_json_with_the_proxy_its_nodes_and_the_ring(http: aio
     figures = await answer.json()
 
     assert answer.headers["Content-Type"].startswith("application/json")
-    assert list(figures) == ["localhost:8900", "storages", "ring"]
+    assert list(figures) == ["localhost:8900", "storages", "ring", "durability"]
+    assert figures["durability"]["state"] == "ok"
     assert figures["localhost:8900"]["state"] == "ok"
     assert list(figures["storages"]) == list(NODES)
     assert figures["ring"]["nodes"]["localhost:7900"]["partitions"] == 4096
+
+
+async def test_prometheus_gets_the_same_figures_with_a_label_for_each_node(
+    http: aiohttp.ClientSession, source: CountedSource
+) -> None:
+    source.cluster.dead.add("localhost:7901")
+
+    answer = await http.get("/metrics")
+    told = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for metric in text_string_to_metric_families(await answer.text())
+        for sample in metric.samples
+    }
+
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert told["sfss_proxy_connections",] == 18
+    assert told["sfss_proxy_node_latency_seconds", "0.5", "localhost:7900", "read"] == pytest.approx(320e-6)
+    assert told["sfss_cluster_node_down", "localhost:7901"] == 1
+    assert told["sfss_cluster_node_disk_free_bytes", "localhost:7902"] == 1_202_000_000_000
+    assert told["sfss_cluster_state", "recovering"] == 1
+    assert source.asked == 1
 
 
 async def test_a_page_of_another_site_can_neither_change_anything_nor_read_the_figures(
@@ -137,11 +160,12 @@ async def test_a_proxy_without_figures_is_a_503_that_says_so_and_passes(
 ) -> None:
     source.broken = True
     failed = await http.get("/")
+    unscraped = await http.get("/metrics")
     source.broken = False
     clock.seconds += 1.5
     recovered = await http.get("/")
 
-    assert failed.status == 503
+    assert failed.status == unscraped.status == 503
     assert json.loads(await failed.text())["message"] == "the proxy can't tell its figures: no figures today"
     assert recovered.status == 200
 
