@@ -10,13 +10,14 @@ from pathlib import Path
 
 from sfss.web.proxies import ASK_AGAIN_S_MIN, ASK_S_MAX
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent
+from tests.cluster.network import Network
 from tests.cluster.parts import HOST, Part, clean_environment, free_ports, python_command
 from tests.cluster.workload import Address
 
 LIVE: list[Cluster] = []
 """Clusters that run now; their logs are printed when a test fails."""
 
-PROXY_SECTION = "listen = 127.0.0.1\nN = 3\nW = 2\nR = 2\naccesslog =\n"
+PROXY_SECTION = "N = 3\nW = 2\nR = 2\naccesslog =\n"
 PROXY_TIMES = "timeout = 2\nnode_timeout = 0.7\n"
 WEB_SETTINGS: Mapping[str, str] = {
     "SFSS_STORAGE_PROXY_TIMEOUT_SECONDS": "2.5",
@@ -29,12 +30,19 @@ NODE_OPTIONS = ("--volume-mib", "4")
 """Volumes so small that they fill up and are compacted while a test runs."""
 
 
+def part_names(nodes: int = 5, proxies: int = 2, webs: int = 2) -> list[str]:
+    """What the parts of a cluster are called, tier by tier."""
+    tiers = {"node": nodes, "proxy": proxies, "web": webs}
+    return [f"{tier}-{number}" for tier, count in tiers.items() for number in range(count)]
+
+
 class Cluster:
     """5 nodes, 2 proxies and 2 web processes, or as told. Use as an async context; all is ended at its end.
 
     `data` says where a node's directory lies (default: in the scratch directory); `node_ports` are what the proxies
     are told, where a relay stands between. With `direct` the web processes coordinate themselves and there are no
-    proxies. `plants` names a fault of `plants.py` by tier: `node`, `proxy` or `web`."""
+    proxies. `plants` names a fault of `plants.py` by tier: `node`, `proxy` or `web`. On a `network` of their own, which
+    knows every part by its name (`part_names`), the parts listen there instead of on the loopback interface."""
 
     def __init__(
         self,
@@ -50,6 +58,7 @@ class Cluster:
         proxy_settings: str = PROXY_TIMES,
         web_settings: Mapping[str, str] | None = None,
         plants: Mapping[str, str] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,57 +68,65 @@ class Cluster:
         env = clean_environment()
         self._data = dict(data or {})
         self._proxy_settings = proxy_settings
+        names = part_names(nodes, proxies, webs)
+        self._hosts = {name: network.host(name) if network is not None else HOST for name in names}
+        # The network's own address is not loopback, and nobody else is on it.
+        open_to_others = ["--insecure"] if network is not None else []
         self.nodes = [
             Part(
-                f"node-{number}",
+                name,
                 port,
                 [
                     *python_command("nodes.command", plants.get("node", "")),
-                    *("-p", str(port), "-H", str(self.data_of(f"node-{number}")), "-l", HOST, *node_options),
+                    *("-p", str(port), "-H", str(self.data_of(name)), "-l", self._hosts[name]),
+                    *(*open_to_others, *node_options),
                 ],
                 directory,
                 env,
+                self._hosts[name],
             )
-            for number, port in enumerate(ports[:nodes])
+            for name, port in zip(names[:nodes], ports, strict=False)
         ]
-        self.node_ports = list(node_ports) or [node.port for node in self.nodes]
+        self._node_addresses = [f"{HOST}:{port}" for port in node_ports] or [
+            f"{node.host}:{node.port}" for node in self.nodes
+        ]
         self.proxies = [
             Part(
-                f"proxy-{number}",
+                name,
                 port,
                 [
                     *python_command("proxy.command", plants.get("proxy", "")),
-                    "--conf",
-                    str(directory / f"proxy-{number}.ini"),
+                    *("--conf", str(directory / f"{name}.ini"), *open_to_others),
                 ],
                 directory,
                 env,
+                self._hosts[name],
             )
-            for number, port in enumerate(ports[nodes : nodes + proxies])
+            for name, port in zip(names[nodes:], ports[nodes : nodes + proxies], strict=False)
         ]
         self._web_env = env | WEB_SETTINGS | dict(web_settings or {})
         if direct:
-            self._web_env["SFSS_STORAGES"] = ",".join(f"{HOST}:{port}" for port in self.node_ports)
+            self._web_env["SFSS_STORAGES"] = ",".join(self._node_addresses)
             above = ["--direct"]
         else:
-            above = ["--proxies", ",".join(f"{HOST}:{proxy.port}" for proxy in self.proxies)]
+            above = ["--proxies", ",".join(f"{proxy.host}:{proxy.port}" for proxy in self.proxies)]
         self.webs = [
             Part(
-                f"web-{number}",
+                name,
                 port,
                 [
                     *python_command("sfss.commands.main", plants.get("web", "")),
-                    "--host",
-                    HOST,
-                    "--port",
-                    str(port),
-                    *above,
+                    *("--host", self._hosts[name], "--port", str(port), *above),
                 ],
                 directory,
                 self._web_env,
+                self._hosts[name],
             )
-            for number, port in enumerate(ports[nodes + proxies :])
+            for name, port in zip(names[nodes + proxies :], ports[nodes + proxies :], strict=True)
         ]
+        if network is not None:
+            for part in self.parts:
+                part.prefix = network.prefix(part.name)
 
     @property
     def parts(self) -> list[Part]:
@@ -135,13 +152,13 @@ class Cluster:
         await self.ready()
 
     def _configure(self, number: int, proxy: Part) -> None:
-        servers = ",".join(f"{HOST}:{port}" for port in self.node_ports)
+        servers = ",".join(self._node_addresses)
         monitor = free_ports(1)[0]
         (self.directory / f"proxy-{number}.ini").write_text(
             f"[default]\nserver_port = 7900\nservers = {servers}\n"
             f"[proxy]\nport = {proxy.port}\nstate = {self.directory / f'state-{number}'}\n"
-            f"{PROXY_SECTION}{self._proxy_settings}"
-            f"[monitor]\nport = {monitor}\nproxy = {HOST}:{proxy.port}\n"
+            f"listen = {proxy.host}\n{PROXY_SECTION}{self._proxy_settings}"
+            f"[monitor]\nport = {monitor}\nproxy = {proxy.host}:{proxy.port}\n"
         )
 
     async def settled(self) -> None:

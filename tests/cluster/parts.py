@@ -27,7 +27,8 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process, which was just forked, killed by the kernel when the one that forked it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -48,8 +49,17 @@ def free_ports(count: int) -> list[int]:
 class Part:
     """One process of the cluster. Its output goes to a log file, one for all its lives."""
 
-    def __init__(self, name: str, port: int, command: Sequence[str], directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        command: Sequence[str],
+        directory: Path,
+        env: Mapping[str, str],
+        host: str = HOST,
+    ) -> None:
         self.name = name
+        self.host = host
         self.port = port
         self.command = list(command)
         self.prefix: list[str] = []
@@ -60,7 +70,7 @@ class Part:
 
     @property
     def address(self) -> tuple[str, int]:
-        return (HOST, self.port)
+        return (self.host, self.port)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -86,7 +96,7 @@ class Part:
                 stderr=subprocess.STDOUT,
                 env=self._env,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     async def serving(self) -> None:

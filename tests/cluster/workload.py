@@ -193,13 +193,15 @@ class Workload:
         clients: int = 8,
         mix: Mix | None = None,
         once: bool = True,
+        name: str = "c",
     ) -> None:
+        """`name` is how the names of the clients begin."""
         self.history = history
         self._webs = list(webs)
         self._keys = list(keys)
         self._mix = mix or Mix()
         self._once = once
-        self._clients = [self._client(f"c{number}") for number in range(clients)]
+        self._clients = [self._client(f"{name}{number}") for number in range(clients)]
         self._tasks: list[asyncio.Task[None]] = []
         self._until = 0.0
         self._once_count = 0

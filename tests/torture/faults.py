@@ -78,6 +78,11 @@ FAULTS = {
         ),
         "root",
     ),
+    "partitions": Fault(
+        "packets between parts are lost, one way or both: nodes, proxies, web processes, a side without a quorum",
+        (f"{CLUSTER}partitions.py",),
+        "root, iproute2, iptables",
+    ),
     "pause": Fault(
         "a node, then a proxy, stands still and goes on",
         (
