@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,11 @@ from sfss.log import LEVELS, set_up_logging
 from sfss.memcache.server import MemcacheServer
 from sfss.memcache.trust import Trust
 from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run
+from sfss.settings import Address, parse_address
 from sfss.subcommands import check_nothing_before
+
+if TYPE_CHECKING:
+    from sfss.http.metrics_server import MetricsServer
 
 _SWITCH_INTERVAL_S = 0.0001
 """How long a thread may keep the interpreter while another waits. With Python's default of 5 ms the loop would lose
@@ -58,6 +62,7 @@ _log = logging.getLogger("sfss.node")
 @click.option("--sync-interval", type=click.FloatRange(0.001, 60), default=0.2, show_default=True, help="Seconds.")
 @click.option("--volume-mib", type=int, default=64, show_default=True, help="Size of a volume.")
 @click.option("--reserve-mib", type=click.IntRange(0), default=64, show_default=True, help="Room kept for a full disk.")
+@click.option("--metrics", metavar="ADDR:PORT", help="Answer Prometheus there, at /metrics.  [default: nowhere]")
 @click.option("--access-log", is_flag=True, help="Log each request.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-json", is_flag=True, help="Log JSON lines.")
@@ -91,6 +96,7 @@ def _serve(
     sync_interval: float,
     volume_mib: int,
     reserve_mib: int,
+    metrics: str | None,
     access_log: bool,
     log_level: str,
     log_json: bool,
@@ -115,6 +121,7 @@ def _serve(
         password, tls = Trust(secret, tlscert, tlskey, tlsca).door()
         if password is None:
             check_reach(listen, insecure)
+        where = _metrics_address(metrics, insecure)
         if home is None:
             raise SetupError("no data directory; name one with -H DIR")
         options = NodeOptions(
@@ -124,12 +131,15 @@ def _serve(
             reserve_bytes=reserve_mib * MIB,
         )
         store = await NodeStore.open(home, options)
+        scraped: MetricsServer | None = None
         try:
             server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log, secret=password, tls=tls)
             try:
                 await server.start(listen, port)
             except OSError as error:
                 raise refusal(error, listen, port, "-p") from None
+            if where is not None:
+                scraped = await _start_metrics(store, server, where)
             _log.info("node %s serves %s on %s", store.identify().node, home, host_and_port(listen, server.port))
             # What has been made so far stays; the collector needn't look at it again.
             gc.freeze()
@@ -139,9 +149,37 @@ def _serve(
             await stop.wait()
             await server.close()
         finally:
+            if scraped is not None:
+                await scraped.close()
             await store.close()
 
     return run("sfss-node", main)
+
+
+def _metrics_address(text: str | None, insecure: bool) -> Address | None:
+    """Where metrics are wanted. Raises `SetupError`."""
+    if text is None:
+        return None
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        raise SetupError(f"--metrics: {error}") from None
+    check_reach(address.host, insecure, "have Prometheus come through a tunnel or a web server of your own")
+    return address
+
+
+async def _start_metrics(store: NodeStore, server: MemcacheServer, where: Address) -> MetricsServer:
+    # Only here: most nodes do without HTTP, and the 14 MiB that it takes.
+    from nodes.metrics import node_families
+    from sfss.http.metrics_server import MetricsServer
+
+    scraped = MetricsServer(lambda: node_families({**server.service.figures(), **store.stats()}))
+    try:
+        await scraped.start(*where)
+    except OSError as error:
+        raise refusal(error, *where, "--metrics") from None
+    _log.info("metrics on %s", where)
+    return scraped
 
 
 @node.command()

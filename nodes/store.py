@@ -280,7 +280,7 @@ class NodeStore:
         write = self._add(_TOMBSTONE, key, b"", 0, 0, version)
         return self._when_durable(write, Written(version, write.checksum, self._durable, 1))
 
-    def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> dict[str, str]:
         if topic:
             raise BadRequest(f"no statistics named {topic}")
         figures = self._overlay.figures
