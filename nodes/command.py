@@ -27,11 +27,11 @@ from sfss.log import LEVELS, set_up_logging
 from sfss.memcache.server import MemcacheServer
 from sfss.memcache.trust import Trust
 from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run
-from sfss.settings import Address, parse_address
 from sfss.subcommands import check_nothing_before
 
 if TYPE_CHECKING:
     from sfss.http.metrics_server import MetricsServer
+    from sfss.settings import Address
 
 _SWITCH_INTERVAL_S = 0.0001
 """How long a thread may keep the interpreter while another waits. With Python's default of 5 ms the loop would lose
@@ -156,10 +156,15 @@ def _serve(
     return run("sfss-node", main)
 
 
+# Imports for metrics are made only where they are wanted: most nodes do without HTTP, and the 14 MiB that it takes.
+
+
 def _metrics_address(text: str | None, insecure: bool) -> Address | None:
     """Where metrics are wanted. Raises `SetupError`."""
     if text is None:
         return None
+    from sfss.settings import parse_address
+
     try:
         address = parse_address(text)
     except ValueError as error:
@@ -169,7 +174,6 @@ def _metrics_address(text: str | None, insecure: bool) -> Address | None:
 
 
 async def _start_metrics(store: NodeStore, server: MemcacheServer, where: Address) -> MetricsServer:
-    # Only here: most nodes do without HTTP, and the 14 MiB that it takes.
     from nodes.metrics import node_families
     from sfss.http.metrics_server import MetricsServer
 
