@@ -17,6 +17,7 @@ from sfss.commands.ports import Door
 from sfss.commands.probes import answers_http, answers_memcache
 from sfss.commands.supervisor import Part
 from sfss.errors import SetupError
+from sfss.memcache.trust import Trust
 from sfss.process import is_loopback
 
 LOOPBACK = "127.0.0.1"
@@ -44,6 +45,7 @@ class Plan:
     access_log: bool
     log_level: str
     log_json: bool
+    secret: Path | None = None
 
     def node_address(self, number: int) -> str:
         return f"{LOOPBACK}:{self.founding.node_port + number}"
@@ -75,12 +77,13 @@ def proxy_ini(plan: Plan, number: int, state: Path) -> str:
     copies = min(_COPIES, plan.founding.nodes)
     quorum = copies // 2 + 1
     servers = ",".join(plan.node_address(node) for node in range(plan.founding.nodes))
+    secret = "" if plan.secret is None else f"\nsecret = {plan.secret.absolute()}"
     return f"""\
 # Written by `sfss up` at each start.
 
 [default]
 server_port = {plan.founding.node_port}
-servers = {servers}
+servers = {servers}{secret}
 
 [proxy]
 listen = {LOOPBACK}
@@ -101,6 +104,8 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
     """The parts, the lowest tier first. Writes the proxies' configuration files. Raises `SetupError`."""
     logging = ["--log-level", plan.log_level, *(["--log-json"] if plan.log_json else [])]
     accesses = ["--access-log"] if plan.access_log else []
+    secret = [] if plan.secret is None else ["--secret", str(plan.secret.absolute())]
+    access = Trust("" if plan.secret is None else str(plan.secret)).access()
     nodes = [
         Part(
             name=f"node-{number}",
@@ -114,10 +119,11 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
                     "-H",
                     str(folder.path / f"node-{number}"),
                 ),
+                *secret,
                 *logging,
                 *accesses,
             ],
-            answers=partial(answers_memcache, LOOPBACK, plan.founding.node_port + number),
+            answers=partial(answers_memcache, LOOPBACK, plan.founding.node_port + number, access),
             stop_s_max=_NODE_STOP_S_MAX,
         )
         for number in range(plan.founding.nodes)
@@ -126,7 +132,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
         Part(
             name=f"proxy-{number}",
             command=[*installed_command("sfss-proxy"), "--conf", str(_configure_proxy(folder, plan, number)), *logging],
-            answers=partial(answers_memcache, LOOPBACK, plan.proxy_port + number),
+            answers=partial(answers_memcache, LOOPBACK, plan.proxy_port + number, access),
             stop_s_max=_PROXY_STOP_S_MAX,
         )
         for number in range(plan.proxies)
@@ -137,6 +143,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
         command=[
             *installed_command("sfss"),
             *("--host", plan.host, "--port", str(plan.port), "--workers", str(plan.workers), "--proxies", addresses),
+            *secret,
             *logging,
             *accesses,
         ],

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from sfss.memcache.access import Access
+
 _ANSWER_S_MAX = 2.0
 
 
-async def answers_memcache(host: str, port: int) -> bool:
-    """Whether a memcache server answers `version`."""
+async def answers_memcache(host: str, port: int, access: Access) -> bool:
+    """Whether a memcache server lets us in, or with nothing to let us in by, answers `version`."""
+    if access.words:
+        return await _answer(host, port, access.request) == b"STORED\r\n"
     return (await _answer(host, port, b"version\r\n")).startswith(b"VERSION ")
 
 

@@ -49,6 +49,14 @@ def test_every_part_has_a_port_of_its_own_and_the_option_that_moves_it() -> None
     ]
 
 
+def test_the_proxies_take_the_secret_for_nodes_and_clients_from_the_file_by_its_whole_name() -> None:
+    ini = configparser.ConfigParser()
+    ini.read_string(proxy_ini(plan_with(secret=Path("my/secret")), 0, Path("state")))
+
+    assert ini["default"]["secret"] == str(Path("my/secret").absolute())
+    assert "secret" not in proxy_ini(plan_with(), 0, Path("state"))
+
+
 def test_a_port_that_two_parts_want_is_refused_with_both_options() -> None:
     with pytest.raises(SetupError) as refused:
         check_distinct(doors(plan_with(port=7901)))

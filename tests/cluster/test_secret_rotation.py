@@ -1,0 +1,85 @@
+"""A cluster is given a secret, and another one later, while it runs, and nobody outside notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.http_client import HttpClient
+from tests.cluster.parts import Part
+
+OLD, NEW = b"old:thyme\n", b"new:sesame\n"
+NOTICED_S = 1.5
+"""Within this, those above use a part again that is back."""
+
+
+class Visitor:
+    """Writes and reads one file after another; keeps what went wrong. `web` is whom it visits."""
+
+    def __init__(self, web: Part) -> None:
+        self.web = web
+        self.leaving = False
+        self.count = 0
+        self.failed: list[str] = []
+
+    async def run(self) -> None:
+        while not self.leaving:
+            client = HttpClient(*self.web.address)
+            self.count += 1
+            target, body = f"/file?path=file{self.count}", b"%d" % self.count
+            written = await client.request("PUT", target, body)
+            read = await client.request("GET", target)
+            client.close()
+            if (written.status, read.status, read.body) != (200, 200, body):
+                self.failed.append(f"{written.status} {written.body[:200]!r} {read.status} {read.body[:200]!r}")
+            await asyncio.sleep(0.01)
+
+
+async def restart(cluster: Cluster, visitor: Visitor, *tiers: Iterable[Part]) -> None:
+    """Start all parts anew, of each tier one at a time."""
+    waiting = [list(tier) for tier in tiers]
+    while any(waiting):
+        parts = [tier.pop() for tier in waiting if tier]
+        visitor.web = next(web for web in cluster.webs if web not in parts)
+        await asyncio.sleep(0.1)  # until it has left the other one
+        await asyncio.gather(*(part.stop() for part in parts))
+        await asyncio.gather(*(part.start() for part in parts))
+        await cluster.ready()
+        await asyncio.sleep(NOTICED_S)
+
+
+async def test_a_secret_is_introduced_and_replaced_and_no_request_fails(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    cluster = Cluster(tmp_path / "cluster", nodes=3, proxies=2, webs=2)
+    await cluster.start()
+    await cluster.settled()
+    visitor = Visitor(cluster.webs[0])
+    visiting = asyncio.create_task(visitor.run())
+    try:
+        # From above to below: whoever has a secret is served by who asks for none.
+        secret.write_bytes(OLD)
+        secret.chmod(0o600)
+        for part in (*cluster.webs, *cluster.nodes):
+            part.command += ["--secret", str(secret)]
+        for proxy in cluster.proxies:
+            conf = cluster.directory / f"{proxy.name}.ini"
+            conf.write_text(conf.read_text().replace("[proxy]", f"secret = {secret}\n[proxy]"))
+        for tier in (cluster.webs, cluster.proxies, cluster.nodes):
+            await restart(cluster, visitor, tier)
+
+        # The new one is known to all before anybody gives it, and the old one until nobody does.
+        for content in (OLD + NEW, NEW + OLD, NEW):
+            secret.write_bytes(content)
+            await restart(cluster, visitor, cluster.webs, cluster.proxies, cluster.nodes)
+        visitor.leaving = True
+        await visiting
+
+        assert visitor.failed == []
+        assert visitor.count > 50
+        for part in (*cluster.nodes, *cluster.proxies):
+            assert "was refused" not in part.log.read_text()
+    finally:
+        visiting.cancel()
+        await cluster.close()
