@@ -119,6 +119,7 @@ async def test_the_file_tells_what_waits_for_whom(tmp_path: Path):
     async with running() as nodes, opened(nodes, state=tmp_path, options=OPTIONS) as cluster, served(cluster) as client:
         await nodes.stop(0)
         await client.set(b"some/file", b"x")
+        await eventually(lambda: figure(cluster, "hints_waiting") == 1)
         await cluster.coordinator.hints.flush()
 
         database = sqlite3.connect(tmp_path / "hints")
