@@ -92,8 +92,9 @@ class Saving:
     async def _parts(self) -> AsyncIterator[str]:
         """The places of three digits below which a node or the manifest has something."""
         places = [""]
+        parts = await self._archived(self._manifest.parts, 3)
         for digits in range(1, 4):
-            saved = set(await self._archived(self._manifest.parts, digits))
+            saved = {part[:digits] for part in parts}
             next_places: list[str] = []
             for place in places:
                 branches = await self._trees.branches(place)

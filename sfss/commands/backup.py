@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ from sfss.backup.tree import Trees, WireNode, meet
 from sfss.backup.verifying import text_of, verify
 from sfss.errors import SetupError, SfssError
 from sfss.log import set_up_logging
+from sfss.memcache.access import Access
+from sfss.memcache.trust import Trust
 from sfss.process import check_packages, run
 from sfss.settings import Settings, load_settings, parse_address
 from sfss.store import settled
@@ -43,11 +45,18 @@ _PROGRESS_S = 0.5
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """What backup and restore have in common. Those on `Settings` are called as there."""
     for option in (
+        click.option("--rate", type=click.FloatRange(0, min_open=True), help="MiB/s at most.  [default: no limit]"),
         click.option("--jobs", type=click.IntRange(1, 32), default=8, show_default=True, help="Files at a time."),
-        click.option("--rate", type=click.FloatRange(0), default=0.0, help="MiB/s at most.  [default: no limit]"),
-        click.option("--config", type=click.Path(path_type=Path), help="Settings of the web tier, for its proxies."),
+        click.option("--tlskey", "storage_tls_key", metavar="FILE", help="Its private key, PEM."),
+        click.option("--tlscert", "storage_tls_cert", metavar="FILE", help="Certificate to show to them, PEM."),
+        click.option(
+            "--tlsca", "storage_tls_ca", metavar="FILE", help="Speak TLS to them: the authority to trust, PEM."
+        ),
+        click.option("--secret", "storage_secret", metavar="FILE", help="User and password for them (user:password)."),
         click.option("--proxies", "storage_proxies", metavar="HOST:PORT,…", help="The proxies of the cluster."),
+        click.option("--config", type=click.Path(path_type=Path), help="Settings of the web tier, for its proxies."),
         click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path)),
     ):
         command = option(command)
@@ -56,6 +65,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @_options
+@click.option("--node-secret", metavar="FILE", default="", help="User and password for the nodes.  [default: --secret]")
+@click.option("--node-tlsca", metavar="FILE", default="", help="The authority of the nodes.  [default: --tlsca]")
+@click.option("--node-plain", is_flag=True, help="The nodes speak no TLS, though the proxies do.")
 @click.option("--keep", type=click.IntRange(1), help="Remove all runs but so many.  [default: remove none]")
 @click.option("--verify", "only_verify", is_flag=True, help="Check every byte of the last run; needs no cluster.")
 @click.option("--run", "number", type=click.IntRange(1), help="The run to verify.  [default: the last]")
@@ -120,13 +132,16 @@ class _Cluster(NamedTuple):
 
 
 @asynccontextmanager
-async def _proxies(config: Path | None, storage_proxies: str | None) -> AsyncIterator[_Cluster]:
-    settings = load_settings(config, os.environ, {"storage_proxies": storage_proxies})
+async def _proxies(config: Path | None, options: Mapping[str, object]) -> AsyncIterator[_Cluster]:
+    """`options` are by the names of settings."""
+    settings = load_settings(config, os.environ, options)
+    trust = Trust(settings.storage_secret, settings.storage_tls_cert, settings.storage_tls_key, settings.storage_tls_ca)
     ring = ProxyRing(
         settings.storage_proxies,
         retry_max=settings.storage_proxy_max_retry,
         retry_after_s=settings.storage_proxy_retry_after_seconds,
         timeout_s=settings.storage_proxy_timeout_seconds,
+        access=trust.access(),
     )
     await ring.start()
     try:
@@ -149,27 +164,54 @@ async def _stats(cluster: _Cluster, topic: str) -> dict[str, str]:
 
 
 async def _backup(
-    directory: Path, *, config: Path | None, storage_proxies: str | None, rate: float, jobs: int, keep: int | None
+    directory: Path,
+    *,
+    config: Path | None,
+    rate: float | None,
+    jobs: int,
+    keep: int | None,
+    node_secret: str,
+    node_tlsca: str,
+    node_plain: bool,
+    **options: Any,
 ) -> int:
     with closing(BackupFolder(directory, write=True)) as folder:
-        async with _proxies(config, storage_proxies) as cluster, _trees(cluster) as (trees, cluster_id):
-            with refusals(directory, BackupFailed):
-                manifest = await asyncio.to_thread(folder.begin, cluster_id, _now())
-                with closing(manifest):
-                    saving = Saving(Archive(folder, manifest), cluster.ring, trees, jobs=jobs, pace=Pace(rate * _MIB))
-                    with _told(lambda: _progress(saving.progress)):
-                        await saving.run()
-                    done = await asyncio.to_thread(folder.end, manifest, _now())
-                _tell_failures(folder, done)
-                _say(_summary(done, saving.progress))
-                if keep is not None:
-                    runs, segments = await asyncio.to_thread(folder.keep, keep)
-                    _say(f"removed {runs} older runs and {segments} segments that no run needs")
+        async with _proxies(config, options) as cluster:
+            access = _node_access(cluster.settings, node_secret, node_tlsca, node_plain)
+            async with _trees(cluster, access) as (trees, cluster_id):
+                done = await _save(folder, cluster, trees, cluster_id, jobs=jobs, pace=_pace(rate), keep=keep)
     return 1 if done.failed else 0
 
 
+async def _save(
+    folder: BackupFolder, cluster: _Cluster, trees: Trees, cluster_id: str, *, jobs: int, pace: Pace, keep: int | None
+) -> Run:
+    with refusals(folder.path, BackupFailed):
+        manifest = await asyncio.to_thread(folder.begin, cluster_id, _now())
+        with closing(manifest):
+            saving = Saving(Archive(folder, manifest), cluster.ring, trees, jobs=jobs, pace=pace)
+            with _told(lambda: _progress(saving.progress)):
+                await saving.run()
+            done = await asyncio.to_thread(folder.end, manifest, _now())
+        _tell_failures(folder, done)
+        _say(_summary(done, saving.progress))
+        if keep is not None:
+            runs, segments = await asyncio.to_thread(folder.keep, keep)
+            _say(f"removed {runs} older runs and {segments} archives that no run needs")
+    return done
+
+
+def _node_access(settings: Settings, secret: str, authority: str, plain: bool) -> Access:
+    """How the nodes let us in: as the proxies do, unless something else is said."""
+    secret = secret or settings.storage_secret
+    authority = authority or settings.storage_tls_ca
+    if plain or not authority:
+        return Trust(secret).access()
+    return Trust(secret, settings.storage_tls_cert, settings.storage_tls_key, authority).access()
+
+
 @asynccontextmanager
-async def _trees(cluster: _Cluster) -> AsyncIterator[tuple[Trees, str]]:
+async def _trees(cluster: _Cluster, access: Access) -> AsyncIterator[tuple[Trees, str]]:
     """The trees of the nodes that the proxies have, and the cluster's id."""
     quorum = (await _stats(cluster, "")).get("quorum", "")
     try:
@@ -178,7 +220,7 @@ async def _trees(cluster: _Cluster) -> AsyncIterator[tuple[Trees, str]]:
     except (IndexError, ValueError):
         proxies = ", ".join(map(str, cluster.settings.storage_proxies))
         raise SetupError(f"{proxies}: not a proxy of sfss; other servers don't tell which files they have") from None
-    nodes = [WireNode(address.host, address.port) for address in addresses]
+    nodes = [WireNode(address.host, address.port, access) for address in addresses]
     try:
         cluster_id = await meet(nodes)
         yield Trees(nodes, w), cluster_id
@@ -243,18 +285,18 @@ async def _restore(
     directory: Path,
     *,
     config: Path | None,
-    storage_proxies: str | None,
-    rate: float,
+    rate: float | None,
     jobs: int,
     number: int | None,
     into_existing: bool,
     read_back: bool,
+    **options: Any,
 ) -> int:
     with ExitStack() as stack:
         folder = stack.enter_context(closing(BackupFolder(directory, write=False)))
         manifest = stack.enter_context(closing(folder.open_run(number)))
         stack.enter_context(refusals(directory, BackupFailed))
-        async with _proxies(config, storage_proxies) as cluster:
+        async with _proxies(config, options) as cluster:
             if not into_existing:
                 await _check_empty(cluster)
             restoring = Restoring(
@@ -262,7 +304,7 @@ async def _restore(
                 folder.segments,
                 cluster.ring,
                 jobs=jobs,
-                pace=Pace(rate * _MIB),
+                pace=_pace(rate),
                 say=_FirstOnes(_NAMED_MAX),
                 only_absent=into_existing,
                 verify=read_back,
@@ -380,6 +422,10 @@ def _say(line: str) -> None:
 def _complain(line: str) -> None:
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
+
+
+def _pace(rate: float | None) -> Pace:
+    return Pace((rate or 0) * _MIB)
 
 
 def _mib(size: int) -> str:

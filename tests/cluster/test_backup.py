@@ -14,40 +14,19 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from sfss.memcache.client import MemcacheClient
+from tests.cluster.backup_command import COMMAND_S_MAX, begin, sfss
 from tests.cluster.cluster import Cluster
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent, file_target
-from tests.cluster.parts import HOST, clean_environment, python_command
+from tests.cluster.parts import HOST
 from tests.cluster.values import draw_size, make_value, number_of
 
 pytestmark = pytest.mark.slow
 
-COMMAND_S_MAX = 60.0
 ODD_NAMES = ("文件/名字.jpg", "100%25 of/50%.txt", "a b/ü+é?#&=.bin", "@at", "?question", "x" * 250, "päth" * 40)
-
-
-class Ended(NamedTuple):
-    status: int
-    out: str
-    error: str
-
-
-async def sfss(*arguments: object) -> Ended:
-    """Run the command to its end."""
-    process = await begin(*arguments)
-    async with asyncio.timeout(COMMAND_S_MAX):
-        out, error = await process.communicate()
-    return Ended(process.returncode or 0, out.decode(), error.decode())
-
-
-async def begin(*arguments: object) -> asyncio.subprocess.Process:
-    command = [*python_command("sfss.commands.main"), *map(str, arguments)]
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=clean_environment())
 
 
 def proxies_of(cluster: Cluster) -> tuple[str, str]:
