@@ -36,24 +36,46 @@ _SERVER_POINTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node as the ring knows it. `name` is `host:port` as configured; `weight` is its share beside the others."""
+    """A node as the ring knows it. `name` is `host:port` as configured; `weight` is its share beside the others.
+
+    `seat` is the name that its points on the circle are made of, by default its own. A node that replaces another one
+    takes over its seat: with points of its own it would own other partitions than that one did, and up to 1.7 times as
+    much would move."""
 
     name: str
     zone: str = ""
     weight: int = 1
+    seat: str = ""
+
+    @property
+    def host(self) -> str:
+        return self.name.rpartition(":")[0]
 
 
 class NodeRing:
     """Which `copies` members own each partition. `number` is the ring's place in the cluster's history."""
 
     def __init__(
-        self, members: Sequence[Member], copies: int, *, partitions: int = PARTITIONS, number: int = 1
+        self,
+        members: Sequence[Member],
+        copies: int,
+        *,
+        partitions: int = PARTITIONS,
+        number: int = 1,
+        unit: int | None = None,
     ) -> None:
         """Work out the table (about 0.2 s for 12 members). The order in which members are given doesn't matter.
+
+        `unit` is the weight that has `POINTS` points, by default the greatest common divisor of all weights: only
+        ratios matter, and {2, 2, 2} is the ring of {1, 1, 1}. A ring that follows on another keeps that one's unit:
+        were it {2, 2, 3} with a unit of its own, every node would have twice its points, and half of all would move.
 
         Raises `SetupError` for a set of members or a number that can't make a ring."""
         _check(members, copies, partitions)
         self.members = tuple(sorted(members, key=lambda member: member.name))
+        divisor = gcd(*(member.weight for member in members))
+        self.unit = unit or divisor
+        self._inherited = self.unit != divisor
         self.copies = copies
         self.partitions = partitions
         self.number = number
@@ -81,10 +103,9 @@ class NodeRing:
         return [count * weights / (total * member.weight) for count, member in zip(owned, self.members, strict=True)]
 
     def _place(self) -> list[tuple[int, ...]]:
-        index_of = {member.name: index for index, member in enumerate(self.members)}
-        # Only ratios of weights matter; in lowest terms {2, 2, 2} is the ring of {1, 1, 1}.
-        unit = gcd(*(member.weight for member in self.members))
-        points = _points({member.name: member.weight // unit for member in self.members}, POINTS, index_of)
+        index_of = {member.seat or member.name: index for index, member in enumerate(self.members)}
+        counts = {member.seat or member.name: member.weight * POINTS // self.unit for member in self.members}
+        points = _points(counts, index_of)
         zones = [member.zone for member in self.members]
         step = 1 << self.shift
         return _owners_at(
@@ -97,6 +118,9 @@ class NodeRing:
         """32 hex digits over everything that placement rests on."""
         inputs = [f"sfss ring, partitions {self.partitions}, copies {self.copies}"]
         inputs += [f"{member.name} {member.zone} {member.weight}" for member in self.members]
+        # What only changed rings have leaves the fingerprints of all others as they are.
+        inputs += [f"seat {member.seat} of {member.name}" for member in self.members if member.seat]
+        inputs += [f"unit {self.unit}"] if self._inherited else []
         digest = xxhash.xxh3_128("\n".join(inputs).encode())
         digest.update(b"".join(b"%x " % index for owners in self.table for index in owners))
         return digest.hexdigest()
@@ -112,7 +136,7 @@ class ServerRing:
         if len(set(addresses)) != len(addresses):
             raise SetupError(f"a server is named twice in {', '.join(addresses)}")
         index_of = {address: index for index, address in enumerate(addresses)}
-        points = _points(dict.fromkeys(addresses, 1), _SERVER_POINTS, index_of)
+        points = _points(dict.fromkeys(addresses, _SERVER_POINTS), index_of)
         self._shift = HASH_BITS - _SERVER_SLOTS_BITS
         nowhere = [""] * len(addresses)
         self._table = _owners_at(
@@ -135,6 +159,10 @@ def _check(members: Sequence[Member], copies: int, partitions: int) -> None:
     for name in names:
         if names.count(name) > 1:
             raise SetupError(f"node {name} is named twice")
+    seats = [member.seat or member.name for member in members]
+    for seat in seats:
+        if seats.count(seat) > 1:
+            raise SetupError(f"two nodes have the seat {seat}")
     for member in members:
         if not 1 <= member.weight <= WEIGHT_MAX:
             raise SetupError(f"weight {member.weight} of node {member.name} is not between 1 and {WEIGHT_MAX}")
@@ -144,10 +172,10 @@ def _check(members: Sequence[Member], copies: int, partitions: int) -> None:
         raise SetupError(f"partitions {partitions} is not a power of two between 2 and {PARTITIONS_MAX}")
 
 
-def _points(weights: dict[str, int], points: int, index_of: dict[str, int]) -> list[tuple[int, int]]:
-    """The continuum as sorted (position, index of the member)."""
+def _points(counts: dict[str, int], index_of: dict[str, int]) -> list[tuple[int, int]]:
+    """The continuum as sorted (position, index of the member); `counts` says how many points each has."""
     ring = HashRing(
-        nodes={name: {"weight": weight, "vnodes": points} for name, weight in sorted(weights.items())},
+        nodes={name: {"weight": 1, "vnodes": count} for name, count in sorted(counts.items())},
         hash_fn=lambda text: xxhash.xxh3_64_intdigest(text.encode()),
     )
     return [(position, index_of[name]) for position, name in ring.get_points()]

@@ -19,6 +19,7 @@ from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from sfss import __version__
 from sfss.commands.backup import backup, restore
+from sfss.commands.ring import ring
 from sfss.commands.torture import torture
 from sfss.commands.up import up
 from sfss.errors import SetupError
@@ -79,6 +80,7 @@ main.add_command(up)
 main.add_command(torture)
 main.add_command(backup)
 main.add_command(restore)
+main.add_command(ring)
 
 
 def _run(settings: Settings) -> int:
