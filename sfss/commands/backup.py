@@ -319,11 +319,10 @@ async def _restore(
 
 async def _check_empty(cluster: _Cluster) -> None:
     """Refuse a target that has files, or may have some on nodes that don't answer."""
-    own = await _stats(cluster, "")
-    servers = {"the target": own}
-    if "quorum" in own:
-        servers = by_node(await _stats(cluster, "storages"))
-    for name, figures in servers.items():
+    if "quorum" not in await _stats(cluster, ""):
+        # Its count has what the web tier tries out on such servers, which goes by and by.
+        raise SetupError("a server that isn't sfss's can't tell whether it is empty; say --into-existing")
+    for name, figures in by_node(await _stats(cluster, "storages")).items():
         if figures.get("state", "ok") != "ok":
             raise SetupError(
                 f"node {name} doesn't answer, so it isn't known whether the cluster is empty; start it, or say "
