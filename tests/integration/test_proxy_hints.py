@@ -107,6 +107,7 @@ async def test_a_damaged_file_of_hints_stops_no_proxy(tmp_path: Path):
     async with running() as nodes:
         async with opened(nodes, state=tmp_path, options=OPTIONS) as cluster, served(cluster) as client:
             await client.set(b"first", b"x")
+            await eventually(lambda: same(nodes))
         (tmp_path / "hints").write_bytes(random.Random(1).randbytes(100_000))
         async with opened(nodes, state=tmp_path, options=OPTIONS) as cluster, served(cluster) as client:
             await nodes.stop(0)
