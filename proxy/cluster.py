@@ -266,6 +266,15 @@ class _Roll:
         self.examine(peer, identity)
         return identity
 
+    def refuse_shared_machines(self) -> None:
+        """Only before a cluster is founded: one that has files keeps its placement. Raises `WrongCluster`."""
+        members = self._ring.members
+        if not any(member.zone for member in members) and self._ring.sharing_machines():
+            raise WrongCluster(
+                "some nodes share a machine, so that a file may have all copies on one; say which machine each node is on, "
+                "in the order of servers, as in zones = a,a,b,b,c"
+            )
+
     def complete(self) -> None:
         """The cluster is founded. Remembered only now: a founding that was cut short is taken up again."""
         self._complete = True
@@ -357,6 +366,8 @@ class _Founding:
             for index in unbound:
                 answers[index] = WrongCluster(_LOST)
             return True
+        if not bound:
+            roll.refuse_shared_machines()
         self._refuse_used([(index, identity) for index, identity in met if not identity.cluster])
         for index, _ in met:
             # The bound ones too: another coordinator's binding may still be on its way to the disk, and is waited for.

@@ -102,6 +102,15 @@ class NodeRing:
         weights = sum(member.weight for member in self.members)
         return [count * weights / (total * member.weight) for count, member in zip(owned, self.members, strict=True)]
 
+    def sharing_machines(self) -> int:
+        """How many partitions have two copies on one machine although there are others. Placement looks at zones only:
+        what a machine is, its name doesn't always tell."""
+        hosts = [member.host for member in self.members]
+        most = min(self.copies, len(set(hosts)))
+        if most == 1:
+            return 0
+        return sum(len({hosts[index] for index in owners}) < most for owners in self.table)
+
     def _place(self) -> list[tuple[int, ...]]:
         index_of = {member.seat or member.name: index for index, member in enumerate(self.members)}
         counts = {member.seat or member.name: member.weight * POINTS // self.unit for member in self.members}

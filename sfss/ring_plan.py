@@ -159,18 +159,15 @@ def _warnings(before: NodeRing, after: NodeRing, shares: dict[str, float]) -> It
     for name, share in shares.items():
         if abs(share - 1) > _SHARE_OFF:
             yield (
-                f"{name} would own {share:.2f} times its part by weight: no node keeps two copies of a file, and as long as "
-                "there are others no zone does; make zones alike and weights less different"
+                f"{name} would own {share:.2f} times its part by weight: no node keeps two copies of a file, and no "
+                "zone does as long as there are others; make zones alike and weights less different"
             )
 
 
 def _sharing_machines(ring: NodeRing) -> Iterable[str]:
-    hosts = [member.host for member in ring.members]
-    most = min(ring.copies, len(set(hosts)))
-    if most == 1:
-        return
-    sharing = sum(len({hosts[index] for index in owners}) < most for owners in ring.table)
+    sharing = ring.sharing_machines()
     if sharing:
+        hosts = [member.host for member in ring.members]
         shared = sorted({host for host in hosts if hosts.count(host) > 1})
         yield (
             f"{sharing} of {ring.partitions} partitions would have copies that share a machine ({', '.join(shared)}) "

@@ -9,6 +9,7 @@ from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from sfss.errors import SetupError, Unreachable
 from sfss.memory import MemoryStore
+from sfss.ring import Member, NodeRing
 from sfss.store import settled
 from tests.unit.virtual_time import in_virtual_time
 
@@ -318,6 +319,32 @@ async def test_another_ring_over_existing_files_is_refused_in_one_line(change):
         await network.open(**change)
 
     assert "\n" not in str(refused.value)
+
+
+def on_two_machines(zones):
+    return tuple(NodeAddress("aabb"[index], 7900 + index, zone) for index, zone in enumerate(zones))
+
+
+@in_virtual_time
+async def test_nodes_that_share_machines_beside_others_are_founded_only_with_zones():
+    network = Network(4)
+
+    with pytest.raises(SetupError, match=r"some nodes share a machine.*zones = a,a,b,b,c"):
+        await found(network, addresses=on_two_machines(["", "", "", ""]), n=2)
+    assert not any(node.store.identify().cluster for node in network.nodes.values())
+
+    await found(network, addresses=on_two_machines("aabb"), n=2)
+
+
+@in_virtual_time
+async def test_a_cluster_founded_without_zones_on_shared_machines_is_served_on():
+    network = Network(4)
+    addresses = on_two_machines(["", "", "", ""])
+    ring = NodeRing([Member(address.ring_name) for address in addresses], 2, partitions=16)
+    for node in network.nodes.values():
+        node.store.bind("c" * 32, 1, ring.fingerprint)
+
+    await found(network, addresses=addresses, n=2)
 
 
 @in_virtual_time
