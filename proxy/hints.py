@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from typing import TypeVar
 from proxy.hint_store import HINT_BYTES, Hint, HintStore, Waiting
 from proxy.options import Options
 from proxy.peer import Peer
+from sfss.errors import SetupError
 from sfss.ring import NodeRing
 from sfss.store import Record
 
@@ -98,8 +100,11 @@ class Hints:
         self.dropped = 0
 
     async def start(self) -> None:
-        """Learn what an earlier life left. Raises OSError."""
-        self._written = await self._in_thread(self._store.waiting)
+        """Learn what an earlier life left. Raises `SetupError`."""
+        try:
+            self._written = await self._in_thread(self._store.waiting)
+        except OSError as error:
+            raise SetupError(f"the hints in the state directory can't be read: {error}") from None
 
     async def close(self) -> None:
         """Write what is collected, and let go of the store; idempotent. A disk that hangs is left behind."""
@@ -116,10 +121,12 @@ class Hints:
         self._thread.shutdown(wait=False)
 
     def add(self, peer: Peer, key: bytes, record: Record) -> None:
-        """Note that a node lacks a record. Costs about a microsecond; the disk is waited for by nobody."""
+        """Note that a node lacks a record. Nobody waits for the disk."""
         node = self.node_of(peer)
-        if self._closed or not node:
-            self._drop([key], f"nobody knows yet which node belongs at {peer.name}" if not node else "closed")
+        if self._closed:
+            self._drop([key], "the proxy stops")
+        elif not node:
+            self._drop([key], f"nobody knows yet which node belongs at {peer.name}")
         elif len(self._collecting.hints) >= _COLLECTED_MAX:
             self._drop([key], f"{_COLLECTED_MAX} hints wait for the disk")
         else:
@@ -146,7 +153,7 @@ class Hints:
         waiting = self.waiting()
 
         def age_s(one: Waiting) -> int:
-            return round(max(now - one.oldest, 0.0))
+            return math.ceil(max(now - one.oldest, 0.0))
 
         figures = {
             "hints_waiting": sum(one.number for one in waiting.values()),

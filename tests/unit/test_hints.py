@@ -195,8 +195,8 @@ async def test_the_oldest_is_as_old_as_the_first_that_waits():
 
     figures = lab.figures()
 
-    assert figures["hints_oldest_s"] == "600"
-    assert figures[f"{lab.peer(lab.replicas[2]).name}/hints_oldest_s"] == "600"
+    assert int(figures["hints_oldest_s"]) in (600, 601)
+    assert int(figures[f"{lab.peer(lab.replicas[2]).name}/hints_oldest_s"]) in (600, 601)
     assert figures[f"{lab.peer(lab.replicas[0]).name}/hints_waiting"] == "0"
 
 
@@ -327,4 +327,4 @@ async def test_hints_of_an_earlier_life_are_counted_from_the_start():
     await turns()
 
     assert lab.figures()["hints_waiting"] == "1"
-    assert lab.figures()["hints_oldest_s"] == "90"
+    assert int(lab.figures()["hints_oldest_s"]) in (90, 91)
