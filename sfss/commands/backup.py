@@ -43,6 +43,9 @@ _NAMED_MAX = 100
 
 _PROGRESS_S = 0.5
 
+_FIGURES_S_MAX = 0.6
+"""How old a proxy's figures of its nodes may be."""
+
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     """What backup and restore have in common. Those on `Settings` are called as there."""
@@ -322,6 +325,7 @@ async def _check_empty(cluster: _Cluster) -> None:
     if "quorum" not in await _stats(cluster, ""):
         # Its count has what the web tier tries out on such servers, which goes by and by.
         raise SetupError("a server that isn't sfss's can't tell whether it is empty; say --into-existing")
+    await asyncio.sleep(_FIGURES_S_MAX)
     for name, figures in by_node(await _stats(cluster, "storages")).items():
         if figures.get("state", "ok") != "ok":
             raise SetupError(

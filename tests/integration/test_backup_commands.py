@@ -104,7 +104,7 @@ async def test_what_a_target_has_stays_and_only_the_rest_is_added(tmp_path: Path
 
         async with client_of(source.port) as client:
             found = [await client.get(key) for key in (b"a", b"b")]
-    assert "files; restore into an empty one, or say --into-existing" in in_one_line(refused, 2)
+    assert "has 1 files; restore into an empty one, or say --into-existing" in in_one_line(refused, 2)
     assert "1 files restored, 0.0 MiB, read back and compared; 1 were there already" in done.out
     assert [record and record.value for record in found] == [b"saved", b"newer"]
 
