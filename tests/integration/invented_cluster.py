@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.monitor import Figures, RingFigures, start_monitor
+from sfss.durability import durability_of
 from sfss.http.negotiation import prefers_html
 from sfss.web.status_page import status_page
 
@@ -49,7 +50,9 @@ class InventedCluster:
         peers = {
             address: self._peer(address, index, 1 / len(self.proxies)) for index, address in enumerate(self.proxies)
         }
-        return {**peers, "storages": self.storages(), "webserver": self._webserver()}
+        storages = self.storages()
+        durability = {"durability": durability_of(peers, storages).told()}
+        return {**peers, "storages": storages, "webserver": self._webserver() | durability}
 
     def storages(self) -> dict[str, dict[str, str]]:
         return {
@@ -122,6 +125,10 @@ class InventedCluster:
             "bytes_read": str(writes * 41_000),
             "bytes_written": str(reads * 38_500),
             "quorum": "3/2/2",
+            **({"hints_waiting": "0", "hints_oldest_s": "0"} if address in self.proxies else {}),
+            "oldest_unsynced_write_s": "0.002",
+            "corrupt_records": "0",
+            "damaged_records": "0",
             "quorum_failures": "0",
             **{f"{node}/{name}_us": value for node in self.nodes for name, value in NODE_LATENCIES.items()},
             "sync": "always",

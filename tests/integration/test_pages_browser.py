@@ -129,6 +129,7 @@ async def test_every_node_proxy_and_web_process_has_a_row_with_its_figures(
         "localhost:8901",
         "process 5301",
         "process 5302",
+        "cluster",
     ]
     assert nodes == [
         "Node",
@@ -329,8 +330,13 @@ async def test_a_screen_reader_finds_landmarks_tables_and_charts_in_words(
 
     assert {"banner", "main", "contentinfo", "status"} <= set(roles)
     assert [name for role, name in parts if role == "heading"][:2] == ["All is well", "Nodes"]
-    assert [name for role, name in parts if role == "table"] == ["Nodes", "Proxies", "Web processes"]
-    assert roles.count("rowheader") == 7
+    assert [name for role, name in parts if role == "table"] == [
+        "Nodes",
+        "Proxies",
+        "Web processes",
+        "Durability",
+    ]
+    assert roles.count("rowheader") == 8
     assert ("columnheader", "Hit ratio") in parts
     charts = [name for role, name in parts if role in ("image", "img")]
     assert len(charts) == 4 + 7
@@ -459,6 +465,81 @@ async def test_without_proxies_the_web_tier_tells_of_the_cluster(logic: Tab) -> 
 
     assert (quorum, files, read_ms) == ({"copies": 3, "writes": 2, "reads": 2}, 17, 0.5)
     assert (said["line"], said["detail"]) == ("1 of 3 nodes is down", STAY)
+
+
+VERDICTS: list[tuple[dict[str, Any], str, str, str, list[str]]] = [
+    ({"state": "ok", "reasons": []}, "ok", "All is well", "3 nodes and 1 proxy answer.", []),
+    (
+        {"state": "recovering", "reasons": ["5 writes kept for replicas that were away"]},
+        "warn",
+        "Recovering",
+        f"{STAY} Not all is as it should be yet.",
+        ["5 writes kept for replicas that were away"],
+    ),
+    (
+        {"state": "failing", "reasons": ["files can't be read: 2 of 3 nodes are away", "b:2 is suspect"]},
+        "bad",
+        "Files are out of reach",
+        "Files can't be read: 2 of 3 nodes are away.",
+        ["b:2 is suspect"],
+    ),
+    ({"state": "unknown", "reasons": ["nobody"]}, "ok", "All is well", "3 nodes and 1 proxy answer.", []),
+]
+
+
+@pytest.mark.parametrize("told_by", ["webserver", "monitor"])
+@pytest.mark.parametrize(("durability", "level", "line", "detail", "notes"), VERDICTS)
+async def test_the_headline_is_the_servers_own_verdict_where_all_servers_answer(
+    logic: Tab, told_by: str, durability: dict[str, Any], level: str, line: str, detail: str, notes: list[str]
+) -> None:
+    answer: dict[str, Any] = {"p:1": {"state": "ok", "quorum": "3/2/2"}}
+    answer["storages"] = {f"{name}:1": {"state": "ok"} for name in "abc"}
+    if told_by == "webserver":
+        answer["webserver"] = {"state": "ok", "durability": durability}
+    else:
+        answer["durability"] = durability
+
+    found = await logic.evaluate(
+        f"(() => {{ const f = new Figures(); f.take(1, {json.dumps(answer)}); return verdict(f); }})()"
+    )
+
+    assert found == {"level": level, "line": line, "detail": detail, "notes": notes}
+
+
+async def test_what_a_dead_node_is_noted_for_is_said_once(logic: Tab) -> None:
+    reason = "b:2 is dead: gone"
+    answer = {
+        "p:1": {"state": "ok", "quorum": "3/2/2"},
+        "storages": {"a:1": {"state": "ok"}, "b:2": {"state": "dead", "error": "b:2: gone"}, "c:3": {"state": "ok"}},
+        "webserver": {"state": "ok", "durability": {"state": "recovering", "reasons": [reason, "9 writes kept"]}},
+    }
+
+    found = await logic.evaluate(
+        f"(() => {{ const f = new Figures(); f.take(1, {json.dumps(answer)}); return verdict(f); }})()"
+    )
+
+    assert (found["line"], found["notes"]) == ("1 of 3 nodes is down", [reason, "9 writes kept"])
+
+
+async def test_writes_that_wait_for_a_node_turn_the_page_to_recovering_and_back(
+    browser: Browser, server: StatusServer, cluster: InventedCluster
+) -> None:
+    tab = await open_status(browser, server, width=360)
+
+    cluster.extra["localhost:8900"] = {"hints_waiting": "12", "hints_oldest_s": "95"}
+    await tab.wait_until("document.querySelector('h1').innerText === 'Recovering'")
+    said = await tab.text("#verdict-notes")
+    level = await tab.evaluate("document.querySelector('#verdict').dataset.level")
+    row = await tab.text("#table-durability tbody")
+    fits = await fits_its_width(tab)
+    cluster.extra.clear()
+    await tab.wait_until("document.querySelector('h1').innerText === 'All is well'")
+
+    assert said == "12 writes kept for replicas that were away, the oldest for 95 s"
+    assert level == "warn"
+    assert "recovering" in row
+    assert "1 min" in row
+    assert fits
 
 
 async def test_what_is_not_yet_an_outage_is_said_too(logic: Tab) -> None:

@@ -5,7 +5,7 @@
 const SPANS_MIN = [1, 2, 5]; // what the charts span, growing with what is known
 const HISTORY_MS = 5 * 60 * 1000;
 const SAMPLES_MAX = 400; // for each subject; bounds the memory of a page that is open for weeks
-const NOT_PROXIES = new Set(["storages", "webserver", "ring"]);
+const NOT_PROXIES = new Set(["storages", "webserver", "ring", "durability"]);
 
 // What counts as what, in the STATS of a memcache server and in the web tier's own figures. The first name that is
 // there is taken; the counters of an inner list are added up.
@@ -128,6 +128,7 @@ class Figures {
     this.total = new Subject("total", "web");
     this.web = null;
     this.ring = null;
+    this.durability = null; // {state, reasons, …}: the servers' own verdict on what is stored
     this.problem = "";
   }
 
@@ -147,6 +148,8 @@ class Figures {
     );
     this.takeWeb(at, webserver);
     this.ring = isObject(answer.ring) ? answer.ring : null;
+    const durability = answer.durability ?? webserver?.durability;
+    this.durability = isObject(durability) && durability.state !== "unknown" ? durability : null;
     this.keepTotal(at);
   }
 
@@ -267,12 +270,21 @@ function verdict(figures) {
   const down = [];
   if (deadNodes.length) down.push(outOf(deadNodes.length, nodes.length, "node"));
   if (deadProxies.length) down.push(outOf(deadProxies.length, proxies.length, "proxy"));
-  const notes = [...new Set([...deadNodes, ...deadProxies, ...uneasy].map(noteOn)), ...alarms(nodes)];
+  const { state, reasons } = durabilityOf(figures);
+  const notes = [...new Set([...[...deadNodes, ...deadProxies, ...uneasy].map(noteOn), ...reasons, ...alarms(nodes)])];
 
+  const effect = effectOf(figures, deadNodes.length, nodes.length, deadProxies.length, proxies.length);
+  if (state === "failing" && !(down.length && effect.level === "bad")) {
+    const [why, ...others] = [reasons[0] ?? "", ...notes.filter((note) => note !== reasons[0])];
+    return { level: "bad", line: "Files are out of reach", detail: sentence(why), notes: others };
+  }
   if (down.length) {
-    const effect = effectOf(figures, deadNodes.length, nodes.length, deadProxies.length, proxies.length);
     const plural = deadNodes.length + deadProxies.length > 1;
     return { level: effect.level, line: `${down.join(" and ")} ${plural ? "are" : "is"} down`, detail: effect.text, notes };
+  }
+  if (state === "recovering") {
+    const detail = "Files stay readable and writable. Not all is as it should be yet.";
+    return { level: "warn", line: "Recovering", detail, notes };
   }
   if (uneasy.length) {
     const [first] = uneasy;
@@ -281,6 +293,16 @@ function verdict(figures) {
   }
   if (notes.length) return { level: "warn", line: "Working, with something to look at", detail: census(figures), notes };
   return { level: "ok", line: "All is well", detail: census(figures), notes };
+}
+
+// What the servers make of it themselves; where they don't say, nothing.
+function durabilityOf({ durability }) {
+  const reasons = Array.isArray(durability?.reasons) ? durability.reasons.map(String) : [];
+  return { state: String(durability?.state ?? ""), reasons };
+}
+
+function sentence(text) {
+  return text && `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
 }
 
 function outOf(count, total, word) {

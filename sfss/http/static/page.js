@@ -294,10 +294,31 @@ const TABLES = [
     ],
   },
   {
+    title: "Durability",
+    word: "part",
+    still: true,
+    subjects: ({ durability }) => (durability ? [still("cluster", durability)] : []),
+    note: () => "Ages are of what has waited longest, disk free is of the fullest disk.",
+    columns: () => [
+      { title: "State", format: "text", value: (subject) => subject.stats.state ?? null },
+      ...[
+        ["Copies short", "count", "keys_below_n"],
+        ["Hints", "count", "hints_waiting"],
+        ["Oldest hint", "duration", "hints_oldest_s"],
+        ["To compare", "count", "partitions_marked"],
+        ["Compared", "duration", "oldest_comparison_s"],
+        ["Scrubbed", "duration", "oldest_scrub_s"],
+        ["Unsynced", "seconds", "oldest_unsynced_write_s"],
+        ["Damaged", "count", "damaged_records"],
+        ["Disk free", "bytes", "disk_free_bytes"],
+      ].map(([title, format, name]) => ({ title, format, value: (subject) => number(subject.stats, name) })),
+    ],
+  },
+  {
     title: "Ring",
     word: "node",
     still: true,
-    subjects: (figures) => (figures.ring ? Object.entries(figures.ring.nodes ?? {}).map(ringShare) : []),
+    subjects: ({ ring }) => Object.entries(ring?.nodes ?? {}).map(([name, stats]) => still(name, stats)),
     note(figures) {
       const { ring } = figures;
       const quorum = figures.quorum();
@@ -328,6 +349,7 @@ const TABLES = [
 ];
 
 words.pair = (pair) => (pair === null ? DASH : [pair.map((value) => milliseconds(value)).join(" / "), "ms"]);
+words.seconds = (value) => words.milliseconds(times(value, 1000));
 words.text = (value) => (value === null ? DASH : [String(value), ""]);
 words.plain = (value) => (value === null ? DASH : [String(Number(value.toFixed(2))), ""]);
 words.offset = (value) => {
@@ -336,7 +358,9 @@ words.offset = (value) => {
   return [figure === "0.0" ? "0" : `${value < 0 ? "−" : "+"}${figure}`, "%"];
 };
 
-function ringShare([name, stats]) {
+
+// A row that is about no server.
+function still(name, stats) {
   return { name, stats: isObject(stats) ? stats : {}, state: "", error: "", samples: [], last: {} };
 }
 
