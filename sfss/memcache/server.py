@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import resource
 import socket
 import ssl
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 
 from sfss.addresses import reason_of
 from sfss.log import of_call
@@ -76,7 +78,7 @@ class ServerLimits:
     idle_s: float = 60.0
     linger_s: float = 1.0
     leaving_s: float = 0.3
-    strangers_max: int = 128
+    strangers_max: int = 256
     stranger_s: float = 5.0
 
 
@@ -139,8 +141,9 @@ class MemcacheServer:
         self._tls = tls
         self._connections: dict[Connection, _Watched] = {}
         self._strangers: dict[Stranger, float] = {}
-        """Since when (monotonic seconds), the oldest first."""
+        """Since when (monotonic seconds)."""
         self._told: set[str] = set()
+        self._rng = random.Random()
         self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.Task[None] | None = None
         self._watch = LoopWatch()
@@ -223,12 +226,17 @@ class MemcacheServer:
             asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     def _meet(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str) -> None:
-        """Take in a connection that has to prove itself first."""
+        """Take in a connection that has to prove itself first.
+
+        When there are too many, any one of them goes. Were it the newest, a few that say nothing could keep everybody
+        out; were it the oldest, the one that is nearest to being let in would go each time, and under a rush of clients
+        with TLS none would get that far.
+        """
         if len(self._strangers) >= self.limits.strangers_max:
             self.service.counters.rejected_connections += 1
-            oldest = next(iter(self._strangers))
-            self.forget_stranger(oldest)
-            oldest.abort()
+            unlucky = next(islice(self._strangers, self._rng.randrange(len(self._strangers)), None))
+            self.forget_stranger(unlucky)
+            unlucky.abort()
         stranger = Stranger(self, self._secret, host)
         self._strangers[stranger] = time.monotonic()
         self._empty.clear()

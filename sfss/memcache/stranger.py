@@ -5,8 +5,8 @@ Memcached's ASCII authentication: nothing is understood but `set <any key> <flag
 and no request after that costs anything more.
 
 A stranger costs little and not for long: what is kept of it is a line of 2,048 bytes or a block of 510, what it gets
-is some refusals, and its time is seconds. When there are too many of them the oldest goes, never the newest: who knows
-the password gives it at once.
+is some refusals, and its time is seconds. When there are too many of them, one goes for each that comes: a crowd can't
+keep anybody out who gives the password at once.
 """
 
 from __future__ import annotations
