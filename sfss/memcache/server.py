@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -44,6 +44,8 @@ REFUSED_MAX = 64
 """Refused connections that are told why, at a time; more are closed without a word."""
 ACCEPTS_MAX = 64
 """Connections accepted in one turn of the loop."""
+FILES_KEPT = 128
+"""Open files that connections leave to everything else: volumes, index, state, connections to other servers."""
 TOLD_MAX = 100
 """Hosts that were told of in the log as refused, and not let in since; nobody fills it with more of them."""
 
@@ -106,6 +108,15 @@ async def listen(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
+def within_open_files(limits: ServerLimits, files_max: int) -> ServerLimits:
+    """The same limits, with no more connections than a process that may open so many files has room for."""
+    room = max(16, (files_max - FILES_KEPT) // 2)
+    if room >= limits.connections_max:
+        return limits
+    _log.warning("%d connections at most: %d files may be open (ulimit -n)", room, files_max)
+    return replace(limits, connections_max=room, strangers_max=min(room, limits.strangers_max))
+
+
 class _Watched:
     """What the sweep last saw of a connection, and since when it has not changed."""
 
@@ -155,6 +166,7 @@ class MemcacheServer:
     async def start(self, host: str, port: int) -> None:
         """Listen on an address; port 0 picks a free one. Raises `OSError`."""
         loop = asyncio.get_running_loop()
+        self.limits = within_open_files(self.limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._listeners = await listen(host, port)
         for listener in self._listeners:
             loop.add_reader(listener.fileno(), self._accept, listener)

@@ -19,6 +19,7 @@ from sfss.store import Store
 from sfss.web.application import Application
 from sfss.web.connection import ConnectionLimits
 from sfss.web.counters import SharedCounters
+from sfss.web.door import ACCEPTS_MAX
 from sfss.web.memory import BodyMemory
 from sfss.web.server import WebServer
 from sfss.web.status import StatusSource
@@ -26,10 +27,11 @@ from sfss.web.status import StatusSource
 OpenBackend: TypeAlias = "Callable[[], AbstractAsyncContextManager[tuple[Store, StatusSource]]]"
 """Opens what the web tier stands on: its files, and the figures of the tiers below."""
 
-FILES_RESERVED = 32
+FILES_RESERVED = 32 + ACCEPTS_MAX
 FILES_PER_SERVER = 12
-"""Open files kept back from clients: for the process itself, and for each server below (its connections, and those that
-/status opens). Without them a crowd of clients would cut the web tier off from its proxies."""
+"""Open files kept back from clients: for the process itself, for those of one turn of the loop who are told that there
+are too many, and for each server below (its connections, and those that /status opens). Without them a crowd of
+clients would cut the web tier off from its proxies, and wait for a word instead of being refused at once."""
 
 _log = logging.getLogger("sfss.web")
 

@@ -82,6 +82,12 @@ class Part:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def anonymous_bytes(self) -> int:
+        """Memory of the process that belongs to no file: what it allocated."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+
     def launch(self) -> None:
         """Start the process, and don't wait until it serves."""
         if self.running:

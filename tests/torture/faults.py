@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CLUSTER = "tests/cluster/test_"
+OVERLOAD = "tests/cluster/test_overload.py"
 NODE = "tests/integration/test_node_faults.py"
 
 
@@ -106,6 +107,17 @@ FAULTS = {
     "hot-key": Fault("64 clients write and read one key", (f"{CLUSTER}hot_key.py",)),
     "clock": Fault(
         "one proxy's clock is off by an hour, jumps, goes back over a restart", (f"{CLUSTER}clocks.py",), "faketime"
+    ),
+    "overload": Fault(
+        "four times the 2 MiB bodies that a web process has room for",
+        (f"{OVERLOAD}::test_four_times_the_bodies_there_is_room_for_are_refused_at_once_and_memory_stays_bounded",),
+    ),
+    "exhaustion": Fault(
+        "10,000 idle connections; no more than 256 open files",
+        (
+            f"{OVERLOAD}::test_ten_thousand_idle_connections_cost_little_memory_and_disturb_nobody",
+            f"{OVERLOAD}::test_with_few_files_to_open_every_tier_refuses_newcomers_and_serves_whom_it_has",
+        ),
     ),
     "hostile": Fault(
         "input that is wrong, endless, slow or malicious, over HTTP and memcache",
