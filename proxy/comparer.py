@@ -84,9 +84,11 @@ class Comparer:
                 continue
             self._schedule.begin(region)
             whole = False
+            too_new = self._too_new
             try:
                 whole = await self.compare(region)
             except Exception:
                 _log.exception("a comparison of replicas failed and will be tried again")
-            self._schedule.end(region, whole)
+            settle_s = self._coordinator.options.compare_settle_s
+            self._schedule.end(region, whole, too_new=self._too_new > too_new, settle_s=settle_s)
             await asyncio.sleep(0)

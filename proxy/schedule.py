@@ -2,7 +2,9 @@
 
 The hashes are cut into 256 *regions* by their first byte. Each is due once in an interval, spread evenly over it, in an
 order of chance, so that several proxies are seldom at the same one. A region that couldn't be compared with all its
-owners is tried again sooner, and one in which something is known to be missing (`mark`) at once.
+owners is tried again sooner, and one in which something is known to be missing (`mark`) at once; once more after it has
+settled, where what is missing may have been too new to be compared. So marks, of which there may be thousands a second,
+have a region compared at most once in that time, and while an owner is away no more often than without them.
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ class Schedule:
         self._began = monotonic()
         self._compared_at: dict[int, float] = {}
         self._marked: set[int] = set()
+        self._partial: set[int] = set()
+        """Regions that couldn't be compared with all their owners the last time."""
+        self._was_marked = False
+        """Whether the region that is being compared was."""
         order = list(range(REGIONS))
         (rng or random.Random()).shuffle(order)
         self._due = {
@@ -62,7 +68,8 @@ class Schedule:
         for region in range(first >> region_shift, (last >> region_shift) + 1):
             if region not in self._marked:
                 self._marked.add(region)
-                self._due[region] = min(self._due[region], self._monotonic())
+                if region not in self._partial:
+                    self._due[region] = min(self._due[region], self._monotonic())
 
     def next(self) -> tuple[int, float]:
         """The region that is due first, and how long to wait for that (0 or less where it is due)."""
@@ -70,16 +77,25 @@ class Schedule:
         return region, self._due[region] - self._monotonic()
 
     def begin(self, region: int) -> None:
-        """A comparison begins. A mark that comes from here on asks for another one."""
+        """A comparison begins, the only one. A mark that comes from here on asks for another one."""
+        self._was_marked = region in self._marked
         self._marked.discard(region)
+        self._partial.discard(region)
 
-    def end(self, region: int, whole: bool) -> None:
-        """It has ended; `whole`: all owners were heard, and what differed was repaired."""
+    def end(self, region: int, whole: bool, *, too_new: bool = False, settle_s: float = 0.0) -> None:
+        """It has ended; `whole`: all owners were heard, and what differed was repaired, but for what was `too_new`.
+        What is new isn't any more after `settle_s`."""
         now = self._monotonic()
         if whole:
             self._compared_at[region] = now
-        if region not in self._marked:
-            self._due[region] = now + (self._interval_s if whole else self._retry_s)
+        else:
+            self._partial.add(region)
+        if self._was_marked and too_new:
+            self._marked.add(region)
+        if not whole:
+            self._due[region] = now + self._retry_s
+        else:
+            self._due[region] = now + (settle_s if region in self._marked else self._interval_s)
 
     def oldest_s(self) -> float:
         """Seconds since the comparison, or else since the start, of the region where that is longest ago."""

@@ -85,6 +85,68 @@ def test_a_mark_that_comes_during_a_comparison_asks_for_another_one():
     assert schedule.next()[1] <= 0
 
 
+def test_a_mark_of_what_was_too_new_to_be_compared_asks_for_another_comparison_once_it_has_settled():
+    ticks = Ticks()
+    schedule = schedule_of(ticks)
+    schedule.mark(0x4200)
+    schedule.begin(0x42)
+
+    schedule.end(0x42, True, too_new=True, settle_s=5.0)
+    schedule.mark(0x4200)
+
+    assert schedule.next() == (0x42, 5.0)
+    ticks.now += 5.0
+    schedule.begin(0x42)
+    schedule.end(0x42, True, settle_s=5.0)
+    assert schedule.marked == 0
+    assert schedule.next()[0] != 0x42
+
+
+def test_what_is_too_new_where_nothing_is_known_to_be_missing_waits_for_its_turn():
+    ticks = Ticks()
+    schedule = schedule_of(ticks)
+    region, wait_s = schedule.next()
+    ticks.now += wait_s
+    schedule.begin(region)
+
+    schedule.end(region, True, too_new=True, settle_s=10.0)
+
+    assert schedule._due[region] == ticks.now + 2560.0
+
+
+def test_marks_without_end_have_a_region_compared_once_in_the_time_that_writes_take_to_settle():
+    ticks = Ticks()
+    schedule = schedule_of(ticks, interval_s=0.0)
+    turns = []
+    for _ in range(1000):
+        schedule.mark(0x4200)
+        region, wait_s = schedule.next()
+        if wait_s <= 0:
+            turns.append(region)
+            schedule.begin(region)
+            schedule.mark(0x4200)
+            schedule.end(region, True, too_new=True, settle_s=10.0)
+        ticks.now += 0.1
+
+    assert 10 <= len(turns) <= 11
+
+
+def test_marks_while_an_owner_is_away_have_nothing_compared_sooner():
+    ticks = Ticks()
+    schedule = schedule_of(ticks, interval_s=0.0, retry_s=30.0)
+    turns = 0
+    for _ in range(1000):
+        schedule.mark(0x4200)
+        region, wait_s = schedule.next()
+        if wait_s <= 0:
+            turns += 1
+            schedule.begin(region)
+            schedule.end(region, False, settle_s=10.0)
+        ticks.now += 0.1
+
+    assert turns <= 5
+
+
 def test_a_partition_larger_than_a_region_marks_all_of_its_regions():
     ticks = Ticks()
     schedule = schedule_of(ticks, partitions=64)
