@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sfss.backup.manifest import Manifest, Run
@@ -40,7 +40,9 @@ class BackupFolder:
         self.segments = path / "segments"
         with refusals(path):
             if write:
-                path.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.mkdir(parents=True)
+                    sync_folder(path.absolute().parent)
                 _check_ours(path)
                 self.segments.mkdir(exist_ok=True)
             elif not (path / "lock").exists():
@@ -115,9 +117,8 @@ class BackupFolder:
         old, kept = runs[:-count], runs[-count:]
         in_use: set[int] = set()
         for number in kept:
-            manifest = self.open_run(number)
-            in_use |= manifest.segments_in_use()
-            manifest.close()
+            with closing(self.open_run(number)) as manifest:
+                in_use |= manifest.segments_in_use()
         for number in old:
             self._run_path(number).unlink()
         sync_folder(self.path)  # before what they need goes

@@ -79,21 +79,22 @@ class Manifest:
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open a manifest that is there. Raises `SetupError` where it is none, damaged, or of a newer sfss."""
         self.path = path
+        if not path.is_file():
+            raise SetupError(f"{path} is missing")
+        name = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
+        with as_os_errors():
+            self._database = sqlite3.connect(name, uri=True, check_same_thread=False)
         try:
-            if not path.is_file():
-                raise SetupError(f"{path} is missing")
-            mode = "rw" if write else "ro"
-            self._database = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False
-            )
             self._database.execute("PRAGMA synchronous = FULL")
             meta = dict(self._database.execute("SELECT name, value FROM meta"))
-            if int(meta["format"]) > FORMAT:
-                self._database.close()
-                raise SetupError(f"{path} was written by a newer sfss; use that one")
             self.cluster = str(meta["cluster"])
+            newer = int(meta["format"]) > FORMAT
         except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
+            self._database.close()
             raise SetupError(f"{path} can't be used as a manifest: {error}") from None
+        if newer:
+            self._database.close()
+            raise SetupError(f"{path} was written by a newer sfss; use that one")
 
     @staticmethod
     def create(path: Path, cluster: str) -> None:

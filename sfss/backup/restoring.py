@@ -21,7 +21,7 @@ from sfss.backup.manifest import Manifest, Row
 from sfss.backup.pace import Pace, side_by_side
 from sfss.backup.segments import segment_path
 from sfss.backup.verifying import Say, read_whole, text_of
-from sfss.errors import CorruptRecord, OutOfDisk, SfssError
+from sfss.errors import CorruptRecord, OutOfDisk, SfssError, Unavailable
 from sfss.store import Call, Store, settled
 
 T = TypeVar("T")
@@ -140,8 +140,8 @@ class Restoring:
     def _fail(self, row: Row, error: SfssError) -> None:
         self.progress.failed += 1
         self._say(f"{text_of(row.key)}: {str(error) or type(error).__name__}")
-        if isinstance(error, CorruptRecord):
-            return
+        if not isinstance(error, Unavailable):
+            return  # it is this file's own trouble
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW_MAX:
             raise BackupFailed(
@@ -153,9 +153,7 @@ class Restoring:
         for pause_s in PAUSES_S:
             try:
                 return await settled(ask(Call(time.monotonic() + ANSWER_S)))
-            except (OutOfDisk, CorruptRecord):
-                raise
-            except SfssError:
+            except Unavailable:
                 await self._sleep(pause_s)
         return await settled(ask(Call(time.monotonic() + ANSWER_S)))
 

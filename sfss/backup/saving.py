@@ -167,7 +167,7 @@ class Saving:
         for pause_s in PAUSES_S:
             try:
                 return await self._read_once(key, newest)
-            except SfssError:
+            except Unavailable:
                 await self._sleep(pause_s)
         return await self._read_once(key, newest)
 
@@ -188,6 +188,8 @@ class Saving:
     async def _fail(self, key: bytes, error: SfssError) -> None:
         self.progress.failed += 1
         await self._archived(self._manifest.fail, key, str(error) or type(error).__name__)
+        if not isinstance(error, Unavailable):
+            return  # it is this file's own trouble
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW_MAX:
             raise BackupFailed(

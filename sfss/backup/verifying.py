@@ -78,5 +78,6 @@ def read_whole(fd: int, row: Row) -> bytes:
 
 
 def text_of(key: bytes) -> str:
-    """A key for people."""
-    return key.decode("utf-8", "backslashreplace")
+    """A key for people, and for their terminals."""
+    text = key.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

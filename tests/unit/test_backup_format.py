@@ -21,7 +21,7 @@ from sfss.backup.archive import Archive
 from sfss.backup.folder import BackupFolder, refusals
 from sfss.backup.manifest import Manifest, Row
 from sfss.backup.segments import read_bytes, segment_path
-from sfss.backup.verifying import verify
+from sfss.backup.verifying import text_of, verify
 from sfss.errors import SetupError
 from sfss.stamps import COUNT_BITS
 from sfss.store import Record, checksum_of
@@ -377,6 +377,10 @@ def test_a_newer_format_and_a_damaged_manifest_are_refused(folder: BackupFolder)
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(SetupError, match="can't be used as a manifest"):
         folder.open_run()
+
+
+def test_a_key_cannot_speak_to_the_terminal() -> None:
+    assert text_of("名\x9b31m\u2028".encode() + b"\xff") == "名\\x9b31m\\u2028\\xff"
 
 
 def test_what_a_manifest_lost_is_found(folder: BackupFolder) -> None:

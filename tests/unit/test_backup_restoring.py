@@ -116,7 +116,7 @@ async def test_a_write_of_unknown_outcome_is_repeated(folder: BackupFolder) -> N
 
 async def test_what_the_target_refuses_is_named(folder: BackupFolder) -> None:
     store, said = LabStore(), list[str]()
-    store.errors[b"large"] = [TooLarge("object too large for cache")] * 4
+    store.errors[b"large"] = [TooLarge("object too large for cache")]
 
     progress = await restored(folder, store, said)
 

@@ -171,7 +171,7 @@ async def test_what_could_not_be_read_is_named_kept_and_tried_again(lab: Lab, fo
     lab.write(b"file", b"new", 2)
     lab.write(b"first", b"new", 2)
     for key in (b"file", b"first"):
-        lab.store.errors[key] = [CorruptRecord("all copies")] * 4
+        lab.store.errors[key] = [CorruptRecord("all copies")]
 
     run, progress = await lab.back_up(folder)
 
@@ -222,6 +222,18 @@ async def test_when_nothing_can_be_read_the_run_ends(lab: Lab, folder: BackupFol
     lab.store.errors.clear()
     await lab.back_up(folder)
     assert is_backed_up(lab, folder)
+
+
+async def test_many_rotten_files_do_not_end_the_run(lab: Lab, folder: BackupFolder) -> None:
+    for number in range(FAILURES_IN_A_ROW_MAX + 20):
+        lab.write(b"f%d" % number)
+        lab.store.errors[b"f%d" % number] = [CorruptRecord("all copies")]
+    lab.write(b"whole")
+
+    run, _ = await lab.back_up(folder)
+
+    assert (run.files, run.failed) == (1, FAILURES_IN_A_ROW_MAX + 20)
+    assert lab.naps == []
 
 
 async def test_more_records_than_one_listing_holds(folder: BackupFolder) -> None:
