@@ -46,8 +46,9 @@ ACCEPTS_MAX = 64
 """Connections accepted in one turn of the loop."""
 FILES_KEPT = 128
 """Open files that connections leave to everything else: volumes, index, state, connections to other servers."""
+TOLD_S = 600.0
 TOLD_MAX = 100
-"""Hosts that were told of in the log as refused, and not let in since; nobody fills it with more of them."""
+"""Who isn't let in, and why, is told once in so long, and so many at most: nobody fills the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class MemcacheServer:
         self._connections: dict[Connection, _Watched] = {}
         self._strangers: dict[Stranger, float] = {}
         """Since when (monotonic seconds)."""
-        self._told: set[str] = set()
+        self._told: dict[tuple[str, str], float] = {}
         self._rng = random.Random()
         self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.Task[None] | None = None
@@ -287,13 +288,15 @@ class MemcacheServer:
     def let_in(self, stranger: Stranger) -> Connection:
         """A stranger has proved itself: the connection to go on with."""
         self.forget_stranger(stranger)
-        self._told.discard(stranger.host)
         return Connection(self)
 
     def refused(self, host: str, why: str) -> None:
-        """Say in the log that somebody from `host` can't get in; once, until somebody from there can."""
-        if host not in self._told and len(self._told) < TOLD_MAX:
-            self._told.add(host)
+        """Say in the log that somebody from `host` can't get in."""
+        now = time.monotonic()
+        if len(self._told) >= TOLD_MAX:
+            self._told = {told: at for told, at in self._told.items() if now - at < TOLD_S}
+        if len(self._told) < TOLD_MAX and now - self._told.get((host, why), -TOLD_S) >= TOLD_S:
+            self._told[host, why] = now
             _log.warning("a connection from %s was refused: %s", host, why)
 
     def forget_stranger(self, stranger: Stranger) -> None:

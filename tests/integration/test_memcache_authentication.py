@@ -19,7 +19,7 @@ from sfss.errors import ConnectionLost, Outcome, Unauthenticated, Unreachable
 from sfss.memcache.access import AUTHENTICATION_KEY, Access
 from sfss.memcache.client import ClientLimits, Dialect
 from sfss.memcache.commands.table import COMMANDS
-from sfss.memcache.server import MemcacheServer, ServerLimits
+from sfss.memcache.server import TOLD_MAX, MemcacheServer, ServerLimits
 from sfss.memcache.service import WIRE_VERSION
 from sfss.memcache.stranger import REFUSALS_MAX
 from sfss.memory import MemoryStore
@@ -302,20 +302,25 @@ async def test_figures_and_settings_tell_of_it(server: MemcacheServer) -> None:
     assert (settings["auth_enabled_ascii"], settings["ssl_enabled"]) == ("yes", "no")
 
 
-async def test_who_is_refused_is_told_once_in_the_log_until_it_gets_in(server: MemcacheServer, caplog: Any) -> None:
-    for _ in range(3):
+async def test_who_is_refused_is_told_in_the_log_once_for_each_reason_and_not_what_it_said(
+    server: MemcacheServer, caplog: Any
+) -> None:
+    for said in (WRONG, b"get a\r\n", WRONG, RIGHT, b"set a 0 0 14\r\nno such:one\r\n", b"get a\r\n"):
         async with talk(server.port) as peer:
-            await peer.say(WRONG)
-            await peer.say(b"get a\r\n")
-    assert caplog.text.count("127.0.0.1 was refused: it gave a wrong user or password") == 1
-    assert caplog.text.count("was refused") == 1
+            await peer.say(said)
 
-    async with talk(server.port) as peer:
-        await peer.say(RIGHT)
-    async with talk(server.port) as peer:
-        await peer.say(b"get a\r\n")
-    assert caplog.text.count("was refused: it gave no user and password") == 1
+    assert caplog.text.count("127.0.0.1 was refused: it gave a wrong user or password") == 1
+    assert caplog.text.count("127.0.0.1 was refused: it gave no user and password") == 1
+    assert caplog.text.count("was refused") == 2
     assert "sesam" not in caplog.text
+    assert "such" not in caplog.text
+
+
+async def test_the_log_cannot_be_filled_by_being_refused(server: MemcacheServer, caplog: Any) -> None:
+    for number in range(3 * TOLD_MAX):
+        server.refused(f"10.0.0.{number}", "it gave a wrong user or password")
+
+    assert caplog.text.count("was refused") == TOLD_MAX
 
 
 # --- once in, every other rule holds ---------------------------------------------------------------------------
