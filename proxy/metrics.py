@@ -27,6 +27,21 @@ _ROWS = (
     Row("hints_oldest_s", "hints_oldest_seconds", "Age of the oldest"),
     Row("hints_replayed", "hints_replayed_total", "Writes brought to a replica that was back"),
     Row("hints_dropped", "hints_dropped_total", "Writes no longer kept, for lack of room or for their age"),
+    Row(
+        "comparison_oldest_s", "comparison_oldest_seconds", "Time since the comparison of replicas that is longest ago"
+    ),
+    Row("comparison_marked", "comparison_marked_regions", "Regions, of 256, that wait because copies may be missing"),
+    Row("comparison_partitions", "compared_partitions_total", "Partitions whose replicas were compared"),
+    Row("comparison_bytes", "comparison_bytes_total", "Bytes that comparisons moved"),
+    Row("comparison_repaired_keys", "repaired_keys_total", "Keys brought to replicas that lacked them"),
+    Row("comparison_repaired_bytes", "repaired_bytes_total", "Bytes of these"),
+    Row("comparison_unrepaired", "unrepaired_keys_total", "Keys that differed and could not be repaired then"),
+    Row(
+        "refill_regions_left", "refill_regions_left", "Regions, of 256, that suspect nodes have yet to be refilled with"
+    ),
+    Row("refill_keys", "refilled_keys_total", "Keys that suspect nodes were refilled with"),
+    Row("refill_bytes", "refilled_bytes_total", "Bytes of these"),
+    Row("refilled_nodes", "refilled_nodes_total", "Suspect nodes that were refilled"),
     Row("ring_number", "ring_number", "Number of the ring"),
 )
 

@@ -36,9 +36,10 @@ FIGURES: dict[str, str] = {
     "disk_free_bytes": "Free room on the fullest node's disk",
     "hints_waiting": "Writes kept for replicas that were away",
     "hints_oldest_s": "Age of the oldest write kept for a replica that was away",
-    "partitions_marked": "Partitions that wait to be compared because copies may be missing",
-    "oldest_comparison_s": "Age of the oldest comparison of a partition's replicas",
+    "regions_marked": "Parts of the hash space, of 256, that wait to be compared because copies may be missing",
+    "oldest_comparison_s": "Age of the oldest comparison of replicas, over all of the hash space",
     "keys_repaired": "Keys that comparisons brought to a replica that lacked them",
+    "refill_regions_left": "Parts of the hash space, of 256, that suspect nodes have yet to be refilled with",
     "keys_below_n": "Keys known to lack a copy: what is kept for replicas that were away, and damaged records",
 }
 """What `Durability.figures` has, always all of it."""
@@ -100,9 +101,10 @@ def durability_of(coordinators: Mapping[str, Stats], nodes: Mapping[str, Stats])
     figures |= {
         "hints_waiting": _sum(placing, "hints_waiting"),
         "hints_oldest_s": _most(placing, "hints_oldest_s"),
-        "partitions_marked": _sum(placing, "partitions_marked"),
-        "oldest_comparison_s": _most(placing, "oldest_comparison_s"),
-        "keys_repaired": _sum(placing, "keys_repaired"),
+        "regions_marked": _most(placing, "comparison_marked"),
+        "oldest_comparison_s": _most(placing, "comparison_oldest_s"),
+        "keys_repaired": _sum(placing, "comparison_repaired_keys"),
+        "refill_regions_left": _most(placing, "refill_regions_left"),
     }
     lacking = [figure for figure in (figures["hints_waiting"], figures["damaged_records"]) if figure is not None]
     figures["keys_below_n"] = sum(lacking) if lacking else None
@@ -156,8 +158,10 @@ def _backlog_in(figures: Mapping[str, float | None]) -> list[str]:
         age = figures["hints_oldest_s"]
         since = "" if age is None else f", the oldest for {age:.0f} s"
         lines.append(f"{_counted(hints, 'write')} kept for replicas that were away{since}")
-    if marked := figures["partitions_marked"]:
-        lines.append(f"{_counted(marked, 'partition')} to be compared, since copies may be missing")
+    if marked := figures["regions_marked"]:
+        lines.append(f"{marked:.0f} of 256 parts of the files to be compared, since copies may be missing")
+    if left := figures["refill_regions_left"]:
+        lines.append(f"{left:.0f} of 256 parts of the files to be brought to nodes that lost them")
     return lines
 
 

@@ -92,6 +92,21 @@ def test_hints_of_all_proxies_are_added_up_and_keep_it_from_being_ok() -> None:
     assert (found.figures["hints_waiting"], found.figures["keys_below_n"]) == (5, 6)
 
 
+def test_what_is_left_to_compare_and_to_refill_is_a_reason() -> None:
+    proxy = PROXY | {"comparison_marked": "3", "comparison_oldest_s": "90", "comparison_repaired_keys": "17"}
+
+    found = verdict(
+        WELL, WELL, WELL, proxies=(proxy | {"refill_regions_left": "40"}, PROXY | {"comparison_marked": "1"})
+    )
+
+    assert found.state == "recovering"
+    assert found.reasons == (
+        "3 of 256 parts of the files to be compared, since copies may be missing",
+        "40 of 256 parts of the files to be brought to nodes that lost them",
+    )
+    assert (found.figures["oldest_comparison_s"], found.figures["keys_repaired"]) == (90, 17)
+
+
 def test_hints_that_a_dead_proxy_last_told_of_are_not_counted() -> None:
     found = verdict(WELL, proxies=(PROXY | {"hints_waiting": "0"}, DEAD | {"hints_waiting": "9"}))
 

@@ -305,7 +305,7 @@ const TABLES = [
         ["Copies short", "count", "keys_below_n"],
         ["Hints", "count", "hints_waiting"],
         ["Oldest hint", "duration", "hints_oldest_s"],
-        ["To compare", "count", "partitions_marked"],
+        ["To compare", "count", "regions_marked"],
         ["Compared", "duration", "oldest_comparison_s"],
         ["Scrubbed", "duration", "oldest_scrub_s"],
         ["Unsynced", "seconds", "oldest_unsynced_write_s"],
