@@ -109,7 +109,7 @@ async def test_clients_show_a_certificate_where_one_is_asked_for(
                 with pytest.raises(Exception, match=r"TLS|closed|reset|no answer"):
                     await client.get(b"k")
         assert server.service.counters.cmd_get == 1
-    assert caplog.text.count("127.0.0.1 was refused: TLS failed: ") == 1
+    assert caplog.text.count("127.0.0.1 was refused: TLS failed: ") == 2  # none, and a wrong one
 
 
 async def test_plain_and_tls_do_not_mix_and_say_so_in_time(door: ssl.SSLContext, trust: ssl.SSLContext) -> None:
@@ -161,6 +161,25 @@ async def test_a_slow_reader_gets_all_it_asked_for_in_bounded_memory(
         assert received == 20 * (len(value) + len(b"VALUE large 0 2048000\r\n\r\n")) + len(b"END\r\n" + VERSION)
         assert most_held <= 16 * 1024 * 1024
         writer.close()
+
+
+async def test_what_a_deaf_reader_leaves_unsent_is_on_the_account_and_in_the_end_it_is_closed(
+    door: ssl.SSLContext, trust: ssl.SSLContext
+) -> None:
+    store = MemoryStore()
+    store.set(b"large", bytes(VALUE_BYTES_MAX))
+    async with serving(store, tls=door, limits=ServerLimits(reading_s=0.5)) as server:
+        _, writer = await asyncio.open_connection(HOST, server.port, ssl=trust, server_hostname=HOST, limit=2**16)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"get large\r\n" * 8)
+        async with asyncio.timeout(20):
+            while server.bytes_held < VALUE_BYTES_MAX // 2:
+                await asyncio.sleep(0.02)
+            while server._connections:
+                await asyncio.sleep(0.05)
+
+        assert server.bytes_held == 0
+        writer.transport.abort()
 
 
 async def test_handshakes_that_are_begun_and_left_are_bounded_and_keep_nobody_out(
