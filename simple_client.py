@@ -2,7 +2,7 @@
 """Command-line client and benchmark for sfss. One file: it needs Python 3.11 and click, and nothing of sfss.
 
     simple_client.py --host 127.0.0.1 --port 8255 --path folder/file.ext --filepath /local/file    post a file
-    simple_client.py get | put | rm --path folder/file.ext …                                       one file
+    simple_client.py get | put | rm | explain --path folder/file.ext …                             one file
     simple_client.py bench …                                                                       load
 
 Exit status: 0 done · 1 the server refused or failed · 2 wrong usage · 3 the server can't be reached · 4 no such file ·
@@ -1194,7 +1194,7 @@ def _plural(count: int, one: str, many: str) -> str:
 
 # --- the command line ----------------------------------------------------------------------------------------------
 
-COMMANDS = ("get", "put", "rm", "bench")
+COMMANDS = ("get", "put", "rm", "explain", "bench")
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -1302,6 +1302,20 @@ def put(path: str, filepath: BinaryIO, **where: Any) -> None:
 def rm(path: str, **where: Any) -> None:
     """Remove one file."""
     finish(exchange(make_target(**where), "DELETE", file_target("file", path)))
+
+
+@main.command()
+@target_options
+@click.option("--path", required=True, help="Path of the file.")
+def explain(path: str, **where: Any) -> None:
+    """Tell where a file lives and what each replica has; for operators."""
+    answer = exchange(make_target(**where), "GET", f"{file_target('file', path)}&explain")
+    if not answer.good:
+        finish(answer)
+    try:
+        print(json.dumps(json.loads(answer.body), ensure_ascii=False, indent=2))
+    except ValueError:
+        fail(FAILED, "the server answered the file itself: it is older than explanations")
 
 
 @main.command()

@@ -168,6 +168,15 @@ async def test_options_before_a_command_hold_for_it(server: TinyServer) -> None:
     assert await run("--port", server.port, "--path", "a", "get") == (0, "bytes", "")
 
 
+async def test_a_server_that_knows_no_explanations_is_told_as_such(server: TinyServer) -> None:
+    server.files["a"] = b"the file itself"
+
+    status, out, err = await run("explain", "--port", server.port, "--path", "a")
+
+    assert (status, out) == (1, "")
+    assert err == "simple_client.py: the server answered the file itself: it is older than explanations\n"
+
+
 async def test_an_empty_file_goes_in_and_out(server: TinyServer, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     where = ("--port", server.port, "--path", "e")

@@ -10,6 +10,9 @@ from typing import Any
 
 from web_tier import WebTier, make_certificate, web_tier
 
+from sfss.explanation import key_of_topic
+from sfss.memory import MemoryStore
+from sfss.store import NO_CALL, Call
 from sfss.tls import server_context
 
 CLIENT = Path(__file__).parents[2] / "simple_client.py"
@@ -60,6 +63,33 @@ async def test_a_refusal_says_what_the_server_said(tmp_path: Path) -> None:
     assert bad_path[2].startswith("400 ")
     assert no_utf_8[2].startswith("400 ")
     assert missing[2].startswith("404 ")
+
+
+class Placed(MemoryStore):
+    """A store that says where its keys live."""
+
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> dict[str, str]:
+        assert key_of_topic(topic) == "ä b".replace(" ", "%20").encode()
+        return {"partition": "7", "n0:1/place": "0", "n0:1/verdict": "whole"}
+
+
+async def test_explain_prints_where_a_file_lives() -> None:
+    async with web_tier(Placed(durable=True)) as web:
+        status, out, _ = await run("explain", "--port", web.port, "--path", "ä b")
+
+    assert status == 0
+    assert json.loads(out)["replicas"] == [{"address": "n0:1", "place": 0, "verdict": "whole"}]
+
+
+async def test_explain_is_refused_in_the_servers_words_where_it_is_not_to_be_had() -> None:
+    async with web_tier() as web:
+        no_replicas = await run("explain", "--port", web.port, "--path", "a")
+    async with web_tier(settings={"operators": "10.0.0.1"}) as web:
+        no_operator = await run("explain", "--port", web.port, "--path", "a")
+
+    assert (no_replicas[0], no_operator[0]) == (1, 1)
+    assert no_replicas[2].startswith("501 ")
+    assert no_operator[2].startswith("403 ")
 
 
 async def check_bench(web: WebTier, *arguments: object) -> None:
