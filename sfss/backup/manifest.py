@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfss.errors import SetupError
-from sfss.hash_tree import Branch
+from sfss.hash_tree import LEAF_DIGITS, Branch
 from sfss.keys import hash_key
 
 FORMAT = 1
@@ -159,11 +159,6 @@ class Manifest:
         rows = self._rows("WHERE hash >= ? AND hash < ?", (prefix, prefix + "g"))
         return {row.key: row for row in rows}
 
-    def parts(self, digits: int) -> list[str]:
-        """The beginnings of so many digits that some file's hash has, in order."""
-        rows = self._ask("SELECT DISTINCT substr(hash, 1, ?) FROM files ORDER BY 1", (digits,))
-        return [part for (part,) in rows]
-
     def all_files(self) -> Iterator[Row]:
         """In the order in which they lie in the segments."""
         return self._rows("ORDER BY segment, offset", ())
@@ -212,19 +207,27 @@ class Manifest:
 
     # leaves
 
-    def seen_below(self, prefix: str) -> dict[str, dict[str, Branch]]:
-        """Of each leaf below a place that was saved whole: each node's digest of it at that time, by the node's id."""
+    def seen(self, prefix: str = "") -> Iterator[tuple[str, str, Branch]]:
+        """Of each leaf below a place that was saved whole: the leaf, a node's id, and that node's digest then."""
         rows = self._ask("SELECT * FROM seen WHERE leaf >= ? AND leaf < ?", (prefix, prefix + "g"))
-        leaves: dict[str, dict[str, Branch]] = {}
         for leaf, node, digest, count in rows:
-            leaves.setdefault(leaf, {})[node] = Branch(int(digest, 16), count)
-        return leaves
+            yield leaf, node, Branch(int(digest, 16), count)
+
+    def unseen(self, prefix: str = "") -> set[str]:
+        """Leaves below a place that have files and no digests: not all could be saved, or no node lists them."""
+        rows = self._ask(
+            "SELECT DISTINCT substr(hash, 1, ?) FROM files WHERE hash >= ? AND hash < ?"
+            " EXCEPT SELECT leaf FROM seen WHERE leaf >= ? AND leaf < ?",
+            (LEAF_DIGITS, prefix, prefix + "g", prefix, prefix + "g"),
+        )
+        return {leaf for (leaf,) in rows}
 
     def see(self, leaf: str, digests: Mapping[str, Branch]) -> None:
-        """Replace a leaf's digests; without any, the next run looks through it again."""
+        """Replace a leaf's digests; without any, the next run looks through it again if it has files. A node that has
+        nothing there needs no row."""
         with as_os_errors():
             self._database.execute("DELETE FROM seen WHERE leaf = ?", (leaf,))
-            rows = [(leaf, node, f"{digest:016x}", count) for node, (digest, count) in digests.items()]
+            rows = [(leaf, node, f"{digest:016x}", count) for node, (digest, count) in digests.items() if count]
             self._database.executemany("INSERT INTO seen VALUES (?, ?, ?, ?)", rows)
 
     # segments

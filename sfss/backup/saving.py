@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from sfss.backup.archive import Archive
 from sfss.backup.errors import BackupFailed
+from sfss.backup.known import Known
 from sfss.backup.manifest import Row
 from sfss.backup.pace import Pace, side_by_side
 from sfss.backup.tree import Newest, Trees
 from sfss.errors import RemoteError, SfssError, Unavailable
-from sfss.hash_tree import Branch
+from sfss.hash_tree import LEAF_DIGITS, Branch
 from sfss.store import Call, Record, Store, settled
 
 T = TypeVar("T")
@@ -90,38 +91,30 @@ class Saving:
             self._thread.shutdown()
 
     async def _parts(self) -> AsyncIterator[str]:
-        """The places of three digits below which a node or the manifest has something."""
+        """The places of three digits below which something has changed."""
+        known = await self._archived(Known, self._manifest)
         places = [""]
-        parts = await self._archived(self._manifest.parts, 3)
-        for digits in range(1, 4):
-            saved = {part[:digits] for part in parts}
-            next_places: list[str] = []
+        for _ in range(LEAF_DIGITS - 1):
+            changed: list[str] = []
             for place in places:
                 branches = await self._trees.branches(place)
-                next_places.extend(
-                    place + digit
-                    for index, digit in enumerate(_DIGITS)
-                    if place + digit in saved or _any(children[index] for children in branches.values())
+                changed.extend(
+                    below for below, digests in _children(place, branches) if not known.is_settled(below, digests)
                 )
-            places = next_places
+            places = changed
         for number, place in enumerate(places):
             self.progress.part = number / len(places)
             yield place
 
     async def _save_part(self, place: str) -> None:
         branches = await self._trees.branches(place)
-        seen = await self._archived(self._manifest.seen_below, place)
-        for index, digit in enumerate(_DIGITS):
-            leaf = place + digit
-            digests = {node: children[index] for node, children in branches.items()}
-            if leaf in seen:
-                if all(seen[leaf].get(node) == digest for node, digest in digests.items()):
-                    continue
-            elif not _any(digests.values()) and not await self._archived(self._manifest.with_hash, leaf):
+        known = await self._archived(Known, self._manifest, place)
+        for leaf, digests in _children(place, branches):
+            if known.is_settled(leaf, digests):
                 continue
             # Digests of before the listing: what comes in between is seen as a change by the next run.
             whole = await self._save_below(leaf)
-            await self._archived(self._manifest.see, leaf, digests if whole and _any(digests.values()) else {})
+            await self._archived(self._manifest.see, leaf, digests if whole else {})
 
     async def _save_below(self, place: str) -> bool:
         """Save what changed below a place; returns whether all could be."""
@@ -201,6 +194,7 @@ class Saving:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
 
-def _any(branches: Iterable[Branch]) -> bool:
-    """Whether there is any record below."""
-    return any(branch.records for branch in branches)
+def _children(place: str, branches: Mapping[str, Sequence[Branch]]) -> Iterator[tuple[str, dict[str, Branch]]]:
+    """The places below a place, and each node's digest of them."""
+    for index, digit in enumerate(_DIGITS):
+        yield place + digit, {node: children[index] for node, children in branches.items()}

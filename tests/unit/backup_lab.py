@@ -34,7 +34,8 @@ def record_of(
 
 
 class LabNode:
-    """Lists `records`. `failing`: every question raises this. `listed` has the places that were listed."""
+    """Lists `records`. `failing`: every question raises this. `listed` has the places that were listed, `compared` those
+    whose children were asked for."""
 
     def __init__(self, name: str, listed_max: int = 4096) -> None:
         self.name = name
@@ -42,12 +43,14 @@ class LabNode:
         self.records: dict[bytes, Record] = {}
         self.failing: SfssError | None = None
         self.listed: list[bytes] = []
+        self.compared: list[bytes] = []
         self._listed_max = listed_max
 
     async def hashes(self, prefix: bytes) -> bytes:
         if self.failing is not None:
             raise self.failing
         if len(prefix) < LEAF_DIGITS:
+            self.compared.append(prefix)
             return write_branches([self._branch(prefix + b"%x" % digit) for digit in range(16)])
         self.listed.append(prefix)
         below = sorted(self._below(prefix), key=lambda item: hash_of(item[0]))

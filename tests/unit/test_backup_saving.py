@@ -53,11 +53,13 @@ async def test_the_first_run_saves_every_file_and_the_next_one_looks_at_none(lab
     lab.store.reads.clear()
     for node in lab.nodes:
         node.listed.clear()
+        node.compared.clear()
 
     run, progress = await lab.back_up(folder)
 
     assert (run.number, run.files, progress.saved) == (2, 50, 0)
     assert lab.store.reads == lab.nodes[0].listed == []
+    assert lab.nodes[0].compared == [b""]
 
 
 async def test_only_what_changed_is_read(lab: Lab, folder: BackupFolder) -> None:
