@@ -34,8 +34,8 @@ def record_of(
 
 
 class LabNode:
-    """Lists `records`. `failing`: every question raises this. `listed` has the places that were listed, `compared` those
-    whose children were asked for."""
+    """Lists `records`. `failing`: every question raises this. `listed` has the places that were listed, `compared`
+    those whose children were asked for."""
 
     def __init__(self, name: str, listed_max: int = 4096) -> None:
         self.name = name
