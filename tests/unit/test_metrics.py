@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.core import Metric
@@ -10,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nodes.metrics import node_families
 from proxy.metrics import proxy_families
-from sfss.durability import OK, durability_of
+from sfss.durability import FIGURES, OK, durability_of
 from sfss.http.metrics import Row, cluster_families, exposition, families
 from sfss.web.counters import SharedCounters, bucket_ceiling
 from sfss.web.metrics import web_families
@@ -133,6 +134,7 @@ class Everything(dict[str, str]):
 def told_by(tier: str) -> list[Metric]:
     """All that a tier can tell."""
     nodes = {"a:1": {"state": "ok", "corrupt_records": "1", "oldest_unsynced_write_s": "1", "last_scrub_age_s": "1"}}
+    nodes["a:1"]["disk_free_bytes"] = "1"
     if tier == "node":
         return list(node_families(Everything()))
     if tier == "proxy":
@@ -161,3 +163,16 @@ def test_all_names_follow_the_rules(tier: str) -> None:
     counters = {metric.name for metric in told if metric.type == "counter"}
     assert not [name for name in names if name.endswith(("keys_repaired", "corrupt_records")) and name not in counters]
     assert parsed(*told).keys() == set(names)
+
+
+def test_every_metric_and_figure_that_the_manual_names_is_there() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "operations.rst").read_text("utf-8")
+    emitted = {
+        sample.name for tier in ("node", "proxy", "web") for metric in told_by(tier) for sample in metric.samples
+    }
+
+    named = set(re.findall(r"sfss_(?:cluster|node|proxy|web)_[a-z_]+[a-z]", manual))
+
+    assert len(named) > 5
+    assert named <= emitted, named - emitted
+    assert [name for name in FIGURES if f"``{name}``" not in manual] == []
