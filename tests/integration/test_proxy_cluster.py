@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -25,8 +25,8 @@ KEY = b"some/file"
 class Nodes:
     """Three nodes' servers on loopback; one can be stopped, and started again with what it held."""
 
-    def __init__(self, count: int = 3) -> None:
-        self.stores = [MemoryStore(node=f"n{index}", durable=True) for index in range(count)]
+    def __init__(self, count: int, store: Callable[[str], MemoryStore]) -> None:
+        self.stores = [store(f"n{index}") for index in range(count)]
         self.ports = [0] * count
         self._servers: list[MemcacheServer | None] = [None] * count
 
@@ -47,8 +47,10 @@ class Nodes:
 
 
 @contextlib.asynccontextmanager
-async def running(count: int = 3) -> AsyncIterator[Nodes]:
-    nodes = Nodes(count)
+async def running(
+    count: int = 3, store: Callable[[str], MemoryStore] = lambda name: MemoryStore(node=name, durable=True)
+) -> AsyncIterator[Nodes]:
+    nodes = Nodes(count, store)
     for index in range(count):
         await nodes.start(index)
     try:

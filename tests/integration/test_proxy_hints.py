@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.options import Options
 from sfss.memory import MemoryStore
 from tests.integration.test_proxy_cluster import eventually, noticed, opened, running, served
+from tests.unit.test_comparison import TreeStore
 
 OPTIONS = Options(hint_round_s=0.05)
 KEYS = [b"key/%d" % number for number in range(200)]
@@ -71,6 +74,25 @@ async def test_a_coordinator_without_a_directory_keeps_hints_in_memory():
             await client.set(key, b"new")
 
         await nodes.start(2)
+
+        await eventually(lambda: same(nodes))
+
+
+async def test_what_there_was_no_room_for_is_found_by_comparison(tmp_path):
+    compares = {"compare_interval_s": 0.0, "compare_settle_s": 0.3, "compare_retry_s": 0.5}
+    options = replace(OPTIONS, hint_bytes_max=1, hint_flush_s=0.001, **compares)
+    async with (
+        running(store=lambda name: TreeStore(name, now=time.time)) as nodes,
+        opened(nodes, state=tmp_path, options=options) as cluster,
+        served(cluster) as client,
+    ):
+        await nodes.stop(0)
+        for key in KEYS:
+            await client.set(key, b"new")
+        await eventually(lambda: figure(cluster, "hints_waiting") + figure(cluster, "hints_dropped") == len(KEYS))
+        assert figure(cluster, "hints_dropped") > 0
+
+        await nodes.start(0)
 
         await eventually(lambda: same(nodes))
 

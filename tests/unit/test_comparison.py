@@ -46,8 +46,8 @@ class TreeStore(MemoryStore):
     """A replica in memory with a hash tree. `answered` has the texts that it told; `trouble` may refuse a request by
     its kind and key, or prefix; `applied` has the keys that were written."""
 
-    def __init__(self, name: str, listed_max: int = 4096) -> None:
-        super().__init__(lambda: NOW, node=name, durable=True)
+    def __init__(self, name: str, listed_max: int = 4096, now: Callable[[], float] = lambda: NOW) -> None:
+        super().__init__(now, node=name, durable=True)
         self._listed_max = listed_max
         self.answered: list[bytes] = []
         self.applied: list[bytes] = []
@@ -308,7 +308,7 @@ async def test_a_replica_without_a_tree_is_left_out() -> None:
 
 
 async def test_a_comparison_that_spreads_the_older_record_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_newest", lambda orders: min(order for order in orders if order != (0, 0)))
+    monkeypatch.setattr(comparison, "newest_of", lambda orders: min(order for order in orders if order != (0, 0)))
 
     with pytest.raises(AssertionError):
         await test_each_kind_of_difference_is_repaired_and_a_second_comparison_moves_nothing()
@@ -412,6 +412,7 @@ async def test_a_million_keys_with_few_differences_are_compared_by_kilobytes() -
 # --- the runner ----------------------------------------------------------------------------------
 
 
+@in_virtual_time
 async def test_the_runner_compares_what_is_marked_and_tells_what_it_did() -> None:
     replicas, (a, b, c), keys = three(compare_interval_s=0.0)
     del a.records[keys[0]]
@@ -423,7 +424,7 @@ async def test_the_runner_compares_what_is_marked_and_tells_what_it_did() -> Non
     comparer.start()
     async with asyncio.timeout(10):
         while comparer.figures()["comparison_partitions"] == "0":
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
     await comparer.close()
     await comparer.close()
 
@@ -434,6 +435,7 @@ async def test_the_runner_compares_what_is_marked_and_tells_what_it_did() -> Non
     assert int(figures["comparison_bytes"]) > 1000
 
 
+@in_virtual_time
 async def test_a_comparison_that_breaks_does_not_end_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     replicas, (a, _, _), keys = three(compare_interval_s=0.0)
     schedule = Schedule(replicas.ring.partitions, 0.0, 0.0, monotonic=asyncio.get_running_loop().time)
@@ -450,7 +452,7 @@ async def test_a_comparison_that_breaks_does_not_end_the_runner(monkeypatch: pyt
     comparer.start()
     async with asyncio.timeout(10):
         while comparer.figures()["comparison_partitions"] == "0":
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
     await comparer.close()
 
 
