@@ -14,6 +14,7 @@ from node_process import node_command, node_part, running
 from sfss.errors import ConnectionLost, Unauthenticated
 from sfss.memcache.access import Access
 from sfss.tls import client_context
+from tests.cluster.http_client import HttpClient
 from tests.cluster.parts import Part, clean_environment, free_ports, python_command
 
 SMALL = ("--volume-mib", "1", "--reserve-mib", "0")
@@ -117,6 +118,20 @@ async def test_a_proxy_without_the_nodes_secret_says_so_when_it_ends(tmp_path: P
     last = proxy.tail(1)
     assert "0 of 1 nodes answer" in last
     assert "it asks for a user and password; give this side the same secret" in last
+
+
+async def test_the_web_tier_gives_the_secret_to_nodes_where_there_are_no_proxies(tmp_path: Path, secret: Path) -> None:
+    async with running(node_part(tmp_path, tmp_path / "home", *SMALL, "--secret", str(secret))) as node:
+        [port] = free_ports(1)
+        options = ("--direct", "--storages", f"{HOST}:{node.port}", "--port", str(port), "--secret", str(secret))
+        one_copy = {"SFSS_N": "1", "SFSS_W": "1", "SFSS_R": "1"}
+        command = [*python_command("sfss.commands.main"), *options]
+        async with running(Part("web", port, command, tmp_path, clean_environment() | one_copy)) as web:
+            client = HttpClient(*web.address)
+            assert (await client.request("PUT", "/file?path=a", b"bytes")).status == 200
+            assert (await client.request("GET", "/file?path=a")).body == b"bytes"
+            assert b'"dead"' not in (await client.request("GET", "/status")).body
+            client.close()
 
 
 async def test_a_proxy_refuses_other_machines_without_a_secret_and_its_monitor_always(
