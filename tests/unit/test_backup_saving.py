@@ -140,6 +140,25 @@ async def test_a_file_that_no_node_lists_is_asked_for_before_it_is_dropped(lab: 
     assert list(rows(folder)) == [b"kept"]
 
 
+async def test_a_file_that_could_not_be_read_and_was_then_forgotten_by_all_is_dropped(
+    lab: Lab, folder: BackupFolder
+) -> None:
+    """Deleted, and even its tombstone is gone: the nodes' trees say nothing of it any more."""
+    lab.write(b"file", b"old")
+    await lab.back_up(folder)
+    lab.write(b"file", b"new", 2)
+    lab.store.errors[b"file"] = [CorruptRecord("all copies")]
+    await lab.back_up(folder)
+    assert list(rows(folder)) == [b"file"]
+    lab.store.files.clear()
+    for node in lab.nodes:
+        node.records.clear()
+
+    await lab.back_up(folder)
+
+    assert rows(folder) == {}
+
+
 async def test_a_write_that_was_never_acknowledged_is_saved_once_it_is_read(lab: Lab, folder: BackupFolder) -> None:
     old = lab.write(b"file", b"old")
     newer = record_of(b"file", b"newer", 2)
