@@ -1,6 +1,7 @@
 """Hints on disk: the newest of each node and key, within a limit, whole after every crash."""
 
 import random
+import shutil
 import sqlite3
 
 import pytest
@@ -56,6 +57,49 @@ def test_what_was_written_is_in_the_file_when_the_process_dies(store, path, tmp_
 
     assert held(survivor) == [hint("a")]
     survivor.close()
+
+
+def test_a_process_killed_between_any_two_steps_leaves_what_was_written_and_figures_that_match(store, path, tmp_path):
+    rng = random.Random(1)
+    for step in range(60):
+        some = [
+            hint(f"{rng.randrange(40)}", rng.randrange(9), since=rng.randrange(99)) for _ in range(rng.randrange(20))
+        ]
+        rng.choice(
+            [
+                lambda some=some: store.put(some, ROOM),
+                lambda some=some: store.remove(some),
+                lambda: store.take_older(rng.randrange(50), 5),
+                lambda: store.take_of("n", 2),
+            ]
+        )()
+        dead = tmp_path / str(step)
+        dead.mkdir()
+        for file in (path, path.with_name("hints-wal")):
+            shutil.copy(file, dead)
+
+        survivor = HintStore(dead / "hints")
+
+        assert held(survivor) == held(store)
+        assert survivor.waiting() == store.waiting()
+        assert sum(one.number for one in survivor.waiting().values()) == len(held(survivor))
+        survivor.close()
+
+
+def test_a_torn_end_of_what_was_being_written_costs_only_that(store, path, tmp_path):
+    store.put([hint("whole")], ROOM)
+    whole = path.with_name("hints-wal").stat().st_size
+    store.put(many(100), ROOM)
+    for cut in range(whole, path.with_name("hints-wal").stat().st_size, 1000):
+        dead = tmp_path / str(cut)
+        dead.mkdir()
+        shutil.copy(path, dead)
+        (dead / "hints-wal").write_bytes(path.with_name("hints-wal").read_bytes()[:cut])
+
+        survivor = HintStore(dead / "hints")
+
+        assert held(survivor) == [hint("whole")]
+        survivor.close()
 
 
 def test_every_commit_is_synced(store):
