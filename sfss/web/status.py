@@ -21,7 +21,7 @@ from sfss.errors import SfssError, Unauthenticated, Unreachable
 from sfss.http.metrics import CONTENT_TYPE, cluster_families, exposition
 from sfss.http.negotiation import prefers_html
 from sfss.memcache.access import OPEN, Access
-from sfss.memcache.errors import error_of, is_error
+from sfss.memcache.errors import UNAUTHENTICATED, error_of, is_error
 from sfss.settings import Address
 from sfss.store import Call, Store, settled
 from sfss.web.answers import Answer, body_answer, json_answer
@@ -202,7 +202,10 @@ async def _asked(server: Address, timeout_s: float, access: Access) -> tuple[Fig
         return {"state": "dead", "error": f"no answer in {timeout_s:g} s"}, {}
     except OSError as error:
         return {"state": "dead", "error": reason_of(error)}, {}
-    except (aiomcache.ClientException, EOFError, ValueError, SfssError) as error:
+    except aiomcache.ClientException as refused:
+        stranger = UNAUTHENTICATED.strip().decode() in str(refused)
+        return {"state": "dead", "error": str(error_of(UNAUTHENTICATED.strip()) if stranger else refused)}, {}
+    except (EOFError, ValueError, SfssError) as error:
         return {"state": "dead", "error": str(error) or type(error).__name__}, {}
     finally:
         await _dismiss(client)
