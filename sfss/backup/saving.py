@@ -3,8 +3,8 @@
 1. The nodes' hash trees tell which leaves have changed since they were last saved, and those are listed (`tree`).
 2. A key whose newest listed version is the saved one is as it was. Every other one is read through a proxy, which
    hears a quorum; so what is saved was acknowledged, or will never be denied to a reader.
-3. A file leaves the manifest only when such a read finds none, or when W nodes list the same tombstone: a single one
-   may be of a delete that was never acknowledged.
+3. A saved file leaves the manifest only when such a read finds none: a tombstone that is listed may be of a delete that
+   was never acknowledged. For a file that isn't saved it does if W nodes list it, so that old deletes cost nothing.
 
 A leaf counts as saved once all of its files are. Files that can't be read keep the version of an earlier run, if there
 is one; they are counted, named, and tried again by the next run.
@@ -125,14 +125,12 @@ class Saving:
         whole = True
         for key, newest in listed.items():
             row = saved.pop(key, None)
-            if newest.record.tombstone:
-                if newest.holders >= self._trees.w:
-                    if row is not None:
-                        await self._drop(key)
-                    continue
-            elif row is not None and row.order() == newest.record.order():
-                continue
-            whole &= await self._save(key, row, newest)
+            if row is None:
+                as_it_was = newest.record.tombstone and newest.holders >= self._trees.w
+            else:
+                as_it_was = row.order() == newest.record.order()
+            if not as_it_was:
+                whole &= await self._save(key, row, newest)
         for key, row in saved.items():
             # Nobody has so much as a tombstone of it left.
             whole &= await self._save(key, row, None)

@@ -73,9 +73,18 @@ async def test_only_what_changed_is_read(lab: Lab, folder: BackupFolder) -> None
 
     run, progress = await lab.back_up(folder)
 
-    assert sorted(lab.store.reads) == [b"changed", b"new"]
+    assert sorted(lab.store.reads) == [b"changed", b"deleted", b"new"]
     assert (run.files, progress.saved, progress.dropped) == (3, 2, 1)
     assert is_backed_up(lab, folder)
+
+
+async def test_old_deletes_cost_no_reads(lab: Lab, folder: BackupFolder) -> None:
+    for number in range(20):
+        lab.delete(b"f%d" % number, 1)
+
+    run, _ = await lab.back_up(folder)
+
+    assert (run.files, lab.store.reads) == (0, [])
 
 
 async def test_a_file_that_one_node_alone_knows_is_saved(lab: Lab, folder: BackupFolder) -> None:
