@@ -49,14 +49,14 @@ _BUCKETS = 104
 """Four to each doubling of the microseconds, so a percentile is at most 25 % too high; the last starts at 50 s."""
 
 _ANSWERS = tuple(f"{operation}_{kind}" for operation in OPERATIONS for kind in CLASSES)
-_TIMES = tuple(f"{operation}_us" for operation in TIMED)
-"""All latencies of an operation added up."""
 
-_NAMES = GAUGES + COUNTS + _ANSWERS + _TIMES
+_NAMES = GAUGES + COUNTS + _ANSWERS
 _SLOT = {name: index for index, name in enumerate(_NAMES)}
-_HISTOGRAM = {name: index * _BUCKETS for index, name in enumerate(TIMED)}
+_HISTOGRAM = {name: index * (_BUCKETS + 1) for index, name in enumerate(TIMED)}
+"""Where each one's buckets begin; the word behind them has all its latencies added up, in microseconds."""
+
 _HISTOGRAMS_START = len(_NAMES)
-_HISTOGRAMS_WORDS = len(TIMED) * _BUCKETS
+_HISTOGRAMS_WORDS = len(TIMED) * (_BUCKETS + 1)
 _NOW = slice(_HISTOGRAMS_START, _HISTOGRAMS_START + _HISTOGRAMS_WORDS)
 _LAST_MARK = slice(_NOW.stop, _NOW.stop + _HISTOGRAMS_WORDS)
 _MARK_BEFORE = slice(_LAST_MARK.stop, _LAST_MARK.stop + _HISTOGRAMS_WORDS)
@@ -120,8 +120,8 @@ class WorkerCounters:
         histogram = _HISTOGRAM.get(operation)
         if histogram is not None:
             microseconds = int(seconds * 1e6)
-            words[_TIME[operation]] += microseconds
             words[_HISTOGRAMS_START + histogram + bucket_of(microseconds)] += 1
+            words[_HISTOGRAMS_START + histogram + _BUCKETS] += microseconds
 
     def measure_process(self, now: float) -> None:
         """Refresh what the system knows of this process, and mark the histograms. `now` is `time.monotonic()`; to be
@@ -138,7 +138,6 @@ class WorkerCounters:
 
 
 _ANSWERED = {name: _SLOT[f"{name}_1xx"] - 1 for name in OPERATIONS}
-_TIME = {name: _SLOT[f"{name}_us"] for name in TIMED}
 _BYTES_IN = _SLOT["bytes_in"]
 _BYTES_OUT = _SLOT["bytes_out"]
 _HITS = _SLOT["get_hits"]
@@ -185,7 +184,7 @@ class SharedCounters:
         return RequestCounts(
             {(operation, kind): words[_SLOT[f"{operation}_{kind}"]] for operation in OPERATIONS for kind in CLASSES},
             {name: words[_NOW][first : first + _BUCKETS] for name, first in _HISTOGRAM.items()},
-            {name: words[slot] / 1e6 for name, slot in _TIME.items()},
+            {name: words[_NOW][first + _BUCKETS] / 1e6 for name, first in _HISTOGRAM.items()},
         )
 
 
