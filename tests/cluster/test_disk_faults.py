@@ -134,6 +134,38 @@ async def restart_torn(cluster: Cluster, node: Part, rng: random.Random) -> None
     await cluster.ready()
 
 
+# --- rot -----------------------------------------------------------------------------------------------------
+
+
+def rot(directory: Path, rng: random.Random, count: int) -> None:
+    """Flip bits in the volumes and in the index of a stopped node."""
+    for _ in range(count):
+        path = rng.choice([file for file in directory.glob("*/*") if file.suffix in (".volume", ".mdb")])
+        with path.open("r+b") as file:
+            at = rng.randrange(path.stat().st_size)
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 1 << rng.randrange(8)]))
+
+
+async def test_bits_that_flip_on_one_node_are_never_served_and_lose_nothing(standing, history, fault_seconds):
+    rng = random.Random(history.seed)
+    node = rng.choice(standing.nodes)
+    for _ in range(int((fault_seconds or 6) / 3)):
+        async with Workload(standing.web_addresses, history, keys=keys_of("rot"), mix=Mix(rest_s=0.02)):
+            await asyncio.sleep(1)
+            node.kill()
+            rot(standing.data_of(node.name), rng, count=40)
+            await node.start()
+            await asyncio.sleep(0.5)
+        await read_all(standing.web_addresses, history)
+        await trust(standing, node)
+        await read_all(standing.web_addresses, history)
+
+    history.check()
+
+
 # --- full disks -----------------------------------------------------------------------------------------------
 
 

@@ -66,10 +66,15 @@ FAULTS = {
     "bit-rot": Fault(
         "flipped bits in volumes, index and identity of one node",
         (
+            f"{CLUSTER}disk_faults.py::test_bits_that_flip_on_one_node_are_never_served_and_lose_nothing",
             "tests/unit/test_node_replay.py",
             "tests/unit/test_node_scrub.py",
             "tests/unit/test_node_mending.py",
         ),
+    ),
+    "hints": Fault(
+        "nodes are away while proxies that keep what they miss are killed, and the disks of those fill up",
+        (f"{CLUSTER}hints.py", "tests/integration/test_proxy_hints.py", "tests/unit/test_hint_replay.py"),
     ),
     "disk-full": Fault(
         "full disks: of one node, then of two",
