@@ -195,7 +195,7 @@ async def test_the_monitor_shows_the_proxy_its_nodes_and_the_ring(tmp_path):
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{found[1]}/") as answer:
             figures = await answer.json()
 
-        assert set(figures) == {f"127.0.0.1:{running.port}", "storages", "ring"}
+        assert set(figures) == {f"127.0.0.1:{running.port}", "storages", "ring", "durability"}
         assert all(stats["state"] == "ok" for stats in figures["storages"].values())
         assert figures["ring"]["N"] == 3
         assert sum(share["partitions"] for share in figures["ring"]["nodes"].values()) == 3 * 64
