@@ -22,7 +22,7 @@ from sfss.errors import SetupError
 T = TypeVar("T")
 
 HINT_BYTES = 120
-"""What a hint takes besides its key: the node's id twice its own length in bytes, the rest, and the tree's slack."""
+"""What a hint takes besides its key, with the node's id, and what the tree leaves empty."""
 
 _FORMAT = 1
 _ROWS = 250
