@@ -297,8 +297,8 @@ async def _restore(
 ) -> int:
     with ExitStack() as stack:
         folder = stack.enter_context(closing(BackupFolder(directory, write=False)))
-        manifest = stack.enter_context(closing(folder.open_run(number)))
         stack.enter_context(refusals(directory, BackupFailed))
+        manifest = stack.enter_context(closing(folder.open_run(number)))
         async with _proxies(config, options) as cluster:
             if not into_existing:
                 await _check_empty(cluster)
