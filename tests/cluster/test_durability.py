@@ -29,6 +29,11 @@ async def told(client: HttpClient, target: str) -> dict[str, Any]:
     return found
 
 
+async def told_once(cluster: Cluster, target: str) -> dict[str, Any]:
+    with closing(HttpClient(*cluster.webs[0].address)) as client:
+        return await told(client, target)
+
+
 async def until(client: HttpClient, state: str) -> dict[str, Any]:
     """Wait for a verdict of /status."""
     began = time.monotonic()
@@ -38,6 +43,17 @@ async def until(client: HttpClient, state: str) -> dict[str, Any]:
             return durability
         assert time.monotonic() < began + PATIENCE_S, durability
         await asyncio.sleep(0.2)
+
+
+async def explained(client: HttpClient, path: str, copies: int) -> dict[str, Any]:
+    """Where a file lives, once so many copies of it are seen."""
+    began = time.monotonic()
+    while True:
+        found = await told(client, f"/file?path={path}&explain")
+        if found["copies"] == copies:
+            return found
+        assert time.monotonic() < began + PATIENCE_S, found
+        await asyncio.sleep(0.1)
 
 
 async def states(client: HttpClient) -> dict[str, float]:
@@ -57,13 +73,13 @@ async def test_a_killed_node_is_said_and_shown_and_all_is_well_once_it_is_back(t
         with closing(HttpClient(*cluster.webs[0].address)) as client:
             await client.request("PUT", "/file?path=a/b", b"four")
             await until(client, "ok")
-            whole = await told(client, "/file?path=a/b&explain")
+            whole = await explained(client, "a/b", copies=3)  # two are on disk when a write is answered
 
             victim.kill()
             durability = await until(client, "recovering")
             ready = await client.request("GET", "/readyz", seconds=5)
             scraped = await states(client)
-            lame = await told(client, "/file?path=a/b&explain")
+            lame = await explained(client, "a/b", copies=2)
             missed = await client.request("PUT", "/file?path=a/b", b"newer")
             await victim.start()
             await until(client, "ok")
@@ -89,6 +105,32 @@ async def test_a_killed_node_is_said_and_shown_and_all_is_well_once_it_is_back(t
         assert lame["answers"] != address
         assert missed.status == 200
         assert ready_again.status == 200
+
+
+async def test_every_worker_process_tells_what_all_of_them_did(tmp_path: Path) -> None:
+    gets, scrapes = 40, 12
+    async with Cluster(tmp_path / "c", nodes=3, proxies=1, webs=1, web_settings={"SFSS_WORKERS": "2"}) as cluster:
+        served = set()
+        totals = []
+        for _ in range(gets):
+            with closing(HttpClient(*cluster.webs[0].address)) as client:
+                served.add((await client.request("GET", "/file?path=nowhere")).status)
+        for _ in range(scrapes):  # each over a connection of its own, so that both processes are asked
+            with closing(HttpClient(*cluster.webs[0].address)) as client:
+                answer = await client.request("GET", "/metrics", seconds=12)
+            metrics = {metric.name: metric for metric in text_string_to_metric_families(answer.body.decode())}
+            [total] = [
+                sample.value
+                for sample in metrics["sfss_web_requests"].samples
+                if sample.labels == {"method": "GET", "code": "4xx"}
+            ]
+            totals.append(total)
+        workers = (await told_once(cluster, "/status"))["webserver"]["workers"]
+
+    assert served == {404}
+    assert totals == [gets] * scrapes
+    assert len(workers) == 2
+    assert all(int(worker["requests_other"]) for worker in workers), "one process had no request at all"
 
 
 async def test_with_too_few_nodes_for_a_quorum_it_is_failing_and_says_for_what(tmp_path: Path) -> None:

@@ -78,6 +78,29 @@ async def test_what_a_server_cannot_do_is_said_in_words() -> None:
     assert str(abilities) == f"foreign memcache server; can't keep {VALUE_BYTES_MAX} bytes, compare and swap"
 
 
+async def test_of_a_foreign_server_nothing_is_claimed_that_only_ours_know() -> None:
+    async with memcached() as server:
+        ring = ProxyRing((server,), retry_max=3, retry_after_s=0.2, timeout_s=5.0)
+        await ring.start()
+        try:
+            limits = {"ready_fails_on": "nodes_dead>0, hints_waiting>0"}
+            status = ProxiesStatus((server,), 2.0, ring.notes)
+            async with web_tier(ring, status=status, settings=limits) as web:
+                await web.put("a", b"bytes")
+                explained = await web.ask(request("GET", "/file?path=a&explain"))
+                metrics = await web.ask(request("GET", "/metrics"))
+                ready = await web.ask(request("GET", "/readyz"))
+                told = json.loads((await web.ask(request("GET", "/status"))).body)
+        finally:
+            await ring.close()
+
+    assert explained.status == 501
+    assert json.loads(explained.body)["error"] == "unsupported"
+    assert b'sfss_cluster_state{state="unknown"} 1.0' in metrics.body
+    assert ready.status == 200
+    assert told["webserver"]["durability"] == {"state": "unknown", "reasons": ["nobody here tells of nodes"]}
+
+
 async def test_files_are_kept_in_memcached_with_a_digest_for_their_etag(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     large = hashlib.shake_128(b"seed").digest(VALUE_BYTES_MAX)
