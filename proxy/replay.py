@@ -119,11 +119,11 @@ class Replay:
         del self._passes[peer]
         if not task.cancelled() and (error := task.exception()):
             _log.error("hints for %s could not be replayed", peer.name, exc_info=error)
-            self._rest(peer, moved=False)
+            self._rest(peer, longer=True)
 
-    def _rest(self, peer: Peer, moved: bool) -> None:
-        """Leave a node's hints alone for a round, and ever longer while that brings nothing."""
-        rest_s = self._round_s if moved else min(2 * self._rest_s.get(peer, self._round_s / 2), _REST_S_MAX)
+    def _rest(self, peer: Peer, longer: bool) -> None:
+        """Leave a node's hints alone for a round, or twice as long as the last time."""
+        rest_s = min(2 * self._rest_s.get(peer, self._round_s / 2), _REST_S_MAX) if longer else self._round_s
         self._rest_s[peer] = rest_s
         self._rests_until[peer] = self._coordinator.monotonic() + rest_s
 
@@ -134,7 +134,7 @@ class Replay:
         """Go once through the hints for a node, for as long as it is there."""
         node = self._hints.node_of(peer)
         key = b""
-        moved, there = False, True
+        moved, stuck, there = False, False, True
         while there and (batch := await self._hints.after(node, key, _BATCH)):
             key = batch[-1].key
             came: dict[_Came, list[Hint]] = {what: [] for what in _Came}
@@ -145,7 +145,8 @@ class Replay:
             if came[_Came.MOOT]:
                 await self._hints.moot(came[_Came.MOOT])
             moved = moved or bool(came[_Came.DONE] or came[_Came.MOOT])
-        self._rest(peer, moved)
+            stuck = stuck or bool(came[_Came.LATER] or came[_Came.AWAY])
+        self._rest(peer, longer=stuck and not moved)
 
     async def _replay_some(self, peer: Peer, hints: Sequence[Hint], came: dict[_Came, list[Hint]]) -> bool:
         """Replay a few hints side by side, and wait for as long as they may take. False when the node should be left

@@ -389,6 +389,21 @@ async def test_a_node_that_falls_silent_again_ends_the_pass_and_loses_nothing():
 
 
 @in_virtual_time
+async def test_hints_that_are_not_on_disk_yet_are_replayed_soon_after_they_are():
+    lab = HintLab(hint_flush_s=10.0)
+    a, _, c = lab.replicas
+    lab.at_once()
+    c.failing = Busy("later")
+    lab.coordinator.set(KEY, b"new")
+    c.failing = None
+    lab.replay.start()
+
+    await replayed(lab, 12.5)
+
+    assert c.held == a.held
+
+
+@in_virtual_time
 async def test_the_pace_is_kept():
     lab = HintLab(hint_rate=10.0)
     c = lab.replicas[2]
