@@ -98,18 +98,25 @@ class Housekeeper:
         """Take a cluster as the node's, from now on; `save` puts it on disk."""
         self._change(cluster=cluster, ring=ring, fingerprint=fingerprint)
 
+    async def trust(self) -> None:
+        """The node isn't suspect any more, once that is on disk. Raises `OutOfDisk` or `Unavailable`."""
+        try:
+            await self.save(suspect="")
+        except OSError as error:
+            raise _refusal(error) from None
+
     def _change(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
         self._on_state(self.state)
 
-    async def save(self, floor: int = 0) -> None:
-        """Put who the node is on disk; with a new stamp floor, that counts from then on."""
+    async def save(self, floor: int = 0, **changes: Any) -> None:
+        """Put who the node is on disk; with a new stamp floor and other changes, these count from then on."""
         loop = asyncio.get_running_loop()
         async with self._saving:
             floor = max(floor, self.state.stamp_floor)
-            wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position)
+            wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position, **changes)
             await loop.run_in_executor(self._thread, save_for_sure, self._directory, wanted, self._reserve)
-            self._change(stamp_floor=floor)
+            self._change(stamp_floor=floor, **changes)
 
     async def raise_floor(self) -> None:
         """Move the floor ahead of all stamps. Raises `OutOfDisk` or `Unavailable` when it can't be saved."""
@@ -119,10 +126,7 @@ class Housekeeper:
         try:
             await asyncio.shield(self._raising)
         except OSError as error:
-            _log.error("the identity file can't be written: %s", error)
-            if error.errno in FULL:
-                raise OutOfDisk("out of disk") from None
-            raise Unavailable(f"the identity file can't be written: {error.strerror}") from None
+            raise _refusal(error) from None
 
     async def _keep_house(self) -> None:
         pause_s = _PERIOD_S
@@ -147,3 +151,11 @@ class Housekeeper:
         while True:
             await asyncio.sleep(self._options.sync_interval_s)
             await self._writer.sync()
+
+
+def _refusal(error: OSError) -> SfssError:
+    """What to answer to what needed a new identity file."""
+    _log.error("the identity file can't be written: %s", error)
+    if error.errno in FULL:
+        return OutOfDisk("out of disk")
+    return Unavailable(f"the identity file can't be written: {error.strerror}")

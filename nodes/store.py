@@ -2,7 +2,7 @@
 
 `NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
 newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
-`Replica`, `Comparable`, `Updater` and `Flushable` of `sfss.store`.
+`Replica`, `Comparable`, `Refillable`, `Updater` and `Flushable` of `sfss.store`.
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
@@ -379,6 +379,9 @@ class NodeStore:
 
     def hashes(self, prefix: bytes, call: Call = NO_CALL) -> Reply[bytes]:
         self._check_read(call)
+        return self.hashes_held(prefix, call)
+
+    def hashes_held(self, prefix: bytes, call: Call = NO_CALL) -> Reply[bytes]:
         reply = self._lister.hashes(prefix)
         return self._spawn(self._listed(reply)) if isinstance(reply, asyncio.Future) else reply
 
@@ -396,6 +399,18 @@ class NodeStore:
         # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
         self._housekeeper.bind(uuid.uuid4().hex if cluster == "new" else cluster, ring, fingerprint)
         return self._spawn(self._saved_identity())
+
+    def trust(self, epoch: int) -> Reply[Identity]:
+        if epoch != self._state.epoch:
+            raise BadRequest(f"the node was started {self._state.epoch} times, not {epoch}")
+        if not self._suspect:
+            return self.identify()
+        return self._spawn(self._trusted())
+
+    async def _trusted(self) -> Identity:
+        await self._housekeeper.trust()
+        _log.info("trusted again: whatever may have been missing was compared with the other nodes")
+        return self.identify()
 
     async def _saved_identity(self) -> Identity:
         await self._housekeeper.save()

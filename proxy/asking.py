@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def ask(coordinator: Coordinator, peer: Peer, question: Callable[[NodeAccess, Call], Reply[T]]) -> T:
-    """Put a question to a node, which has as long for it as for a client's request. Raises `SfssError`."""
+async def ask(
+    coordinator: Coordinator,
+    peer: Peer,
+    question: Callable[[NodeAccess, Call], Reply[T]],
+    *,
+    suspect_too: bool = False,
+) -> T:
+    """Put a question to a node, which has as long for it as for a client's request. `suspect_too`: a suspect node
+    answers it as well, so that an answer doesn't say that it is none. Raises `SfssError`."""
     asked_at = coordinator.monotonic()
     within = coordinator.options.deadline_s
     call = Call(asked_at + within, coordinator.ring.number)
@@ -29,6 +36,6 @@ async def ask(coordinator: Coordinator, peer: Peer, question: Callable[[NodeAcce
     except SfssError as error:
         coordinator.health.failed(peer, error)
         raise
-    if peer.silences or peer.down or peer.suspect:
+    if (peer.silences or peer.down or peer.suspect) and not suspect_too:
         coordinator.health.answered(peer, asked_at)
     return answer

@@ -24,6 +24,7 @@ from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
 from proxy.quorum import Quorum
+from proxy.refill import Refill
 from proxy.replay import Replay
 from proxy.schedule import Schedule
 from proxy.state import StampReserve, StateDirectory
@@ -121,6 +122,9 @@ class Cluster:
         self._comparer = Comparer(coordinator, schedule)
         self._comparer.start()
         coordinator.figures.also(self._comparer.figures)
+        self._refill = Refill(coordinator)
+        self._refill.start()
+        coordinator.figures.also(self._refill.figures)
         self._roll = roll
         self._clients = clients
         self._directory = directory
@@ -131,6 +135,7 @@ class Cluster:
         await self.coordinator.close(grace_s)
         await self._replay.close()
         await self._comparer.close()
+        await self._refill.close()
         await asyncio.gather(*(client.close() for client in self._clients))
         # Only now: a write that a slow node didn't answer until here leaves a hint, too.
         await self._hints.close()

@@ -94,7 +94,7 @@ class Comparison:
             await asyncio.gather(*map(self.compare, below[first : first + width]))
 
     def _may_differ(self, prefix: bytes, place: int, branches: Mapping[Peer, Sequence[Branch]]) -> bool:
-        heard = [branches[peer][place] for peer in self._owners_below(prefix) if peer in branches]
+        heard = [branches[peer][place] for peer in self._peers_below(prefix) if peer in branches]
         return len(set(heard)) > 1
 
     async def _compare_records(self, prefix: bytes) -> None:
@@ -115,7 +115,7 @@ class Comparison:
 
     async def _compare_record(self, key: bytes, owners: Sequence[Peer], by_peer: Mapping[Peer, Listed]) -> None:
         orders = {peer: by_peer[peer].order() if peer in by_peer else (0, 0) for peer in owners}
-        newest = _newest(orders.values())
+        newest = newest_of(orders.values())
         lacking = [peer for peer, order in orders.items() if order < newest]
         if not lacking:
             return
@@ -143,8 +143,6 @@ class Comparison:
                 break
         if record is None or record.order() < newest:
             return False
-        if record.order() > newest:
-            return True  # it was written since, and so it is on its way to all
         done = True
         accepted = 0
         for peer in lacking:
@@ -168,36 +166,51 @@ class Comparison:
 
     # asking
 
-    def _owners_below(self, prefix: bytes) -> list[Peer]:
+    def _peers_below(self, prefix: bytes) -> list[Peer]:
         """All that own anything below a place."""
+        indexes = {index for owners in self.owners_below(prefix) for index in owners}
+        return [self._coordinator.peers[index] for index in sorted(indexes)]
+
+    def owners_below(self, prefix: bytes) -> set[tuple[int, ...]]:
+        """The owners of each partition below a place, as indexes, that are to be compared."""
         low, high = hash_range(prefix)
         shift = self._ring.shift
-        owners = set(self._ring.table[low >> shift : ((high - 1) >> shift) + 1])
-        return [self._coordinator.peers[index] for index in sorted({index for every in owners for index in every})]
+        return set(self._ring.table[low >> shift : ((high - 1) >> shift) + 1])
 
     async def _ask_owners(self, prefix: bytes, read: Callable[[bytes], T]) -> dict[Peer, T]:
         """What each owner of anything below a place answers, of those that do."""
-        owners = self._owners_below(prefix)
+        owners = self._peers_below(prefix)
         answers = await asyncio.gather(*(self._ask_owner(peer, prefix, read) for peer in owners))
         return {peer: answer for peer, answer in zip(owners, answers, strict=True) if answer is not None}
 
     async def _ask_owner(self, peer: Peer, prefix: bytes, read: Callable[[bytes], T]) -> T | None:
-        if peer in self._away or peer.down or peer.suspect:
-            self.whole = False
+        if peer in self._away or not self._can_be_asked(peer):
+            self._leave_out(peer)
             return None
         try:
-            text = await ask(self._coordinator, peer, lambda replica, call: _hashes(replica, prefix, call))
+            text = await self._hashes(peer, prefix)
             answer = read(text) if len(text) < _LARGE_BYTES else await asyncio.to_thread(read, text)
         except (SfssError, ValueError) as error:
             _log.info("node %s can't be compared: %s", peer.name, error)
-            self._away.add(peer)  # and not asked again: the others are compared, and all of it once more later
-            self.whole = False
+            self._leave_out(peer)
             return None
         await self._pace.spend(len(text))
         return answer
 
+    def _leave_out(self, peer: Peer) -> None:
+        """Don't ask a node again: the others are compared, and all of it once more later."""
+        self._away.add(peer)
+        self.whole = False
 
-def _newest(orders: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    def _can_be_asked(self, peer: Peer) -> bool:
+        return not (peer.down or peer.suspect)
+
+    async def _hashes(self, peer: Peer, prefix: bytes) -> bytes:
+        return await ask(self._coordinator, peer, lambda replica, call: _hashes(replica, prefix, call))
+
+
+def newest_of(orders: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """What all owners should hold; (0, 0) where none holds anything."""
     return max(orders, default=(0, 0))
 
 

@@ -155,6 +155,7 @@ class _Reader:
         node_timeout = self._value("proxy", "node_timeout", _seconds, min(options.node_deadline_s, timeout))
         if node_timeout > timeout:
             raise SetupError(f"node_timeout = {node_timeout:g} in [proxy] is more than timeout = {timeout:g}")
+        settle = max(options.compare_settle_s, 2 * timeout)
         state = self._value("proxy", "state", _text, "")
         access_log = self._value("proxy", "accesslog", _switch_or_file, None)
         config = ProxyConfig(
@@ -166,7 +167,9 @@ class _Reader:
                 partitions=self._value("default", "partitions", _number(2, PARTITIONS_MAX), PARTITIONS),
                 state=Path(state) if state else None,
                 founding_s=self._value("proxy", "founding_timeout", _seconds, 30.0),
-                options=self._hint_options(replace(options, deadline_s=timeout, node_deadline_s=node_timeout)),
+                options=self._hint_options(
+                    replace(options, deadline_s=timeout, node_deadline_s=node_timeout, compare_settle_s=settle)
+                ),
             ),
             nodes=self._trust("default", ""),
             door=self._trust("proxy", self._value("default", "secret", _text, "")),

@@ -7,7 +7,8 @@ tier or behind the memcache server.
 `Replica` is what a coordinator sees of one node: raw records with their versions, tombstones included, and
 writes that are stored only if newer. A node's disk store and the memcache client (to a node) implement it.
 
-`Comparable` is for replicas that keep a hash tree over what they hold.
+`Comparable` is for replicas that keep a hash tree over what they hold, `Refillable` for those that know when they have
+forgotten something.
 
 `Updater` is for stores that can read, decide and write one key atomically. A coordinator is none.
 
@@ -193,6 +194,18 @@ class Comparable(Protocol):
         """What lies below a place of the tree, which 0 to 16 lowercase hex digits name: with up to 3 the digests of its
         sixteen children, with more the records themselves. All of it is durable. The text is that of docs/wire.rst;
         `sfss.hash_tree` reads it."""
+
+
+@runtime_checkable
+class Refillable(Protocol):
+    """A replica that may have forgotten acknowledged writes (`Identity.state` is `suspect`), and can get them back."""
+
+    def hashes_held(self, prefix: bytes, call: Call = NO_CALL) -> Reply[bytes]:
+        """The same as `Comparable.hashes`, but also while it is suspect: what it has, not what it should have."""
+
+    def trust(self, epoch: int) -> Reply[Identity]:
+        """Count again, durably: since it was last started, for the `epoch`-th time, it got all that it may have
+        forgotten. Refuses (`BadRequest`) another epoch. One that isn't suspect changes nothing."""
 
 
 class Change(NamedTuple):

@@ -218,11 +218,19 @@ class MemcacheClient:
         line = f"sfss bind {cluster} {ring} {fingerprint}\r\n".encode()
         return self._ask(self._reads, AskIdentity(line), NO_CALL)
 
-    # Comparable
+    # Comparable and Refillable
 
     def hashes(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
         self._needs_sfss("hashes")
         return self._ask(self._reads, AskHashes(prefix), call)
+
+    def hashes_held(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
+        self._needs_sfss("hashes_held")
+        return self._ask(self._reads, AskHashes(b"?" + prefix), call)
+
+    def trust(self, epoch: int) -> asyncio.Future[Identity]:
+        self._needs_sfss("trust")
+        return self._ask(self._reads, AskIdentity(b"sfss trust %d\r\n" % epoch), NO_CALL)
 
     def _needs_sfss(self, name: str) -> None:
         if self._classic:

@@ -303,7 +303,7 @@ class AskStats(Exchange):
 
 
 class AskIdentity(Exchange):
-    """`sfss identity`, or `sfss bind`, which may be repeated: a bound node changes nothing."""
+    """`sfss identity`, or `sfss bind` and `sfss trust`, which may be repeated: then they change nothing."""
 
     __slots__ = ("_line",)
 

@@ -11,7 +11,7 @@ from sfss.errors import Unsupported
 from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.stamps import StampClock
-from sfss.store import Comparable, Flushable, Replica, Store, Updater
+from sfss.store import Comparable, Flushable, Refillable, Replica, Store, Updater
 
 WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
@@ -73,11 +73,13 @@ class Service:
         # Looked at once: asking whether a store fits a protocol takes microseconds.
         self._replica = store if isinstance(store, Replica) else None
         self._comparable = store if isinstance(store, Comparable) else None
+        self._refillable = store if isinstance(store, Refillable) else None
         self._updater = store if isinstance(store, Updater) else None
         self._flushable = store if isinstance(store, Flushable) else None
         offered = {
             "replica": self._replica,
             "comparable": self._comparable,
+            "refillable": self._refillable,
             "updater": self._updater,
             "flushable": self._flushable,
         }
@@ -105,6 +107,13 @@ class Service:
         if self._comparable is None:
             raise Unsupported("get @ asks for the hash tree, which nodes keep")
         return self._comparable
+
+    @property
+    def refillable(self) -> Refillable:
+        """The store as one that may have forgotten something."""
+        if self._refillable is None:
+            raise Unsupported("only nodes are refilled")
+        return self._refillable
 
     @property
     def updater(self) -> Updater:

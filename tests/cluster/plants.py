@@ -94,7 +94,7 @@ def oldest_spread() -> None:
     """A proxy that takes the oldest of several records for the one that all should have."""
     from proxy import comparison
 
-    comparison._newest = lambda orders: min((order for order in orders if order != (0, 0)), default=(0, 0))
+    comparison.newest_of = lambda orders: min((order for order in orders if order != (0, 0)), default=(0, 0))
 
 
 @_plant

@@ -1,13 +1,15 @@
 """Replicas that were made to differ behind everybody's back are brought together, and nothing else is moved.
 
 The nodes are written to directly, with stamps of an hour ago: a write that never reached an owner, one that reached
-only one, deletes alike. The proxy is then told to compare, and what the nodes hold is compared with what was written.
+only one, deletes alike. The proxy is then told to compare, and what the nodes hold is compared with what was written. A
+node that knows that it forgot something gets it back likewise, without being told to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -48,7 +50,10 @@ class Nodes:
             await client.close()
 
     def owners(self, key: bytes) -> list[MemcacheClient]:
-        return [self._clients[self._ring.members[index].name] for index in self._ring.owners(key)]
+        return [self._clients[name] for name in self.names(key)]
+
+    def names(self, key: bytes) -> list[str]:
+        return [self._ring.members[index].name for index in self._ring.owners(key)]
 
     async def write(self, writes: Sequence[tuple[MemcacheClient, bytes, Record]]) -> None:
         for first in range(0, len(writes), _SIDE_BY_SIDE):
@@ -158,4 +163,42 @@ async def test_a_comparison_that_spreads_the_older_record_is_caught(tmp_path, rn
         await asyncio.sleep(2 * INTERVAL_S)
 
         assert await nodes.wrong(expected) != []
+        await nodes.close()
+
+
+def damage_headers(home: Path, keys: Sequence[bytes]) -> None:
+    """Flip a bit in the header of each key's record, and take the index away that would know what is lost."""
+    shutil.rmtree(home / "index")
+    for volume in (home / "volumes").glob("*.volume"):
+        content = bytearray(volume.read_bytes())
+        for key in keys:
+            at = content.find(key + key + b" ")  # the key, and its value that begins with it
+            if at >= 0:
+                content[at - 20] ^= 1
+        volume.write_bytes(content)
+
+
+async def test_a_node_that_forgot_gets_it_back_and_is_trusted_again_by_itself(tmp_path, rng):
+    async with cluster_that_compares_nothing(tmp_path, nodes=4) as cluster:
+        nodes = Nodes(cluster)
+        expected = await diverge(nodes, count=2000, apart=0, rng=rng)
+        forgetful = cluster.nodes[1]
+        client = MemcacheClient(*forgetful.address)
+        owned = [key for key in expected if f"localhost:{forgetful.port}" in nodes.names(key)]
+        await forgetful.stop()
+        damage_headers(cluster.data_of(forgetful.name), rng.sample(owned, 50))
+
+        await forgetful.start()
+
+        assert (await client.identify()).state == "suspect"
+        give_up = time.monotonic() + _PASS_S_MAX
+        while (await client.identify()).state == "suspect":
+            assert time.monotonic() < give_up, f"{forgetful.name} is not refilled\n{cluster.tails()}"
+            await asyncio.sleep(0.1)
+        assert await nodes.wrong(expected) == []
+        [proxy] = cluster.proxies
+        stats = await MemcacheClient(*proxy.address).stats()
+        assert stats["refilled_nodes"] == "1"
+        assert int(stats["refill_keys"]) >= 50
+        await client.close()
         await nodes.close()

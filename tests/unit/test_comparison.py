@@ -308,7 +308,7 @@ async def test_a_replica_without_a_tree_is_left_out() -> None:
 
 
 async def test_a_comparison_that_spreads_the_older_record_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_newest", lambda orders: min(order for order in orders if order != (0, 0)))
+    monkeypatch.setattr(comparison, "newest_of", lambda orders: min(order for order in orders if order != (0, 0)))
 
     with pytest.raises(AssertionError):
         await test_each_kind_of_difference_is_repaired_and_a_second_comparison_moves_nothing()

@@ -9,7 +9,8 @@ import pytest
 
 from nodes.identity import DataDirectory
 from nodes.store import NodeStore
-from sfss.errors import Recovering
+from sfss.errors import BadRequest, Recovering
+from sfss.hash_tree import read_branches
 from sfss.store import Change, Record, settled
 from tests.unit.small_nodes import node
 
@@ -47,3 +48,31 @@ async def test_a_delete_of_what_is_there_is_kept_though_it_does_not_count(suspec
     with pytest.raises(Recovering):
         await settled(suspect.delete(b"k"))
     assert suspect.stats()["curr_items"] == "0"
+
+
+async def test_it_tells_what_it_has_only_to_whoever_asks_for_that(suspect):
+    with pytest.raises(Recovering):
+        suspect.hashes(b"")
+
+    assert sum(branch.records for branch in read_branches(suspect.hashes_held(b""))) == 1
+
+
+async def test_it_is_trusted_for_its_present_life_only_and_for_good(tmp_path):
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", b"v"))
+    directory = DataDirectory.open(tmp_path)
+    directory.save(replace(directory.load(), suspect="a test says so"))
+    directory.close()
+    async with node(tmp_path) as store:
+        epoch = store.identify().epoch
+        for other in (epoch - 1, epoch + 1):
+            with pytest.raises(BadRequest):
+                store.trust(other)
+        assert store.identify().state == "suspect"
+
+        assert (await settled(store.trust(epoch))).state == "ok"
+
+        assert (await settled(store.get(b"k"))).value == b"v"
+        assert (await settled(store.trust(epoch))).state == "ok"
+    async with node(tmp_path) as store:
+        assert store.identify().state == "ok"

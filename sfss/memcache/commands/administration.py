@@ -1,4 +1,4 @@
-"""stats, version, verbosity, flush_all, mn, and sfss (identity and bind): commands without a key."""
+"""stats, version, verbosity, flush_all, mn, and sfss (identity, bind and trust): commands without a key."""
 
 from __future__ import annotations
 
@@ -98,12 +98,16 @@ def _parse_sfss(command: Command, words: list[bytes]) -> Request:
     if len(words) == 5 and words[1] == b"bind":
         cluster, fingerprint = words[2].decode("ascii", "replace"), words[4].decode("ascii", "replace")
         return Request(command, b"", (cluster, number_of(words[3], 2**32), fingerprint))
-    raise BadRequest("usage: sfss identity | sfss bind <cluster or new> <ring> <fingerprint>")
+    if len(words) == 3 and words[1] == b"trust":
+        return Request(command, b"", number_of(words[2], 2**32))
+    raise BadRequest("usage: sfss identity | sfss bind <cluster or new> <ring> <fingerprint> | sfss trust <epoch>")
 
 
 def _sfss(service: Service, request: Request) -> Answer:
     if request.arguments is None:
         return answer(service.replica.identify(), identity_line)
+    if isinstance(request.arguments, int):
+        return answer(service.refillable.trust(request.arguments), identity_line)
     cluster, ring, fingerprint = request.arguments
     return answer(service.replica.bind(cluster, ring, fingerprint), identity_line)
 

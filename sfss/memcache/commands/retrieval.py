@@ -121,13 +121,15 @@ def _metadata(service: Service, key: bytes, end: bytes) -> Buffers | Pending:
 
 def _hashes(service: Service, key: bytes, end: bytes) -> Buffers | Pending:
     comparable = service.comparable
-    if not is_prefix(key[1:]):
+    held = key[1:2] == b"?"
+    prefix = key[2:] if held else key[1:]
+    if not is_prefix(prefix):
         raise BadRequest("get @ takes up to 16 lowercase hex digits")
 
     def finish(text: bytes) -> Buffers:
         return with_block(b"VALUE %b 0 %d\r\n" % (key, len(text)), text, b"\r\n" + end)
 
-    return answer(comparable.hashes(key[1:]), finish)
+    return answer(service.refillable.hashes_held(prefix) if held else comparable.hashes(prefix), finish)
 
 
 def parse_gat(command: Command, words: list[bytes]) -> Request:

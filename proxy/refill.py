@@ -1,0 +1,243 @@
+"""Bringing back what a suspect node may have forgotten, and then telling it that it is trusted.
+
+The node is compared with the other owners of all its partitions, region by region, and given what it lacks. It may have
+been one of the W replicas that an acknowledged write counted on; W - 1 of the other owners have that write, so
+N - W + 1 of them, trusted ones, are heard for every partition: then one of those that have it is among them. Nothing is
+left out for being new, and nothing is copied from the node. Every coordinator does so by itself, and what one has
+brought back is equal for the next. The argument: docs/replication.rst.
+
+A node counts its starts. When it is started again in the midst of this, everything begins anew, and it refuses to be
+trusted for what was compared in an earlier life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from proxy.asking import ask
+from proxy.comparison import Comparison, Pace, newest_of
+from proxy.peer import NodeAccess, Peer
+from proxy.schedule import REGION_DIGITS, REGIONS
+from sfss.errors import SfssError, Unsupported, WrongCluster
+from sfss.hash_tree import read_listing
+from sfss.keys import hash_key
+from sfss.store import Identity, Record, Refillable, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from proxy.coordinator import Coordinator
+    from sfss.hash_tree import Listed
+
+_LOOK_S = 1.0
+"""How often to look whether a node is known to be suspect."""
+
+_ASK_S = 10.0
+"""How often to ask each node who it is: a restart of one that no client asks for anything would else go unnoticed."""
+
+_REST_S_MIN = 2.0
+_REST_S_MAX = 60.0
+"""How long to leave a node alone after too few others could be heard, at first and at last."""
+
+_log = logging.getLogger("sfss.proxy.refill")
+
+
+class Refilling(Comparison):
+    """A comparison that gives one suspect node what the other owners of its partitions have."""
+
+    def __init__(self, coordinator: Coordinator, pace: Pace, target: Peer) -> None:
+        super().__init__(coordinator, pace, 0.0)
+        self._target = target
+
+    def is_enough(self, prefix: bytes) -> bool:
+        """After `compare` of a place: whether the node has all there that an acknowledged write may have counted on."""
+        if self._target in self._away or self.unrepaired:
+            return False
+        quorum = self._coordinator.quorum
+        away = {peer.index for peer in self._away} | {self._target.index}
+        return all(len(set(owners) - away) > quorum.n - quorum.w for owners in self.owners_below(prefix))
+
+    def owners_below(self, prefix: bytes) -> set[tuple[int, ...]]:
+        return {owners for owners in super().owners_below(prefix) if self._target.index in owners}
+
+    async def _compare_record(self, key: bytes, owners: Sequence[Peer], by_peer: Mapping[Peer, Listed]) -> None:
+        if self._target not in owners:
+            return
+        orders = {peer: by_peer[peer].order() if peer in by_peer else (0, 0) for peer in owners}
+        held = orders.pop(self._target)
+        newest = newest_of(orders.values())
+        holding = [peer for peer, order in orders.items() if order == newest]
+        if held < newest and not await self._repair(key, newest, holding, [self._target]):
+            self.unrepaired += 1
+            self.whole = False
+
+    async def _give(self, peer: Peer, key: bytes, record: Record) -> bool:
+        try:
+            return await super()._give(peer, key, record)
+        except SfssError:
+            # A suspect node says of no write what has come of it; what it has does.
+            if peer is not self._target or not await self._has(key, record):
+                raise
+            return True
+
+    async def _has(self, key: bytes, record: Record) -> bool:
+        held, _ = read_listing(await self._hashes(self._target, b"%016x" % hash_key(key)))
+        return any(one.key == key and one.order() >= record.order() for one in held)
+
+    def _can_be_asked(self, peer: Peer) -> bool:
+        return not peer.down if peer is self._target else super()._can_be_asked(peer)
+
+    async def _hashes(self, peer: Peer, prefix: bytes) -> bytes:
+        if peer is not self._target:
+            return await super()._hashes(peer, prefix)
+        return await ask(
+            self._coordinator,
+            peer,
+            lambda replica, call: _refillable(replica).hashes_held(prefix, call),
+            suspect_too=True,
+        )
+
+
+class _Progress:
+    """How far the refill of one life of a node has come. `begins_at` is in monotonic seconds."""
+
+    def __init__(self, epoch: int, begins_at: float) -> None:
+        self.epoch = epoch
+        self.begins_at = begins_at
+        self.left = list(range(REGIONS))
+        random.shuffle(self.left)  # so that several coordinators find much of it equal already
+        self.keys = 0
+        self.bytes = 0
+
+
+class Refill:
+    """Refills the suspect nodes of one coordinator, from `start` to `close`."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._pace = Pace(coordinator.options.compare_bytes_per_s, coordinator.monotonic)
+        self._progress: dict[Peer, _Progress] = {}
+        self._rest_s: dict[Peer, float] = {}
+        self._rests_until: dict[Peer, float] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._keys = 0
+        self._bytes = 0
+        self._refilled = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="refill of suspect nodes")
+
+    async def close(self) -> None:
+        """Stop. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def figures(self) -> dict[str, str]:
+        """What `stats` tells of it; counts since the start."""
+        figures = {
+            "refill_regions_left": sum(len(progress.left) for progress in self._progress.values()),
+            "refill_keys": self._keys,
+            "refill_bytes": self._bytes,
+            "refilled_nodes": self._refilled,
+        }
+        return {name: str(value) for name, value in figures.items()}
+
+    async def _run(self) -> None:
+        ask_at = self._coordinator.monotonic() + _ASK_S
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = self._coordinator.monotonic()
+            if now >= ask_at:
+                ask_at = now + _ASK_S
+                others = [peer for peer in self._coordinator.peers if not (peer.down or peer.suspect)]
+                await asyncio.gather(*map(self._ask_who_it_is, others))
+            for peer in self._coordinator.peers:
+                if not peer.suspect:
+                    self._progress.pop(peer, None)
+                    self._rest_s.pop(peer, None)
+                elif not peer.down and now >= self._rests_until.get(peer, 0.0):
+                    try:
+                        done = await self.refill(peer)
+                    except SfssError as error:
+                        _log.info("node %s can't be refilled now: %s", peer.name, error)
+                        done = False
+                    except Exception:
+                        _log.exception("refilling node %s failed and will be tried again", peer.name)
+                        done = False
+                    if not done:
+                        self._rest(peer)
+
+    async def _ask_who_it_is(self, peer: Peer) -> None:
+        try:
+            identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
+            self._coordinator.health.identified(peer, identity)
+        except WrongCluster as error:
+            self._coordinator.health.failed(peer, error)
+        except SfssError:
+            return  # its health was told
+
+    def _rest(self, peer: Peer) -> None:
+        rest_s = min(2 * self._rest_s.get(peer, _REST_S_MIN / 2), _REST_S_MAX)
+        self._rest_s[peer] = rest_s
+        self._rests_until[peer] = self._coordinator.monotonic() + rest_s
+
+    async def refill(self, peer: Peer) -> bool:
+        """Compare what is left of a suspect node's partitions, and have it trusted when nothing is. Returns whether it
+        is. Raises `SfssError`."""
+        identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
+        progress = self._progress.get(peer)
+        if progress is None or progress.epoch != identity.epoch:
+            _log.warning("node %s may have forgotten writes; what it lacks is brought back from the others", peer.name)
+            # A write that the node took before it forgot may still be on its way to the owner that it is acknowledged
+            # with. When all such writes have ended it is there, or never acknowledged.
+            begins_at = self._coordinator.monotonic() + self._coordinator.options.compare_settle_s
+            progress = self._progress[peer] = _Progress(identity.epoch, begins_at)
+        if self._coordinator.monotonic() < progress.begins_at:
+            return False
+        for region in list(progress.left):
+            if await self._refill_region(peer, progress, region):
+                progress.left.remove(region)
+            if peer.down or not peer.suspect:
+                break
+        if not peer.suspect:
+            return True  # another coordinator was sooner
+        if progress.left:
+            _log.warning(
+                "node %s isn't refilled yet: %d of %d parts couldn't be compared with enough others, or not given",
+                peer.name,
+                len(progress.left),
+                REGIONS,
+            )
+            return False
+        epoch = progress.epoch
+        trusted = await ask(self._coordinator, peer, lambda replica, call: _trust(replica, epoch), suspect_too=True)
+        self._coordinator.health.identified(peer, trusted)
+        self._refilled += 1
+        _log.info("node %s has got back %d keys (%d bytes) and is trusted", peer.name, progress.keys, progress.bytes)
+        return True
+
+    async def _refill_region(self, peer: Peer, progress: _Progress, region: int) -> bool:
+        prefix = b"%0*x" % (REGION_DIGITS, region)
+        refilling = Refilling(self._coordinator, self._pace, peer)
+        try:
+            await refilling.compare(prefix)
+        finally:
+            self._keys += refilling.repaired
+            self._bytes += refilling.repaired_bytes
+            progress.keys += refilling.repaired
+            progress.bytes += refilling.repaired_bytes
+        return refilling.is_enough(prefix)
+
+
+def _refillable(replica: NodeAccess) -> Refillable:
+    if not isinstance(replica, Refillable):
+        raise Unsupported("it can't be refilled")
+    return replica
+
+
+def _trust(replica: NodeAccess, epoch: int) -> Reply[Identity]:
+    return _refillable(replica).trust(epoch)
