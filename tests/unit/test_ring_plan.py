@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,8 +27,8 @@ def ring_of(count: int, zones: int = 0, *, weight: int = 1, partitions: int = PA
     return NodeRing(members, min(copies, count), partitions=partitions)
 
 
-def plan(ring: NodeRing, copies: int = 3, **change: object) -> Plan:
-    return Plan(ring, next_ring(ring, Change(**change), lambda nodes: min(copies, nodes)))  # type: ignore[arg-type]
+def plan(ring: NodeRing, copies: int = 3, **change: Any) -> Plan:
+    return Plan(ring, next_ring(ring, Change(**change), lambda nodes: min(copies, nodes)))
 
 
 def zone_of_new(zones: int) -> dict[str, str]:
@@ -64,14 +66,14 @@ def test_whatever_the_weights_were(weights: list[int], zones: int, which: int, w
     ]
     ring = NodeRing(members, 3, partitions=PARTITIONS)
     name = members[which % len(members)].name
-    change: dict[str, object] = {
+    changes: dict[str, dict[str, Any]] = {
         "add": {"add": (NEW,), "weights": {NEW: weight}, "zones": zone_of_new(zones)},
         "remove": {"remove": (name,) if len(members) > 3 else ()},
         "replace": {"replace": {name: NEW}},
         "weigh": {"weights": {name: weight}},
-    }[kind]
+    }
 
-    planned = plan(ring, **change)
+    planned = plan(ring, **changes[kind])
 
     # With very unlike weights nodes trade a few copies with one another; these are few beside the whole.
     assert planned.cost <= MOST or planned.moved - planned.least < 0.005 * PARTITIONS * 3
@@ -195,6 +197,6 @@ def test_two_zones_for_three_copies_are_warned_of() -> None:
         ({"add": (NEW,), "zones": {NEW: "a"}}, "10.0.0.1:7900 has no zone and others have"),
     ],
 )
-def test_what_cannot_be_is_refused_in_words(change: dict[str, object], message: str) -> None:
+def test_what_cannot_be_is_refused_in_words(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SetupError, match=message):
         plan(ring_of(3), **change)
