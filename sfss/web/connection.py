@@ -169,7 +169,8 @@ class Connection(asyncio.Protocol):
     @property
     def client_host(self) -> str:
         """The address at the other end; empty when the connection is gone."""
-        return "" if self._transport is None else str(self._transport.get_extra_info("peername", ("",))[0])
+        address = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(address[0]) if address else ""
 
     # --- bytes in ---
 

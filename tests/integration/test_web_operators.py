@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from web_tier import WebTier, request, web_tier
+from web_tier import RawClient, WebTier, make_certificate, request, web_tier
 
 from sfss.errors import BadRequest, Busy, SfssError, Unreachable, Unsupported
 from sfss.explanation import key_of_topic
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, Call
+from sfss.tls import server_context
 from sfss.web.status import FRESH_S
 
 OTHERS_ONLY = {"operators": "10.1.2.3"}
@@ -157,6 +160,23 @@ async def test_operators_are_networks(operators: str, status: int) -> None:
         reply = await tier.ask(request("GET", "/metrics"))
 
     assert reply.status == status
+
+
+async def test_who_asks_is_known_over_tls_too(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=str(cert))
+    statuses = []
+    for operators in ("127.0.0.1", "10.0.0.1"):
+        tls = server_context(str(cert), str(key))
+        async with web_tier(status=Cluster(), settings={"operators": operators}, tls=tls) as tier:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", tier.port, ssl=trusting, server_hostname="localhost"
+            )
+            async with RawClient(reader, writer) as client:
+                await client.send(request("GET", "/metrics"))
+                statuses.append((await client.reply()).status)
+
+    assert statuses == [200, 403]
 
 
 async def test_ipv4_over_an_ipv6_socket_is_ipv4() -> None:
