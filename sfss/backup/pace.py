@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -38,7 +37,7 @@ class Pace:
             await self._sleep(wait_s)
 
 
-async def side_by_side(jobs: int, items: AsyncIterator[T], work: Callable[[T], Awaitable[None]]) -> None:
+async def side_by_side(jobs: int, items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]]) -> None:
     """Do `work` for each item, for so many at a time. The first exception ends all and is raised."""
     taking = asyncio.Lock()
 
@@ -56,6 +55,5 @@ async def side_by_side(jobs: int, items: AsyncIterator[T], work: Callable[[T], A
     finally:
         for each in workers:
             each.cancel()
-        for each in workers:
-            with suppress(asyncio.CancelledError, Exception):
-                await each
+        await asyncio.gather(*workers, return_exceptions=True)
+        await items.aclose()

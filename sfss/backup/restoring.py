@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -91,7 +91,7 @@ class Restoring:
             if self._open[1] >= 0:
                 os.close(self._open[1])
 
-    async def _rows(self) -> AsyncIterator[Row]:
+    async def _rows(self) -> AsyncGenerator[Row, None]:
         run = self._manifest.run()
         total = run.files if run is not None else 0
         rows = await self._threaded(self._manifest.all_files)

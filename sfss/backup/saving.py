@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -90,7 +90,7 @@ class Saving:
             await self._archived(self._archive.close)
             self._thread.shutdown()
 
-    async def _parts(self) -> AsyncIterator[str]:
+    async def _parts(self) -> AsyncGenerator[str, None]:
         """The places of three digits below which something has changed."""
         known = await self._archived(Known, self._manifest)
         places = [""]

@@ -11,8 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,7 +193,7 @@ async def _save(
         manifest = await asyncio.to_thread(folder.begin, cluster_id, _now())
         with closing(manifest):
             saving = Saving(Archive(folder, manifest), cluster.ring, trees, jobs=jobs, pace=pace)
-            with _told(lambda: _progress(saving.progress)):
+            async with _told(lambda: _progress(saving.progress)):
                 await saving.run()
             done = await asyncio.to_thread(folder.end, manifest, _now())
         _tell_failures(folder, done)
@@ -312,7 +312,7 @@ async def _restore(
                 only_absent=into_existing,
                 verify=read_back,
             )
-            with _told(lambda: _restore_progress(restoring.progress)):
+            async with _told(lambda: _restore_progress(restoring.progress)):
                 await restoring.run()
         progress, done = restoring.progress, _complete(manifest)
         _say(_restore_summary(done, progress, read_back))
@@ -390,8 +390,8 @@ def _warn_of_holes(done: Run) -> None:
         )
 
 
-@contextmanager
-def _told(line: Callable[[], str]) -> Iterator[None]:
+@asynccontextmanager
+async def _told(line: Callable[[], str]) -> AsyncIterator[None]:
     """Show a line that changes, on a terminal."""
     if not sys.stderr.isatty():
         yield
@@ -407,6 +407,7 @@ def _told(line: Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         telling.cancel()
+        await asyncio.wait((telling,))
         _draw("")
 
 
