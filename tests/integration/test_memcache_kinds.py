@@ -102,7 +102,6 @@ STAYS = [
     (b"ms a x\r\n", b"CLIENT_ERROR "),
     (b"set ?a 0 0 6\r\nget a\n\r\n", b"CLIENT_ERROR bad key: "),
     (b"set a 0 0 4000000\r\n" + b"x" * 4_000_000 + b"\r\n", b"SERVER_ERROR object too large for cache\r\n"),
-    (b"get @0\r\n", b"SERVER_ERROR not supported here: get @ "),
 ]
 CLOSES = [
     (b"set a 0 0 3\r\nabcde\r\n", b"CLIENT_ERROR bad data chunk\r\n"),
@@ -131,6 +130,15 @@ async def test_hostile_input_gets_one_line_and_the_connection_stays_in_step(
     assert answer.endswith(b"\r\n")
     assert answer.count(b"\r\n") == 1
     assert await answers(server, b"get a\r\n") == b"END\r\n"
+
+
+async def test_the_hash_tree_is_told_by_who_keeps_one_and_refused_by_the_others(server: MemcacheServer) -> None:
+    told = await answers(server, b"get @0\r\n")
+
+    if "comparable" in server.service.offers:
+        assert told.startswith(b"VALUE @0 0 ")
+    else:
+        assert told.startswith(b"SERVER_ERROR not supported here: get @ ")
 
 
 @pytest.mark.parametrize(("said", "answer"), CLOSES, ids=[named(said) for said, _ in CLOSES])
