@@ -376,6 +376,10 @@ class Mover(User):
         await self._spread(ring, self.world.rules.barrier)
         if self.world.rules.drops_early():
             await self._release(Ring(ring.number, ring.placements[1:]))
+        if self.world.rng.random() < 0.15:
+            # Somebody thinks better of it, while another mover may be about to finish.
+            self.ring = self.world.decide(Ring(ring.number + 1, ring.placements[:1]))
+            return
         if self.world.rules.fills():
             for key in KEYS:
                 await self._fill(key)
