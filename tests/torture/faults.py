@@ -76,6 +76,17 @@ FAULTS = {
         "nodes are away while proxies that keep what they miss are killed, and the disks of those fill up",
         (f"{CLUSTER}hints.py", "tests/integration/test_proxy_hints.py", "tests/unit/test_hint_replay.py"),
     ),
+    "wipe": Fault(
+        "a node comes back with an empty directory, or with an old copy of it",
+        (
+            f"{CLUSTER}forgotten.py::test_a_node_with_an_old_copy_is_not_noticed_among_others",
+            f"{CLUSTER}forgotten.py::test_what_only_a_node_that_forgot_and_a_dead_one_had_is_an_error_and_never_a_miss[empty]",
+        ),
+    ),
+    "anti-entropy": Fault(
+        "1,000 of 20,000 keys differ between nodes; a node has lost records",
+        (f"{CLUSTER}anti_entropy.py",),
+    ),
     "disk-full": Fault(
         "full disks: of one node, then of two",
         (
