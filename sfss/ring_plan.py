@@ -8,6 +8,8 @@ must move for the new shares (`Plan.least`).
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -85,14 +87,17 @@ class Plan:
         ]
         self.moved = sum(receives.values())
         """Copies of partitions that come to a node which didn't have them."""
-        self.least = sum(max(0, node.after - node.before) for node in self.nodes)
-        """How many have to, whatever the way, so that every node owns as many as it shall."""
+        self.least = max(sum(max(0, node.after - node.before) for node in self.nodes), _lacking(before, after))
+        """How many have to, whatever the way: so that every node owns as many as it shall, and so that each partition
+        has its copies, apart."""
         self.warnings = list(_warnings(before, after, shares))
 
     @property
     def cost(self) -> float:
         """What moves beside what has to; 1.0 is ideal."""
-        return self.moved / self.least if self.least else 1.0 if not self.moved else float("inf")
+        if not self.least:
+            return math.inf if self.moved else 1.0
+        return self.moved / self.least
 
 
 def next_ring(ring: NodeRing, change: Change, copies: Callable[[int], int]) -> NodeRing:
@@ -173,6 +178,17 @@ def _sharing_machines(ring: NodeRing) -> Iterable[str]:
             f"{sharing} of {ring.partitions} partitions would have copies that share a machine ({', '.join(shared)}) "
             "though there are others: make each machine a zone with --zone"
         )
+
+
+def _lacking(before: NodeRing, after: NodeRing) -> int:
+    """The copies of partitions that are missing, or share a zone without need, among the nodes that stay."""
+    zone_of = {member.name: member.zone for member in after.members}
+    zones = min(after.copies, len(set(zone_of.values())))
+    lacking = 0
+    for owners, count in Counter(_named(before)).items():
+        staying = [zone_of[name] for name in owners if name in zone_of]
+        lacking += count * max(0, after.copies - len(staying), zones - len(set(staying)))
+    return lacking
 
 
 def _by_name(members: Iterable[Member]) -> dict[str, Member]:

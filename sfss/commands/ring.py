@@ -300,10 +300,9 @@ class _View:
         if self._bytes is not None and self._files is not None:
             files = plan.moved * self._files
             size = f"about {files:.0f} copies of files, {_size(plan.moved * self._bytes)}"
-        return (
-            f"{plan.moved} copies of partitions move ({size}), {plan.cost:.2f} times the least that such shares need; "
-            f"{plan.partitions_changed} partitions change owners"
-        )
+        beside = f"{plan.cost:.2f} times the least that this needs" if plan.least else "though none has to"
+        changed = f"{plan.partitions_changed} partitions change owners"
+        return f"{plan.moved} copies of partitions move ({size}), {beside}; {changed}"
 
     def _amount(self, copies: int) -> tuple[str, str]:
         moved = _times(copies, self._bytes)
