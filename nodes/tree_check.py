@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from array import array
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from nodes.entry import checksum_in, is_whole
-from nodes.index import Frozen, Index
+from nodes.index import Index
 from nodes.indexer import Indexer
 from nodes.tree import LEAVES, PAGE_LEAVES, Tree, empty_page, unpack_page
 
@@ -58,35 +60,52 @@ class TreeChecker:
 
 
 def _slice(index: Index, leaf: int) -> tuple[list[Correction], int]:
-    """What is off from a leaf on, and the leaf to go on at: where a page ends, or there were enough entries."""
-    wrong: list[Correction] = []
-    number = leaf // PAGE_LEAVES
-    seen = 0
+    """What is off from a leaf on, and the leaf to go on at: where there were enough entries."""
     with index.frozen() as commit:
-        packed = commit.tree_page(number)
-        try:
-            digests, counts = unpack_page(number, packed) if packed else empty_page()
-        except ValueError:
-            # What is in memory is committed in its stead, and looked at in the next round.
-            return [Correction(leaf, 0, 0)], (number + 1) * PAGE_LEAVES
-        while leaf < (number + 1) * PAGE_LEAVES and seen < _SLICE_ENTRIES:
-            digest, count, looked_at = _sum_up(commit, leaf)
-            seen += looked_at
-            place = leaf % PAGE_LEAVES
-            if (digest, count) != (digests[place], counts[place]):
-                wrong.append(Correction(leaf, digest ^ digests[place], count - counts[place]))
-            leaf += 1
-    return wrong, leaf
-
-
-def _sum_up(commit: Frozen, leaf: int) -> tuple[int, int, int]:
-    """Digest and count of a leaf's entries that are whole, and how many entries it has."""
-    low = leaf.to_bytes(2)
-    high = (leaf + 1).to_bytes(2) if leaf + 1 < LEAVES else None
-    digest = count = 0
-    entries = commit.between(low, high, sys.maxsize)
+        entries = commit.between(leaf.to_bytes(2), None, _SLICE_ENTRIES)
+        end = LEAVES
+        if len(entries) == _SLICE_ENTRIES:
+            end = next((_leaf_of(key) for key, entry in reversed(entries) if is_whole(key, entry)), leaf)
+        if end <= leaf:  # it has more entries than that alone
+            end = leaf + 1
+            entries = commit.between(leaf.to_bytes(2), end.to_bytes(2) if end < LEAVES else None, sys.maxsize)
+        pages = {
+            number: commit.tree_page(number) for number in range(leaf // PAGE_LEAVES, (end - 1) // PAGE_LEAVES + 1)
+        }
+    keys = [key for key, _ in entries]
+    if keys != sorted(keys):
+        # A key was damaged and isn't mended yet, so that a search here doesn't find all that there is.
+        return [], max(end, leaf + 1)
+    there = {number: empty_page() for number in {_leaf_of(key) // PAGE_LEAVES for key, _ in entries}}
     for key, entry in entries:
         if is_whole(key, entry):
-            digest ^= checksum_in(entry)
-            count += 1
-    return digest, count, len(entries)
+            number, place = divmod(_leaf_of(key), PAGE_LEAVES)
+            digests, counts = there[number]
+            digests[place] ^= checksum_in(entry)
+            counts[place] += 1
+    wrong: list[Correction] = []
+    for number, packed in pages.items():
+        if packed or number in there:
+            first = number * PAGE_LEAVES
+            places = range(max(leaf - first, 0), min(end - first, PAGE_LEAVES))
+            wrong += _compare(number, packed, there.get(number) or empty_page(), places)
+    return wrong, end
+
+
+def _compare(number: int, packed: bytes, there: tuple[array[int], array[int]], places: range) -> Iterator[Correction]:
+    """What some leaves of a page are off by."""
+    first = number * PAGE_LEAVES
+    try:
+        kept = unpack_page(number, packed) if packed else empty_page()
+    except ValueError:
+        # What is in memory is committed in its stead, and looked at in the next round.
+        yield Correction(first, 0, 0)
+        return
+    for place in places:
+        digest, count = there[0][place], there[1][place]
+        if (digest, count) != (kept[0][place], kept[1][place]):
+            yield Correction(first + place, digest ^ kept[0][place], count - kept[1][place])
+
+
+def _leaf_of(key: bytes) -> int:
+    return key[0] << 8 | key[1]
