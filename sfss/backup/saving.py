@@ -6,8 +6,8 @@
 3. A saved file leaves the manifest only when such a read finds none: a tombstone that is listed may be of a delete that
    was never acknowledged. For a file that isn't saved it does if W nodes list it, so that old deletes cost nothing.
 
-A leaf counts as saved once all of its files are. Files that can't be read keep the version of an earlier run, if there
-is one; they are counted, named, and tried again by the next run.
+A leaf counts as saved once all of its files are, and nothing in it is listed that may yet come to be. Files that can't
+be read keep the version of an earlier run, if there is one; they are counted, named, and tried again by the next run.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class Saving:
         return whole
 
     async def _save(self, key: bytes, row: Row | None, newest: Newest | None) -> bool:
-        """Bring one file up to date; returns whether that could be done."""
+        """Bring one file up to date; returns whether it is settled: until a node's digest says otherwise, no reader
+        finds anything else."""
         try:
             record = await self._read(key, newest)
         except SfssError as error:
@@ -152,7 +153,16 @@ class Saving:
             self.progress.saved += 1
             self.progress.bytes_saved += record.size
             await self._pace.spend(record.size)
-        return True
+        return self._settled(record, newest)
+
+    def _settled(self, record: Record | None, newest: Newest | None) -> bool:
+        # A version that is listed and was never acknowledged may be met by a reader later, and is then written to a
+        # node that may be the one left out by the next run; the digests of the others have it already.
+        if newest is None:
+            return record is None
+        if record is None:
+            return newest.record.tombstone or newest.holders >= self._trees.w
+        return record.order() >= newest.record.order()
 
     async def _read(self, key: bytes, newest: Newest | None) -> Record | None:
         for pause_s in PAUSES_S:
