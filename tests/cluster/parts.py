@@ -32,16 +32,20 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+_given_ports: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, below those that the kernel gives to outgoing connections: a part that is down may
-    not lose its port to one of them."""
+    not lose its port to one of them. None is given twice: it may belong to a part that is down just now."""
     rng = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
     ports: list[int] = []
     while len(ports) < count:
         port = rng.randrange(10_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
-            if port not in ports:
+            if port not in _given_ports:
+                _given_ports.add(port)
                 ports.append(port)
     return ports
 

@@ -65,11 +65,11 @@ async def test_a_new_volume_is_written_into_the_room_of_an_old_one(tmp_path):
         assert path.stat().st_size > store._writer.volume.end, "what was there before is still there behind the data"
         assert store.stats()["spare_volumes"] == str(SPARES_MAX - 1)
         await overwrite(store, 30)
-        assert store.read(b"k4").value == value(29)
+        assert (await settled(store.read(b"k4"))).value == value(29)
     assert check_directory(tmp_path, print) == 0
     async with node(tmp_path) as store:
-        assert store.read(b"k0").value == value(29)
-        assert store.get(b"deleted") is None
+        assert (await settled(store.read(b"k0"))).value == value(29)
+        assert await settled(store.get(b"deleted")) is None
 
 
 async def test_after_a_kill_nothing_comes_back_that_lay_there_before(tmp_path):
@@ -84,8 +84,8 @@ async def test_after_a_kill_nothing_comes_back_that_lay_there_before(tmp_path):
     for directory in (after, tmp_path / "c"):
         async with node(directory) as store:
             assert not store._suspect
-            assert store.get(b"deleted") is None
-            assert store.read(b"last").value == b"v"
+            assert await settled(store.get(b"deleted")) is None
+            assert (await settled(store.read(b"last"))).value == b"v"
             assert files(directory, ".spare") == []
         assert check_directory(directory, print) == 0
 
@@ -109,9 +109,9 @@ async def test_a_batch_torn_anywhere_over_old_records_takes_only_itself_along(tm
         newest_volume(directory).write_bytes(whole[:cut] + before[cut:])
         async with node(directory) as store:
             assert not store._suspect
-            assert store.read(b"acked").value == b"v"
-            assert store.get(b"deleted") is None
-            found = store.get(b"torn")
+            assert (await settled(store.read(b"acked"))).value == b"v"
+            assert await settled(store.get(b"deleted")) is None
+            found = await settled(store.get(b"torn"))
             assert found is None if cut < ends else found is not None
         shutil.rmtree(directory)
 
@@ -131,7 +131,7 @@ async def test_spares_go_back_to_the_disk_when_it_is_full(tmp_path, monkeypatch)
         await settled(store.set(b"large", b"v" * 60_000))
 
         assert files(tmp_path, ".spare") == []
-        assert store.read(b"large").value == b"v" * 60_000
+        assert (await settled(store.read(b"large"))).value == b"v" * 60_000
 
 
 async def test_no_spares_are_kept_where_room_is_scarce(tmp_path):
@@ -180,7 +180,7 @@ async def test_a_spare_that_cannot_be_used_costs_one_batch(tmp_path, fault):
 
         await overwrite(store, 3)
 
-        assert store.read(b"k0").value == value(2)
+        assert (await settled(store.read(b"k0"))).value == value(2)
 
 
 async def overwrite_whatever(store: NodeStore) -> None:
