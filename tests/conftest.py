@@ -20,7 +20,11 @@ import hypothesis
 import pytest
 import uvloop
 
-from tests.interpreted import changed_since_compiled, use_sources
+from tests.interpreted import changed_since_compiled, use_compiled, use_sources
+
+# Not in pytest_configure: the conftest of a folder that stands on the command line is imported before that, and imports
+# the packages.
+use_sources()
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -46,8 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if stale := changed_since_compiled():
         raise pytest.UsageError(f"{stale[0]} has changed since it was compiled: `make test` compiles it anew")
-    if not config.getoption("--compiled"):
-        use_sources()
+    if config.getoption("--compiled"):
+        use_compiled()
     if config.getoption("--seed") is None:
         config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
     if not IN_CI and config.getoption("--hypothesis-seed") is None:

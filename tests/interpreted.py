@@ -32,9 +32,17 @@ class SourceFinder(MetaPathFinder):
         return None
 
 
+_sources = SourceFinder()
+
+
 def use_sources() -> None:
     """From the next import on."""
-    sys.meta_path.insert(0, SourceFinder())
+    sys.meta_path.insert(0, _sources)
+
+
+def use_compiled() -> None:
+    """From the next import on, where something is compiled. What was imported as sources stays so."""
+    sys.meta_path.remove(_sources)
 
 
 def changed_since_compiled() -> list[str]:

@@ -89,3 +89,15 @@ def test_a_run_can_be_repeated_with_the_seed_that_it_printed(folder: Path) -> No
     drawn = [re.search(r"drawn (\S+)", said) for said in (first, other, again)]
     assert None not in drawn
     assert drawn[0][1] == drawn[2][1] != drawn[1][1]  # type: ignore[index]
+
+
+def test_the_sources_are_run_also_where_a_folder_on_the_command_line_imports_what_is_compiled(folder: Path) -> None:
+    (folder / "sfss").mkdir()
+    for name in ("__init__.py", "keys.py", "keys.so", "stamps.py", "stamps.so"):  # a .so that can't be loaded
+        (folder / "sfss" / name).touch()
+    (folder / "deep").mkdir()
+    (folder / "deep" / "conftest.py").write_text("import sfss.keys\n")
+    (folder / "deep" / "test_some.py").write_text("import sfss.stamps\ndef test_some(): ...\n")
+
+    assert "1 passed" in run_pytest(folder, "deep/test_some.py")
+    assert "stamps.so" in run_pytest(folder, "--compiled", "deep/test_some.py")
