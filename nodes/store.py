@@ -48,6 +48,7 @@ from sfss.errors import (
     Outcome,
     Recovering,
     SetupError,
+    StaleRing,
     TooLarge,
     Unsupported,
     WrongCluster,
@@ -661,7 +662,7 @@ class NodeStore:
 
     def _check_ring(self, call: Call) -> None:
         if call.ring and call.ring != self._state.ring:
-            raise WrongCluster(f"stale ring {self._state.ring}")
+            raise StaleRing(self._state.ring)
 
     async def _above_floor(self, work: Callable[..., Reply[T]], *arguments: object) -> T:
         """Do `work` once its stamp can't be issued again by a later life. Comes to pass after a pause in writing,

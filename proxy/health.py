@@ -16,7 +16,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from proxy.peer import Peer
-from sfss.errors import ConnectionLost, Expired, Outcome, Recovering, RemoteError, SfssError, Unreachable, WrongCluster
+from sfss.errors import (
+    ConnectionLost,
+    Expired,
+    Outcome,
+    Recovering,
+    RemoteError,
+    SfssError,
+    StaleRing,
+    Unreachable,
+    WrongCluster,
+)
 from sfss.store import Identity
 
 SILENCES_MAX = 3
@@ -74,6 +84,8 @@ class Health:
 
     def failed(self, peer: Peer, error: Exception) -> None:
         """A request to a peer ended in an error."""
+        if isinstance(error, StaleRing):
+            return  # the node is well; the ring has changed
         if isinstance(error, Unreachable | ConnectionLost):
             peer.failures += 1
             self._down(peer, f"{error}" or "connection lost")

@@ -53,6 +53,14 @@ class WrongCluster(SfssError):
     """The caller's ring or cluster is not the one that this node belongs to."""
 
 
+class StaleRing(WrongCluster):
+    """The caller placed the key by another ring than the node's, which has the number `ring`; 0: it has none."""
+
+    def __init__(self, ring: int) -> None:
+        super().__init__(f"stale ring {ring}")
+        self.ring = ring
+
+
 # --- nobody yet: the same request may succeed later ---------------------------------------------------
 
 

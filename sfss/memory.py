@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from sfss.errors import BadRequest, WrongCluster
+from sfss.errors import BadRequest, StaleRing, WrongCluster
 from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Applied, Call, Change, Identity, Record, Written, checksum_of
 
@@ -105,7 +105,7 @@ class MemoryStore:
 
     def _check_ring(self, call: Call) -> None:
         if call.ring and call.ring != self._identity.ring:
-            raise WrongCluster(f"stale ring {self._identity.ring}")
+            raise StaleRing(self._identity.ring)
 
     # Updater
 

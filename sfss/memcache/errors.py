@@ -20,6 +20,7 @@ from sfss.errors import (
     Recovering,
     RemoteError,
     SfssError,
+    StaleRing,
     Stopping,
     TooLarge,
     Unauthenticated,
@@ -74,14 +75,14 @@ _NOT_LET_IN = {
 }
 """Only read, never written: what a server of ours says to its client is about that client."""
 _QUORUM = "SERVER_ERROR quorum unavailable"
-_STALE_RING = "stale ring "
+_STALE_RING = re.compile(r"SERVER_ERROR stale ring ([0-9]{1,18})")
 
 
 def error_line(error: SfssError) -> bytes:
     """The line, with its CRLF, that tells a client of `error`."""
     if isinstance(error, UnknownCommand):
         return UNKNOWN_COMMAND
-    if isinstance(error, WrongCluster) and str(error).startswith(_STALE_RING):
+    if isinstance(error, StaleRing):
         return _line("SERVER_ERROR", str(error))
     if not (isinstance(error, Unavailable) and error.outcome is Outcome.UNKNOWN):
         for kind, words, detailed in _TABLE:
@@ -102,8 +103,8 @@ def error_of(line: bytes) -> SfssError:
         return QuorumUnavailable(detail, applied)
     if text in _NOT_LET_IN:
         return Unauthenticated(_NOT_LET_IN[text])
-    if text.startswith(f"SERVER_ERROR {_STALE_RING}"):
-        return WrongCluster(text.removeprefix("SERVER_ERROR "))
+    if stale := _STALE_RING.fullmatch(text):
+        return StaleRing(int(stale[1]))
     for kind, words, _ in _TABLE:
         if text == words or text.startswith(words + " "):
             return kind(text[len(words) + 1 :] or words.partition(" ")[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from memcache_peer import Clock
 
-from sfss.errors import BadRequest, WrongCluster
+from sfss.errors import BadRequest, StaleRing, WrongCluster
 from sfss.memory import MemoryStore
 from sfss.stamps import AHEAD_S_MAX, COUNT_BITS
 from sfss.store import Applied, Call, Change, Flushable, Record, Replica, Updater, checksum_of
@@ -96,7 +96,7 @@ def test_a_wrong_checksum_a_version_far_ahead_and_another_ring_are_refused() -> 
         store.apply(KEY, record(10)._replace(checksum=1))
     with pytest.raises(BadRequest, match="ahead"):
         store.apply(KEY, record(ahead))
-    with pytest.raises(WrongCluster, match="stale ring 3"):
+    with pytest.raises(StaleRing, match="stale ring 3"):
         store.apply(KEY, record(10), Call(ring=2))
     assert store.apply(KEY, record(10), Call(ring=3)).accepted
 

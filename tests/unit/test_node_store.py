@@ -20,6 +20,7 @@ from sfss.errors import (
     CorruptRecord,
     Expired,
     OutOfDisk,
+    StaleRing,
     TooLarge,
     Unavailable,
     Unsupported,
@@ -239,9 +240,9 @@ async def test_a_ring_that_is_not_the_nodes_is_refused(tmp_path):
         await settled(store.bind("c" * 32, 4, "print"))
 
         for work in (store.read, store.inspect):
-            with pytest.raises(WrongCluster, match="stale ring 4"):
+            with pytest.raises(StaleRing, match="stale ring 4"):
                 work(b"k", Call(ring=5))
-        with pytest.raises(WrongCluster, match="stale ring 4"):
+        with pytest.raises(StaleRing, match="stale ring 4"):
             store.apply(b"k", stamped(b"k", b"v", 1), Call(ring=3))
         assert store.read(b"k", Call(ring=4)) is None
         assert store.read(b"k") is None

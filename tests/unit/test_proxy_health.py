@@ -16,6 +16,7 @@ from sfss.errors import (
     OutOfDisk,
     Recovering,
     RemoteError,
+    StaleRing,
     Unreachable,
     WrongCluster,
 )
@@ -48,7 +49,7 @@ def watched(**settings):
 IDENTITY = Identity("n", "cluster", 1, "ring")
 
 
-@pytest.mark.parametrize("error", [Unreachable("refused"), ConnectionLost("cut"), WrongCluster("stale ring 2")])
+@pytest.mark.parametrize("error", [Unreachable("refused"), ConnectionLost("cut"), WrongCluster("another cluster")])
 @in_virtual_time
 async def test_a_node_that_is_gone_or_not_ours_is_down_at_once(error):
     _, peer, health = watched()
@@ -58,6 +59,16 @@ async def test_a_node_that_is_gone_or_not_ours_is_down_at_once(error):
     assert peer.down
     assert not health.well
     assert peer.error == str(error)
+
+
+@in_virtual_time
+async def test_a_node_whose_ring_has_another_number_is_well():
+    _, peer, health = watched()
+
+    health.failed(peer, StaleRing(2))
+
+    assert not peer.down
+    assert health.well
 
 
 @pytest.mark.parametrize("error", [Expired("late", Outcome.UNKNOWN), RemoteError("SERVER_ERROR what")])
