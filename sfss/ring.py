@@ -71,7 +71,7 @@ class NodeRing:
         were it {2, 2, 3} with a unit of its own, every node would have twice its points, and half of all would move.
 
         Raises `SetupError` for a set of members or a number that can't make a ring."""
-        _check(members, copies, partitions)
+        check_members(members, copies, partitions)
         self.members = tuple(sorted(members, key=lambda member: member.name))
         divisor = gcd(*(member.weight for member in members))
         self.unit = unit or divisor
@@ -159,22 +159,24 @@ class ServerRing:
         return self._table[hash_key(key) >> self._shift]
 
 
-def _check(members: Sequence[Member], copies: int, partitions: int) -> None:
+def check_members(members: Sequence[Member], copies: int, partitions: int) -> None:
+    """Raise `SetupError` for a set of members or a number that can't make a ring."""
     if not members:
         raise SetupError("no nodes given")
     if len(members) > 1 << 16:
         raise SetupError(f"{len(members)} nodes are more than a ring can hold")
-    names = [member.name for member in members]
-    for name in names:
-        if names.count(name) > 1:
-            raise SetupError(f"node {name} is named twice")
-    seats = [member.seat or member.name for member in members]
-    for seat in seats:
-        if seats.count(seat) > 1:
-            raise SetupError(f"two nodes have the seat {seat}")
+    names: set[str] = set()
+    seats: set[str] = set()
     for member in members:
+        seat = member.seat or member.name
+        if member.name in names:
+            raise SetupError(f"node {member.name} is named twice")
+        if seat in seats:
+            raise SetupError(f"two nodes have the seat {seat}")
         if not 1 <= member.weight <= WEIGHT_MAX:
             raise SetupError(f"weight {member.weight} of node {member.name} is not between 1 and {WEIGHT_MAX}")
+        names.add(member.name)
+        seats.add(seat)
     if not 1 <= copies <= len(members):
         raise SetupError(f"{copies} copies can't be kept on {len(members)} nodes")
     if partitions & (partitions - 1) or not 1 < partitions <= PARTITIONS_MAX:
