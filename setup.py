@@ -36,7 +36,7 @@ COMPILED = {
         "sfss/web": "answers application conditions connection counters files memory paths proxies repeated_head"
         " requests server uploads"
     },
-    "proxy": {"proxy": "coordinator gathering latency peer reading writing"},
+    "proxy": {"proxy": "coordinator gathering latency peer placed_ring reading writing"},
     "nodes": {"nodes": "entry format index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""

@@ -27,7 +27,7 @@ async def ask(
     answers it as well, so that an answer doesn't say that it is none. Raises `SfssError`."""
     asked_at = coordinator.monotonic()
     within = coordinator.options.deadline_s
-    call = Call(asked_at + within, coordinator.ring.number)
+    call = Call(asked_at + within, coordinator.placed.number)
     try:
         answer = await asyncio.wait_for(settled(question(peer.replica, call)), within)
     except TimeoutError:

@@ -23,6 +23,7 @@ from proxy.hint_store import HintStore
 from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
+from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from proxy.refill import Refill
 from proxy.replay import Replay
@@ -178,7 +179,7 @@ async def open_cluster(
             address = addresses[member.name]
             client = connect(address, greeter(index))
             clients.append(client)
-            peers.append(Peer(address.name, client, index=index, zone=address.zone))
+            peers.append(Peer(address.name, client, zone=address.zone))
         answers = await _Founding(roll, peers, config).run()
         health = Health(
             peers,
@@ -201,9 +202,7 @@ async def open_cluster(
         )
         await hints.start()
         coordinator = Coordinator(
-            ring,
-            peers,
-            quorum,
+            PlacedRing.of(ring, peers, quorum),
             options=config.options,
             health=health,
             clock=StampClock(now, floor=reserve.floor if reserve else 0),

@@ -71,7 +71,7 @@ class Comparer:
             self._too_new += comparison.too_new
             self._unrepaired += comparison.unrepaired
         if comparison.whole:
-            self._partitions += self._coordinator.ring.partitions / REGIONS
+            self._partitions += self._coordinator.placed.partitions / REGIONS
         if comparison.repaired:
             _log.info("%d keys were brought up to date on replicas that lacked them", comparison.repaired)
         return comparison.whole

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from proxy.asking import ask
 from proxy.peer import NodeAccess, Peer
+from proxy.placed_ring import Owners
 from sfss.errors import CorruptRecord, SfssError, Unsupported
 from sfss.hash_tree import LEAF_DIGITS, PREFIX_DIGITS_MAX, Branch, Listed, hash_range, read_branches, read_listing
 from sfss.stamps import stamp_time
@@ -70,7 +71,7 @@ class Comparison:
 
     def __init__(self, coordinator: Coordinator, pace: Pace, settle_s: float) -> None:
         self._coordinator = coordinator
-        self._ring = coordinator.ring
+        self._placed = coordinator.placed
         self._pace = pace
         self._settle_s = settle_s
         self._away: set[Peer] = set()
@@ -110,8 +111,8 @@ class Comparison:
         for number, (key, by_peer) in enumerate(held.items()):
             if not number % _BREATH_RECORDS:
                 await asyncio.sleep(0)
-            owners = [self._coordinator.peers[index] for index in self._ring.owners(key)]
-            await self._compare_record(key, [peer for peer in owners if peer in listings], by_peer)
+            owners = self._placed.owners(key)
+            await self._compare_record(key, [peer for peer in owners.peers if peer in listings], by_peer)
 
     async def _compare_record(self, key: bytes, owners: Sequence[Peer], by_peer: Mapping[Peer, Listed]) -> None:
         orders = {peer: by_peer[peer].order() if peer in by_peer else (0, 0) for peer in owners}
@@ -168,14 +169,14 @@ class Comparison:
 
     def _peers_below(self, prefix: bytes) -> list[Peer]:
         """All that own anything below a place."""
-        indexes = {index for owners in self.owners_below(prefix) for index in owners}
-        return [self._coordinator.peers[index] for index in sorted(indexes)]
+        below = {peer for owners in self.owners_below(prefix) for peer in owners.peers}
+        return [peer for peer in self._placed.peers if peer in below]
 
-    def owners_below(self, prefix: bytes) -> set[tuple[int, ...]]:
-        """The owners of each partition below a place, as indexes, that are to be compared."""
+    def owners_below(self, prefix: bytes) -> set[Owners]:
+        """The owners of each partition below a place that are to be compared."""
         low, high = hash_range(prefix)
-        shift = self._ring.shift
-        return set(self._ring.table[low >> shift : ((high - 1) >> shift) + 1])
+        shift = self._placed.shift
+        return set(self._placed.table[low >> shift : ((high - 1) >> shift) + 1])
 
     async def _ask_owners(self, prefix: bytes, read: Callable[[bytes], T]) -> dict[Peer, T]:
         """What each owner of anything below a place answers, of those that do."""

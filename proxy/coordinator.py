@@ -1,6 +1,6 @@
 """The coordinator: one `Store` over N replicas of each key.
 
-It owns placement, stamps, admission and the one timer of all requests in flight; what happens to a request is in
+It owns the ring in use, stamps, admission and the one timer of all requests in flight; what happens to a request is in
 `proxy.reading` and `proxy.writing`. It holds no files, and of keys only which ones somebody else was seen to write.
 """
 
@@ -18,12 +18,11 @@ from proxy.gathering import Gathering
 from proxy.health import Health
 from proxy.options import Options
 from proxy.peer import Peer
-from proxy.quorum import Quorum
+from proxy.placed_ring import Owners, PlacedRing
 from proxy.reading import Read
 from proxy.writing import Write
 from sfss.errors import Busy
 from sfss.keys import hash_key
-from sfss.ring import NodeRing
 from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 
@@ -50,7 +49,7 @@ class HintKeeper(Protocol):
 
 
 class Coordinator:
-    """Implements `sfss.store.Store`. `peers` are in the order of `ring.members`.
+    """Implements `sfss.store.Store` over the members of `placed`.
 
     `reserve` is None where stamps leave no trace: then every write asks before it stamps. `now` is Unix seconds, and
     decides for all replicas whether a record has expired; `monotonic` is what deadlines are in. Without `hints` a
@@ -59,9 +58,7 @@ class Coordinator:
 
     def __init__(
         self,
-        ring: NodeRing,
-        peers: Sequence[Peer],
-        quorum: Quorum,
+        placed: PlacedRing,
         *,
         options: Options | None = None,
         health: Health | None = None,
@@ -71,13 +68,11 @@ class Coordinator:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ring = ring
-        self.peers = tuple(peers)
-        self.quorum = quorum
-        self.quorum_for_writes = quorum.strict()
+        self.placed = placed
+        """The ring in use."""
         self.options = options or Options()
         self.health = health or Health(
-            self.peers,
+            placed.peers,
             probe_s_min=self.options.probe_s_min,
             probe_s_max=self.options.probe_s_max,
             monotonic=monotonic,
@@ -89,12 +84,8 @@ class Coordinator:
         self.figures = Figures(self)
         self.hints = hints
         self._reserve = reserve
-        self._shift = ring.shift
-        of_owners: dict[tuple[int, ...], tuple[Peer, ...]] = {}
-        for owners in ring.table:
-            if owners not in of_owners:
-                of_owners[owners] = tuple(self.peers[index] for index in owners)
-        self._table = [of_owners[owners] for owners in ring.table]
+        self._shift = placed.shift
+        self._table = placed.table
         # In the order of their beginning, which a set doesn't keep: a simulated schedule must repeat exactly.
         self._in_flight: dict[Gathering | Write, None] = {}
         self._bytes = 0
@@ -141,7 +132,7 @@ class Coordinator:
             raise Busy(f"{len(self._in_flight)} requests in flight")
         if self._hedges_saved < _HEDGES_SAVED_MAX:
             self._hedges_saved += self.options.hedge_budget
-        return Read(self, key, call, self.quorum, whole).start()
+        return Read(self, key, call, whole).start()
 
     # what requests ask of their coordinator
 
@@ -151,20 +142,25 @@ class Coordinator:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def owners(self, key: bytes) -> tuple[Peer, ...]:
-        """The peers that keep a key, in the order in which to ask them: troubled ones last."""
-        owners = self._table[hash_key(key) >> self._shift]
+    def owners(self, key: bytes) -> Owners:
+        """Who keeps a key."""
+        return self._table[hash_key(key) >> self._shift]
+
+    def in_order(self, owners: Owners) -> tuple[Peer, ...]:
+        """The peers in the order in which to ask them: troubled ones last."""
         if self.health.well:
-            return owners
-        return tuple(sorted(owners, key=lambda peer: peer.down + peer.suspect))
+            return owners.peers
+        return tuple(sorted(owners.peers, key=lambda peer: peer.down + peer.suspect))
 
-    def call_to_node(self, now: float, deadline: float, request_id: bytes) -> Call:
-        """What goes with a question to a node that is asked now."""
-        return Call(min(deadline, now + self.options.node_deadline_s), self.ring.number, request_id)
+    def call_to_node(self, now: float, deadline: float, ring: int, request_id: bytes) -> Call:
+        """What goes with a question to a node that is asked now, as an owner under a ring."""
+        return Call(min(deadline, now + self.options.node_deadline_s), ring, request_id)
 
-    def enough_are_well(self, owners: Sequence[Peer]) -> bool:
+    def enough_are_well(self, owners: Owners) -> bool:
         """Whether a write quorum is to be had without those that are down or suspect."""
-        return sum(not (peer.down or peer.suspect) for peer in owners) >= self.quorum.w
+        if owners.joint is not None:
+            return self.enough_are_well(owners.joint[0]) and self.enough_are_well(owners.joint[1])
+        return sum(not (peer.down or peer.suspect) for peer in owners.peers) >= owners.w
 
     def may_hedge(self) -> bool:
         """Whether the budget allows one read more; takes it."""
@@ -232,7 +228,7 @@ class Coordinator:
 
     # the writes of one key
 
-    def must_ask(self, key: bytes, owners: Sequence[Peer]) -> bool:
+    def must_ask(self, key: bytes, owners: Owners) -> bool:
         """Whether a write has to ask before it stamps: others write the key, stamps leave no trace, or so few nodes
         are up that the asking may well fail, after which surely nothing was written."""
         if self.options.shared or self._reserve is None:

@@ -47,23 +47,24 @@ class _Found:
 
 async def explain(coordinator: Coordinator, key: bytes) -> dict[str, str]:
     """What `stats explain <key>` answers (docs/wire.rst)."""
-    ring = coordinator.ring
-    owners = [coordinator.peers[index] for index in ring.owners(key)]
-    found = await asyncio.gather(*(_ask(coordinator, peer, key) for peer in owners))
+    placed = coordinator.placed
+    owners = placed.owners(key)
+    found = await asyncio.gather(*(_ask(coordinator, peer, key) for peer in owners.peers))
     nodes = await coordinator.figures.storages()
     newest = max((one.record for one in found if one.record is not None), key=Record.order, default=None)
+    in_order = coordinator.in_order(owners)
     holders = [one.peer for one in found if newest is not None and one.record is not None and _same(one.record, newest)]
     told = {
         "hash": f"{hash_key(key):016x}",
-        "partition": str(ring.partition(key)),
-        "partitions": str(ring.partitions),
-        "ring": str(ring.number),
-        "quorum": str(coordinator.quorum),
+        "partition": str(placed.partition(key)),
+        "partitions": str(placed.partitions),
+        "ring": str(placed.number),
+        "quorum": str(placed.quorum),
         "kind": _kind(newest) if newest is not None or all(one.verdict == "none" for one in found) else "unknown",
         "newest": _etag(newest),
         "copies": str(len(holders)),
         # A read asks the replicas in this order, and takes the bytes from the first that has the newest.
-        "answers": next((peer.name for peer in coordinator.owners(key) if peer in holders and not peer.suspect), "-"),
+        "answers": next((peer.name for peer in in_order if peer in holders and not peer.suspect), "-"),
     }
     for place, one in enumerate(found):
         figures = _of_replica(one, newest, nodes.get(one.peer.name, {}), coordinator.now())
@@ -73,7 +74,7 @@ async def explain(coordinator: Coordinator, key: bytes) -> dict[str, str]:
 
 async def _ask(coordinator: Coordinator, peer: Peer, key: bytes) -> _Found:
     within = coordinator.options.node_deadline_s
-    call = Call(coordinator.monotonic() + within, coordinator.ring.number)
+    call = Call(coordinator.monotonic() + within, coordinator.placed.number)
     identity, record = await asyncio.gather(
         asyncio.wait_for(_identity(peer), within),
         asyncio.wait_for(_record(peer, key, call), within),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from proxy.explanation import EXPLANATIONS_MAX, explain
@@ -78,43 +77,27 @@ class Figures:
 
     def ring(self) -> RingFigures:
         """The ring as the monitor shows it."""
-        return self._ring
-
-    # A ring never changes, and going through its table holds up the loop for some ms: so only once.
-
-    @cached_property
-    def _shares(self) -> list[float]:
-        return self._coordinator.ring.shares()
-
-    @cached_property
-    def _ring(self) -> RingFigures:
-        coordinator = self._coordinator
-        ring = coordinator.ring
-        held = [0] * len(ring.members)
-        first = [0] * len(ring.members)
-        for owners in ring.table:
-            first[owners[0]] += 1
-            for index in owners:
-                held[index] += 1
+        placed = self._coordinator.placed
         return {
-            "number": ring.number,
-            "partitions": ring.partitions,
-            "N": coordinator.quorum.n,
-            "W": coordinator.quorum.w,
-            "R": coordinator.quorum.r,
+            "number": placed.number,
+            "joint": placed.joint,
+            "partitions": placed.partitions,
+            "N": placed.quorum.n,
+            "W": placed.quorum.w,
+            "R": placed.quorum.r,
             "nodes": {
                 peer.name: {
-                    "partitions": held[peer.index],
-                    "first": first[peer.index],
+                    "partitions": placed.held[peer],
+                    "first": placed.first[peer],
                     "zone": peer.zone,
-                    "weight": ring.members[peer.index].weight,
+                    "weight": placed.weights[peer],
                 }
-                for peer in coordinator.peers
+                for peer in placed.peers
             },
         }
 
     async def _ask_all(self) -> NodeStats:
-        peers = self._coordinator.peers
+        peers = self._coordinator.placed.peers
         answers = await asyncio.gather(*(self._ask(peer) for peer in peers))
         return {peer.name: answer for peer, answer in zip(peers, answers, strict=True)}
 
@@ -134,9 +117,9 @@ class Figures:
 
     def _items(self, storages: NodeStats) -> dict[str, str]:
         """Files by what the living nodes say, each of which is kept N times; of the dead ones an average is assumed."""
-        coordinator = self._coordinator
+        placed = self._coordinator.placed
         living = [stats for stats in storages.values() if stats["state"] != "dead"]
-        scale = len(coordinator.peers) / (max(len(living), 1) * coordinator.quorum.n)
+        scale = len(placed.peers) / (max(len(living), 1) * placed.quorum.n)
         return {
             name: str(round(scale * sum(_number(stats, name) for stats in living)))
             for name in ("curr_items", "total_items")
@@ -144,17 +127,17 @@ class Figures:
 
     def _own(self) -> dict[str, str]:
         coordinator = self._coordinator
-        ring, counters = coordinator.ring, coordinator.counters
-        shares = self._shares
+        placed, counters = coordinator.placed, coordinator.counters
         figures: dict[str, object] = {
-            "quorum": coordinator.quorum,
-            "quorum_relaxed": int(coordinator.quorum.relaxed),
+            "quorum": placed.quorum,
+            "quorum_relaxed": int(placed.quorum.relaxed),
             "stamps": coordinator.stamping,
-            "ring_number": ring.number,
-            "ring_fingerprint": ring.fingerprint,
-            "ring_partitions": ring.partitions,
-            "ring_share_min": f"{min(shares):.3f}",
-            "ring_share_max": f"{max(shares):.3f}",
+            "ring_number": placed.number,
+            "ring_joint": int(placed.joint),
+            "ring_fingerprint": placed.fingerprint,
+            "ring_partitions": placed.partitions,
+            "ring_share_min": f"{min(placed.shares):.3f}",
+            "ring_share_max": f"{max(placed.shares):.3f}",
             "requests_in_flight": coordinator.in_flight,
             "write_bytes_in_flight": coordinator.bytes_in_flight,
             "keys_written_by_others": coordinator.shared_keys,
@@ -162,12 +145,12 @@ class Figures:
         return (
             {name: str(value) for name, value in figures.items()}
             | {name: str(getattr(counters, name)) for name in counters.__slots__}
-            | (coordinator.hints.figures(coordinator.peers) if coordinator.hints is not None else {})
+            | (coordinator.hints.figures(placed.peers) if coordinator.hints is not None else {})
         )
 
     def _latencies(self) -> dict[str, str]:
         figures = {}
-        for peer in self._coordinator.peers:
+        for peer in self._coordinator.placed.peers:
             figures[f"{peer.name}/state"] = "down" if peer.down else "suspect" if peer.suspect else "ok"
             figures[f"{peer.name}/failures"] = str(peer.failures)
             latencies: Mapping[str, Latency] = {

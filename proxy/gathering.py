@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proxy.peer import Peer
+from proxy.placed_ring import Owners
 from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, Unreachable
 from sfss.store import Call, Record, Reply
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Gathering:
-    """Collects what at least `needed` of a key's owners hold. A child says in `_gathered` what then happens."""
+    """Collects what enough of a key's owners hold; `purpose` is an index into `Owners.needed`. A child says in
+    `_gathered` what then happens."""
 
     __slots__ = (
         "_answers",
@@ -39,6 +41,7 @@ class Gathering:
         "_key",
         "_needed",
         "_owners",
+        "_peers",
         "_pending",
         "_result",
         "_started",
@@ -47,13 +50,14 @@ class Gathering:
         "due",
     )
 
-    def __init__(self, coordinator: Coordinator, key: bytes, call: Call, needed: int) -> None:
+    def __init__(self, coordinator: Coordinator, key: bytes, call: Call, owners: Owners, purpose: int) -> None:
         self._coordinator = coordinator
         self._key = key
-        self._needed = needed
-        self._owners: Sequence[Peer] = coordinator.owners(key)
+        self._owners = owners
+        self._peers: Sequence[Peer] = coordinator.in_order(owners)
+        self._needed = owners.needed[purpose]
         self._unasked = 0
-        """The place in `_owners` of the next replica to ask."""
+        """The place in `_peers` of the next replica to ask."""
         self._pending: dict[Peer, asyncio.Future[Any]] = {}
         """Asked and not yet heard. What was given up is out of it; its answer counts when it comes all the same."""
         self._fetching: asyncio.Future[Any] | None = None
@@ -67,7 +71,7 @@ class Gathering:
         """The newest complete record in hand (a tombstone is complete without a value)."""
         self._started = self._asked_at = coordinator.monotonic()
         self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
-        self._call = coordinator.call_to_node(self._started, self._deadline, call.request_id)
+        self._call = coordinator.call_to_node(self._started, self._deadline, owners.ring, call.request_id)
         self.due = 0.0
         """When `overdue` wants to be called (monotonic seconds)."""
         self._finished = False
@@ -77,11 +81,11 @@ class Gathering:
 
     def start(self) -> Reply[Record | None]:
         """Ask as many as are needed, the first one for the value where one is wanted."""
-        owners = self._owners
+        peers = self._peers
         coordinator = self._coordinator
-        self.due = self._started + owners[0].hedge_s
-        self._ask(owners[0], self._wants_value())
-        for peer in owners[1 : self._needed]:
+        self.due = self._started + peers[0].hedge_s
+        self._ask(peers[0], self._wants_value())
+        for peer in peers[1 : self._needed]:
             self._ask(peer, False)
         self._unasked = self._needed
         self._advance()
@@ -124,7 +128,7 @@ class Gathering:
 
     def _hedge(self, now: float) -> None:
         """Ask one more replica for whatever is slow to come."""
-        if self._unasked < len(self._owners) and self._pending and self._coordinator.may_hedge():
+        if self._unasked < len(self._peers) and self._pending and self._coordinator.may_hedge():
             self._renew_call(now)
             self._ask_next(self._fetching is not None)
 
@@ -133,7 +137,7 @@ class Gathering:
     def _renew_call(self, now: float) -> None:
         """What is asked from now on has a node's whole deadline before it."""
         self._asked_at = now
-        self._call = self._coordinator.call_to_node(now, self._deadline, self._call.request_id)
+        self._call = self._coordinator.call_to_node(now, self._deadline, self._owners.ring, self._call.request_id)
 
     def _ask(self, peer: Peer, whole: bool) -> bool:
         """Ask one replica. True if it answered (or failed) at once."""
@@ -153,7 +157,7 @@ class Gathering:
         return True
 
     def _ask_next(self, whole: bool) -> bool:
-        peer = self._owners[self._unasked]
+        peer = self._peers[self._unasked]
         self._unasked += 1
         return self._ask(peer, whole)
 
@@ -217,7 +221,7 @@ class Gathering:
             return self._gathered()
         moved = False
         while answered + len(self._pending) < self._needed and not moved:
-            if self._unasked >= len(self._owners):
+            if self._unasked >= len(self._peers):
                 if not self._pending:
                     self._finish(None, self._shortfall(self._coordinator.monotonic()))
                 return False
@@ -250,13 +254,13 @@ class Gathering:
     def _shortfall(self, now: float) -> SfssError:
         """The error for too few answers, in numbers."""
         kinds = {type(error) for error in self._errors.values()}
-        if not self._answers and len(self._errors) == len(self._owners):
+        if not self._answers and len(self._errors) == len(self._peers):
             if kinds == {Unreachable}:
-                return Unreachable(f"none of {len(self._owners)} nodes can be reached: {self._reasons()}")
+                return Unreachable(f"none of {len(self._peers)} nodes can be reached: {self._reasons()}")
             if kinds == {Busy}:
-                return Busy(f"all {len(self._owners)} nodes are busy")
+                return Busy(f"all {len(self._peers)} nodes are busy")
         return QuorumUnavailable(
-            f"{self._needed} of {len(self._owners)} replicas needed, {len(self._answers)} answered "
+            f"{self._needed} of {len(self._peers)} replicas needed, {len(self._answers)} answered "
             f"in {now - self._started:.1f} s: {self._reasons()}"
         )
 

@@ -45,10 +45,11 @@ class RingShare(TypedDict):
 
 
 class RingFigures(TypedDict):
-    """The ring: its number, how many partitions it has, the quorum (`N` copies, `W` writes, `R` reads) and each
-    node's share, by address."""
+    """The ring: its number, whether it is joint (on the way to the next placement), how many partitions it has, the
+    quorum (`N` copies, `W` writes, `R` reads) and each node's share, by address."""
 
     number: int
+    joint: bool
     partitions: int
     N: int
     W: int

@@ -22,7 +22,7 @@ class NodeAccess(Replica, Protocol):
 
 
 class Peer:
-    """A node of the ring. `name` is its name there, `index` its place among the ring's members.
+    """A member of the ring. `name` is its address.
 
     `down`: it failed, and is asked only where a quorum is impossible without it. `suspect`: it may have forgotten
     acknowledged writes, so it counts toward no quorum. `error` says in words what is wrong, empty when nothing is.
@@ -35,7 +35,6 @@ class Peer:
         "error",
         "failures",
         "hedge_s",
-        "index",
         "inspect_latency",
         "name",
         "read_latency",
@@ -47,10 +46,9 @@ class Peer:
         "zone",
     )
 
-    def __init__(self, name: str, replica: NodeAccess, *, index: int = 0, zone: str = "") -> None:
+    def __init__(self, name: str, replica: NodeAccess, *, zone: str = "") -> None:
         self.name = name
         self.zone = zone
-        self.index = index
         self.replica = replica
         self.down = False
         self.suspect = False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from proxy.gathering import Gathering
 from proxy.peer import Peer
-from proxy.quorum import Quorum
+from proxy.placed_ring import FOR_ABSENCE, FOR_HIT, FOR_STAMP
 from sfss.errors import CorruptRecord, Expired, QuorumUnavailable
 from sfss.store import Applied, Call, Record
 
@@ -32,7 +32,7 @@ class Survey(Gathering):
     __slots__ = ()
 
     def __init__(self, coordinator: Coordinator, key: bytes, call: Call) -> None:
-        super().__init__(coordinator, key, call, coordinator.quorum.w)
+        super().__init__(coordinator, key, call, coordinator.owners(key), FOR_STAMP)
 
     def _wants_value(self) -> bool:
         return False
@@ -43,13 +43,13 @@ class Survey(Gathering):
 
 
 class Read(Gathering):
-    """The newest live record, or None. `whole` is whether the value is wanted."""
+    """The newest live record, or None. `whole` is whether the value is wanted; `strictly`: also where R = 1."""
 
-    __slots__ = ("_decided", "_floor", "_newest", "_quorum", "_repaired", "_waits_for_write", "_wanted")
+    __slots__ = ("_decided", "_floor", "_newest", "_repaired", "_waits_for_write", "_wanted")
 
-    def __init__(self, coordinator: Coordinator, key: bytes, call: Call, quorum: Quorum, whole: bool) -> None:
-        super().__init__(coordinator, key, call, quorum.answers)
-        self._quorum = quorum
+    def __init__(self, coordinator: Coordinator, key: bytes, call: Call, whole: bool, strictly: bool = False) -> None:
+        owners = coordinator.owners(key)
+        super().__init__(coordinator, key, call, owners.strictly if strictly else owners, FOR_HIT)
         self._wanted = whole
         self._decided = False
         self._floor = (0, 0)
@@ -64,12 +64,12 @@ class Read(Gathering):
         return self._wanted
 
     def _gathered(self) -> bool:
-        quorum = self._quorum
+        owners = self._owners
         best = self._best
         if not self._decided:
             absent = best is None or not best.live(self._coordinator.now())
-            if absent and len(self._answers) < quorum.answers_for_absence:
-                self._needed = quorum.answers_for_absence
+            if absent and len(self._answers) < owners.needed[FOR_ABSENCE]:
+                self._needed = owners.needed[FOR_ABSENCE]
                 return True
             if best is None:
                 self._finish(None)
@@ -79,7 +79,7 @@ class Read(Gathering):
         elif best is not None:
             self._newest = max(self._newest, best.order())
         for record in (self._whole, None if self._wanted else best):
-            if record is not None and record.order() >= self._floor and self._held_by(record) >= quorum.holders:
+            if record is not None and record.order() >= self._floor and self._held_by(record) >= owners.holders:
                 self._answer(record)
                 return False
         if self._waits_for_write or self._wait_for_own_write():
@@ -122,7 +122,7 @@ class Read(Gathering):
         for peer in holders:
             if peer not in self._errors:
                 return self._ask(peer, True)
-        if self._unasked < len(self._owners):
+        if self._unasked < len(self._peers):
             return self._ask_next(True)
         if holders:
             return self._ask(holders[0], True)
@@ -137,11 +137,11 @@ class Read(Gathering):
         order = target.order()
         moved = False
         self._renew_call(self._coordinator.monotonic())
-        for peer in self._owners:
+        for peer in self._peers:
             if self._repaired.get(peer) != order and peer not in self._pending and self._lacks(peer, order):
                 self._repaired[peer] = order
                 moved |= self._repair(peer, target)
-        while self._unasked < len(self._owners):
+        while self._unasked < len(self._peers):
             moved |= self._ask_next(False)
         if not (moved or self._pending):
             self._finish(None, self._out_of_reach())
@@ -216,6 +216,6 @@ class Read(Gathering):
     def _out_of_reach(self) -> QuorumUnavailable:
         holders = sum(held is not None and held.order() >= self._newest for held in self._answers.values())
         return QuorumUnavailable(
-            f"the newest version is known on {holders} of {len(self._owners)} replicas, "
-            f"{self._quorum.holders} needed: {self._reasons()}"
+            f"the newest version is known on {holders} of {len(self._peers)} replicas, "
+            f"{self._owners.holders} needed: {self._reasons()}"
         )

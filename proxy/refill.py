@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from proxy.asking import ask
 from proxy.comparison import Comparison, Pace, newest_of
 from proxy.peer import NodeAccess, Peer
+from proxy.placed_ring import Owners
 from proxy.schedule import REGION_DIGITS, REGIONS
 from sfss.errors import SfssError, Unsupported, WrongCluster
 from sfss.hash_tree import read_listing
@@ -56,12 +57,16 @@ class Refilling(Comparison):
         """After `compare` of a place: whether the node has all there that an acknowledged write may have counted on."""
         if self._target in self._away or self.unrepaired:
             return False
-        quorum = self._coordinator.quorum
-        away = {peer.index for peer in self._away} | {self._target.index}
-        return all(len(set(owners) - away) > quorum.n - quorum.w for owners in self.owners_below(prefix))
+        return all(self._are_enough(owners) for owners in self.owners_below(prefix))
 
-    def owners_below(self, prefix: bytes) -> set[tuple[int, ...]]:
-        return {owners for owners in super().owners_below(prefix) if self._target.index in owners}
+    def _are_enough(self, owners: Owners) -> bool:
+        if owners.joint is not None:
+            return all(self._are_enough(side) for side in owners.joint if self._target in side.peers)
+        heard = set(owners.peers) - self._away - {self._target}
+        return len(heard) > owners.copies - owners.w
+
+    def owners_below(self, prefix: bytes) -> set[Owners]:
+        return {owners for owners in super().owners_below(prefix) if self._target in owners.peers}
 
     async def _compare_record(self, key: bytes, owners: Sequence[Peer], by_peer: Mapping[Peer, Listed]) -> None:
         if self._target not in owners:
@@ -153,9 +158,9 @@ class Refill:
             now = self._coordinator.monotonic()
             if now >= ask_at:
                 ask_at = now + _ASK_S
-                others = [peer for peer in self._coordinator.peers if not (peer.down or peer.suspect)]
+                others = [peer for peer in self._coordinator.placed.peers if not (peer.down or peer.suspect)]
                 await asyncio.gather(*map(self._ask_who_it_is, others))
-            for peer in self._coordinator.peers:
+            for peer in self._coordinator.placed.peers:
                 if not peer.suspect:
                     self._progress.pop(peer, None)
                     self._rest_s.pop(peer, None)

@@ -98,14 +98,14 @@ class Replay:
                 _log.exception("a round of replaying hints failed")
 
     async def _tidy(self) -> None:
-        nodes = [self._hints.node_of(peer) for peer in self._coordinator.peers]
+        nodes = [self._hints.node_of(peer) for peer in self._coordinator.placed.peers]
         if self._hints.waiting():
             await self._hints.tidy(nodes if all(nodes) else None)
 
     def _begin_passes(self) -> None:
         waiting = self._hints.waiting()
         now = self._coordinator.monotonic()
-        for peer in self._coordinator.peers:
+        for peer in self._coordinator.placed.peers:
             idle = peer not in self._passes and now >= self._rests_until.get(peer, 0.0)
             if idle and self._is_there(peer) and self._hints.node_of(peer) in waiting:
                 self._begin_pass(peer)
@@ -163,7 +163,8 @@ class Replay:
 
     async def _replay(self, peer: Peer, hint: Hint) -> tuple[_Came, int]:
         """Bring one record to a node; what came of it, and the bytes that were sent."""
-        owners = self._coordinator.owners(hint.key)
+        placed = self._coordinator.placed
+        owners = self._coordinator.in_order(placed.owners(hint.key))
         if peer not in owners:
             return _Came.MOOT, 0
         others = [owner for owner in owners if owner is not peer]

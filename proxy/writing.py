@@ -103,7 +103,7 @@ class Write:
         self._owners = coordinator.owners(key)
         self._started = coordinator.monotonic()
         self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
-        self._call = Call(self._deadline, coordinator.ring.number, call.request_id)
+        self._call = Call(self._deadline, self._owners.ring, call.request_id)
         self.due = self._deadline
         """When `overdue` wants to be called (monotonic seconds)."""
         self._shared = call.shared
@@ -141,7 +141,7 @@ class Write:
             self._send(version)
         elif self._tombstone:
             # Strict even where R = 1: what it finds decides whether anything is written.
-            self._inquire(Read(coordinator, self.key, self._call, coordinator.quorum_for_writes, whole=False))
+            self._inquire(Read(coordinator, self.key, self._call, False, True))
         else:
             self._inquire(Survey(coordinator, self.key, self._call))
         if not self._settled:
@@ -167,7 +167,7 @@ class Write:
     def proven_record(self) -> Record | None:
         """What was written, if W replicas hold it or newer and its stamp is known to be above all that was acknowledged
         before; a write that took the outcome of a later one lacks that proof."""
-        proven = self._written is not None and (self._asked or self._accepted >= self._coordinator.quorum.w)
+        proven = self._written is not None and (self._asked or self._accepted >= self._owners.w)
         return self._record if proven else None
 
     def when_settled(self, watcher: Callable[[Write], None]) -> None:
@@ -217,8 +217,9 @@ class Write:
         self._sent = True
         owners = self._owners
         skip = not coordinator.health.well and coordinator.enough_are_well(owners)
-        self._waiting = len(owners)
-        for peer in owners:
+        peers = coordinator.in_order(owners)
+        self._waiting = len(peers)
+        for peer in peers:
             if skip and peer.down:
                 self._refused(peer, Unreachable(f"skipped: {peer.error}"))
                 continue
@@ -291,7 +292,7 @@ class Write:
     # 4. deciding
 
     def _decide(self) -> None:
-        needed = self._coordinator.quorum.w
+        needed = self._owners.w
         if self._accepted >= needed:
             self._strictly = True
             self._settle(self._achieved(self._durable), None)
@@ -302,7 +303,7 @@ class Write:
 
     def _fall_short(self) -> None:
         coordinator = self._coordinator
-        if not (self._asked or self._accepted or self._doubtful) and self._held >= coordinator.quorum.w:
+        if not (self._asked or self._accepted or self._doubtful) and self._held >= self._owners.w:
             # It is nowhere, and more than a read quorum has said what it holds.
             coordinator.counters.restamped += 1
             self._asked = True
@@ -342,7 +343,7 @@ class Write:
         record = self._record
         if record is None:
             return Written()
-        return Written(record.version, record.checksum, durable, self._coordinator.quorum.n)
+        return Written(record.version, record.checksum, durable, self._owners.copies)
 
     def _settle(self, written: Written | None, error: Exception | None) -> None:
         coordinator = self._coordinator
@@ -374,11 +375,11 @@ class Write:
 
     def _shortfall(self, now: float, silent: int) -> SfssError:
         """The error for too few acceptances, in numbers, and what may have become of the write."""
-        quorum = self._coordinator.quorum
+        owners = self._owners
         errors = self._errors or {}
         if not (self._accepted or self._doubtful or silent):
             kinds = {type(error) for error in errors.values()}
-            if len(errors) == len(self._owners) and len(kinds) == 1:
+            if len(errors) == len(owners.peers) and len(kinds) == 1:
                 kind = kinds.pop()
                 if kind in (Unreachable, Busy, OutOfDisk, TooLarge):
                     return kind("; ".join(f"{peer.name}: {error}" for peer, error in errors.items()))
@@ -387,7 +388,7 @@ class Write:
             outcome = Outcome.UNKNOWN
         reasons = "; ".join(f"{peer.name}: {error or type(error).__name__}" for peer, error in errors.items())
         return QuorumUnavailable(
-            f"{quorum.w} of {quorum.n} replicas needed, {self._accepted} took it, {self._held} held a newer one, "
+            f"{owners.w} of {owners.copies} replicas needed, {self._accepted} took it, {self._held} held a newer one, "
             f"{silent} didn't answer in {now - self._started:.1f} s{': ' if reasons else ''}{reasons}",
             outcome,
         )

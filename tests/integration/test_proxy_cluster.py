@@ -85,7 +85,7 @@ async def served(cluster: Cluster) -> AsyncIterator[MemcacheClient]:
 async def noticed(cluster: Cluster, client: MemcacheClient, dead: int) -> None:
     """Send requests until so many nodes are known to be down."""
     async with asyncio.timeout(20):
-        while sum(peer.down for peer in cluster.coordinator.peers) < dead:
+        while sum(peer.down for peer in cluster.coordinator.placed.peers) < dead:
             with contextlib.suppress(SfssError):
                 await client.set(b"another/file", b"x")
 
@@ -208,7 +208,7 @@ async def test_stats_tell_of_the_proxy_and_of_every_node_the_dead_one_as_dead(tm
             await client.set(b"key/%d" % number, b"x")
         await nodes.stop(1)
         await noticed(cluster, client, dead=1)
-        dead = next(peer.name for peer in cluster.coordinator.peers if peer.down)
+        dead = next(peer.name for peer in cluster.coordinator.placed.peers if peer.down)
         await asyncio.sleep(0.6)  # figures are shared by all who ask within half a second
 
         own = await client.stats()

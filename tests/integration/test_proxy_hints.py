@@ -22,7 +22,7 @@ def same(nodes):
 
 
 def figure(cluster, name):
-    return int(cluster.coordinator.hints.figures(cluster.coordinator.peers)[name])
+    return int(cluster.coordinator.hints.figures(cluster.coordinator.placed.peers)[name])
 
 
 async def test_a_node_that_was_away_gets_what_it_missed_without_a_read(tmp_path):
@@ -113,7 +113,7 @@ async def test_another_node_at_the_address_gets_none_and_the_right_one_all(tmp_p
         identity = right.identify()
         stranger.bind(identity.cluster, identity.ring, identity.fingerprint)
         await nodes.start(0)
-        peer = next(peer for peer in cluster.coordinator.peers if peer.name.endswith(f":{nodes.ports[0]}"))
+        peer = next(peer for peer in cluster.coordinator.placed.peers if peer.name.endswith(f":{nodes.ports[0]}"))
         await eventually(lambda: "there was node" in peer.error)
         await eventually(lambda: figure(cluster, "hints_waiting") >= len(KEYS))
         await nodes.stop(0)

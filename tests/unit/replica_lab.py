@@ -16,6 +16,7 @@ from proxy.hint_store import Hint, HintStore
 from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import Peer
+from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from proxy.replay import Replay
 from sfss.errors import SfssError
@@ -144,17 +145,12 @@ class Lab:
         quorum = Quorum.over(count, n, w, r)
         self.ring = NodeRing(members, quorum.n, partitions=2)
         everybody = [LabReplica(member.name, self.now) for member in self.ring.members]
-        self.peers = [
-            Peer(member.name, replica, index=index)
-            for index, (member, replica) in enumerate(zip(self.ring.members, everybody, strict=True))
-        ]
+        self.peers = [Peer(member.name, replica) for member, replica in zip(self.ring.members, everybody, strict=True)]
         self.replicas = [everybody[index] for index in self.ring.owners(KEY)]
         self.health = Health(self.peers, probe_s_min=0.1, probe_s_max=1.0, monotonic=loop.time)
         self.clock = StampClock(self.now)
         self.coordinator = Coordinator(
-            self.ring,
-            self.peers,
-            quorum,
+            PlacedRing.of(self.ring, self.peers, quorum),
             options=Options(**options),
             health=self.health,
             clock=self.clock,

@@ -20,6 +20,7 @@ from proxy.hint_store import HintStore
 from proxy.hints import Hints
 from proxy.options import Options
 from proxy.peer import Peer
+from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from proxy.replay import Replay
 from sfss.errors import Busy, ConnectionLost, CorruptRecord, Expired, Outcome, SfssError, Unreachable
@@ -166,9 +167,7 @@ class SimulatedCluster:
         ]
         options = Options(shared=shared, deadline_s=1.0, node_deadline_s=0.3, hint_round_s=0.1)
         coordinator = Coordinator(
-            self._ring,
-            peers,
-            self._quorum,
+            PlacedRing.of(self._ring, peers, self._quorum),
             options=options,
             health=Health(peers, probe_s_min=0.05, probe_s_max=0.5, rng=self._rng, monotonic=self._loop.time),
             clock=StampClock(lambda: self.now() + skew_s),

@@ -18,6 +18,7 @@ from proxy.coordinator import Coordinator
 from proxy.health import Health
 from proxy.options import Options
 from proxy.peer import Peer
+from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from proxy.schedule import REGIONS, Schedule
 from sfss.errors import Busy, CorruptRecord, Recovering, SfssError, Unreachable
@@ -98,14 +99,9 @@ class Replicas:
         loop = asyncio.get_running_loop()
         members = [Member(f"{name}:1") for name in "abcdefgh"[: len(stores)]]
         self.ring = NodeRing(members, n, partitions=partitions)
-        self.peers = [
-            Peer(member.name, store, index=index)
-            for index, (member, store) in enumerate(zip(members, stores, strict=True))
-        ]
+        self.peers = [Peer(member.name, store) for member, store in zip(members, stores, strict=True)]
         self.coordinator = Coordinator(
-            self.ring,
-            self.peers,
-            Quorum.over(len(stores), n, 2, 2),
+            PlacedRing.of(self.ring, self.peers, Quorum.over(len(stores), n, 2, 2)),
             options=Options(**options),
             health=Health(self.peers, monotonic=loop.time),
             now=lambda: NOW,

@@ -114,7 +114,7 @@ async def test_a_new_cluster_binds_all_nodes_to_one_id_and_ring():
 
     identities = [node.store.identify() for node in network.nodes.values()]
     assert len({identity.cluster for identity in identities}) == 1
-    assert {identity.fingerprint for identity in identities} == {cluster.coordinator.ring.fingerprint}
+    assert {identity.fingerprint for identity in identities} == {cluster.coordinator.placed.fingerprint}
     assert identities[0].cluster
     await cluster.close()
 
@@ -282,7 +282,7 @@ async def test_a_node_of_another_cluster_that_comes_later_is_left_alone():
     network.nodes[7901].up = True
     await asyncio.sleep(1)
 
-    peer = next(peer for peer in cluster.coordinator.peers if peer.name == "localhost:7901")
+    peer = next(peer for peer in cluster.coordinator.placed.peers if peer.name == "localhost:7901")
     assert peer.down
     assert "belongs to cluster" in peer.error
     await cluster.close()
@@ -396,7 +396,7 @@ async def test_a_wiped_node_is_left_alone_and_the_others_serve():
     cluster = await network.open()
 
     assert (await settled(cluster.coordinator.get(KEY))).value == b"there"
-    peer = next(peer for peer in cluster.coordinator.peers if peer.name == "localhost:7901")
+    peer = next(peer for peer in cluster.coordinator.placed.peers if peer.name == "localhost:7901")
     assert peer.down
     assert "wiped" in peer.error
     assert network.nodes[7901].store.records == {}

@@ -12,6 +12,7 @@ from proxy.coordinator import Coordinator
 from proxy.explanation import EXPLANATIONS_MAX
 from proxy.options import Options
 from proxy.peer import Peer
+from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from sfss.errors import BadKey, BadRequest, Busy, CorruptRecord, Recovering, Unreachable
 from sfss.explanation import explain_topic, key_of_topic, structured
@@ -55,12 +56,9 @@ class Lab:
     def __init__(self) -> None:
         ring = NodeRing([Member(f"n{number}:1") for number in range(3)], 3, partitions=256, number=0)
         stores = [Node(f"id-{member.name}") for member in ring.members]
-        peers = [
-            Peer(member.name, store, index=index)
-            for index, (member, store) in enumerate(zip(ring.members, stores, strict=True))
-        ]
+        peers = [Peer(member.name, store) for member, store in zip(ring.members, stores, strict=True)]
         options = replace(Options(), node_deadline_s=0.05, stats_deadline_s=0.05)
-        self.coordinator = Coordinator(ring, peers, Quorum.over(3), options=options)
+        self.coordinator = Coordinator(PlacedRing.of(ring, peers, Quorum.over(3)), options=options)
         self.nodes = [stores[index] for index in ring.owners(KEY)]
         self.names = [ring.members[index].name for index in ring.owners(KEY)]
 
@@ -80,7 +78,7 @@ async def test_a_file_that_all_replicas_hold_is_told_with_its_place(lab: Lab) ->
     told = await lab.explain()
 
     assert told["hash"] == f"{hash_key(KEY):016x}"
-    assert told["partition"] == lab.coordinator.ring.partition(KEY)
+    assert told["partition"] == lab.coordinator.placed.partition(KEY)
     assert (told["ring"], told["quorum"], told["kind"], told["copies"]) == (0, "3/2/2", "file", 3)
     assert told["answers"] == lab.names[0]
     assert [replica["address"] for replica in told["replicas"]] == lab.names

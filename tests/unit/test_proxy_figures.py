@@ -4,6 +4,7 @@ import pytest
 
 from proxy.coordinator import Coordinator
 from proxy.peer import Peer
+from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from sfss.memory import MemoryStore
 from sfss.ring import Member, NodeRing
@@ -13,8 +14,8 @@ async def test_the_table_of_the_ring_is_gone_through_once_however_often_figures_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ring = NodeRing([Member("a:1"), Member("b:1")], 2, partitions=256)
-    peers = [Peer(member.name, MemoryStore(), index=index) for index, member in enumerate(ring.members)]
-    figures = Coordinator(ring, peers, Quorum.over(2)).figures
+    peers = [Peer(member.name, MemoryStore()) for member in ring.members]
+    figures = Coordinator(PlacedRing.of(ring, peers, Quorum.over(2))).figures
     first, drawn = await figures.of_topic(""), figures.ring()
     monkeypatch.setattr(ring, "table", None)
 
