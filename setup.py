@@ -34,7 +34,7 @@ COMPILED = {
     },
     "web": {
         "sfss/web": "answers application conditions connection counters files memory paths proxies repeated_head"
-        " requests server uploads"
+        " requests retry_budget server uploads"
     },
     "proxy": {"proxy": "coordinator gathering latency peer placed_ring reading writing"},
     "nodes": {"nodes": "entry format index overlay reading store tree volume writer"},

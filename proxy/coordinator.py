@@ -152,6 +152,11 @@ class Coordinator:
             return owners.peers
         return tuple(sorted(owners.peers, key=lambda peer: peer.down + peer.suspect))
 
+    def ends_at(self, started: float, call: Call) -> float:
+        """When a request is to be given up, so that its answer is there at its deadline: requests are looked at every
+        `sweep_s`."""
+        return min(call.deadline, started + self.options.deadline_s) - self.options.sweep_s
+
     def call_to_node(self, now: float, deadline: float, ring: int, request_id: bytes) -> Call:
         """What goes with a question to a node that is asked now, as an owner under a ring."""
         return Call(min(deadline, now + self.options.node_deadline_s), ring, request_id)

@@ -70,7 +70,7 @@ class Gathering:
         self._whole: Record | None = None
         """The newest complete record in hand (a tombstone is complete without a value)."""
         self._started = self._asked_at = coordinator.monotonic()
-        self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
+        self._deadline = coordinator.ends_at(self._started, call)
         self._call = coordinator.call_to_node(self._started, self._deadline, owners.ring, call.request_id)
         self.due = 0.0
         """When `overdue` wants to be called (monotonic seconds)."""
@@ -85,9 +85,12 @@ class Gathering:
         coordinator = self._coordinator
         self.due = self._started + peers[0].hedge_s
         self._ask(peers[0], self._wants_value())
-        for peer in peers[1 : self._needed]:
+        # Without enough that are well it fails, or a sick one is back: one silence is enough to find out, not two.
+        enough_are_well = coordinator.health.well or coordinator.enough_are_well(self._owners)
+        asked = self._needed if enough_are_well else len(peers)
+        for peer in peers[1:asked]:
             self._ask(peer, False)
-        self._unasked = self._needed
+        self._unasked = asked
         self._advance()
         if not self._finished:
             self._future = coordinator.loop.create_future()

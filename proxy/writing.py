@@ -104,7 +104,7 @@ class Write:
         self._started = coordinator.monotonic()
         self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
         self._call = Call(self._deadline, self._owners.ring, call.request_id)
-        self.due = self._deadline
+        self.due = coordinator.ends_at(self._started, call)
         """When `overdue` wants to be called (monotonic seconds)."""
         self._shared = call.shared
         self._record: Record | None = None

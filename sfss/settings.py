@@ -197,6 +197,8 @@ class Settings:
     w: int = _whole(2, 1, 16)
     r: int = _whole(2, 1, 16)
     storage_proxy_max_retry: int = _whole(3, 0, 100)
+    storage_proxy_retry_share: float = _setting(0.1, _number(0, 1, float))
+    """Tries after a request's first, of all requests, as a part of these; besides what was saved in quiet times."""
     storage_proxy_retry_after_seconds: float = _seconds(2.0)
     storage_proxy_timeout_seconds: float = _seconds(4.0)
     """For one try at one proxy; above the proxy's own deadline (3 s), so that its answer says what went wrong."""

@@ -35,6 +35,7 @@ from sfss.process import check_packages, run
 from sfss.settings import Settings, load_settings, parse_address
 from sfss.store import settled
 from sfss.web.proxies import ProxyRing
+from sfss.web.retry_budget import RetryBudget
 from sfss.web.status import by_node
 
 _MIB = 1024 * 1024
@@ -144,6 +145,7 @@ async def _proxies(config: Path | None, options: Mapping[str, object]) -> AsyncI
         retry_max=settings.storage_proxy_max_retry,
         retry_after_s=settings.storage_proxy_retry_after_seconds,
         timeout_s=settings.storage_proxy_timeout_seconds,
+        budget=RetryBudget(settings.storage_proxy_retry_share),
         access=trust.access(),
     )
     await ring.start()

@@ -31,8 +31,9 @@ from sfss.settings import Settings, load_settings
 from sfss.store import Store
 from sfss.subcommands import check_nothing_before
 from sfss.tls import server_context
-from sfss.web.counters import SharedCounters
+from sfss.web.counters import SharedCounters, WorkerCounters
 from sfss.web.proxies import ProxyRing
+from sfss.web.retry_budget import RetryBudget
 from sfss.web.serve import OpenBackend, serve
 from sfss.web.status import DirectStatus, ProxiesStatus, StatusSource
 from sfss.web.workers import Workers, bind_sockets
@@ -119,12 +120,15 @@ def open_backend(settings: Settings) -> OpenBackend:
 
 
 @asynccontextmanager
-async def _over_proxies(settings: Settings, access: Access) -> AsyncIterator[tuple[Store, StatusSource]]:
+async def _over_proxies(
+    settings: Settings, access: Access, counters: WorkerCounters
+) -> AsyncIterator[tuple[Store, StatusSource]]:
     ring = ProxyRing(
         settings.storage_proxies,
         retry_max=settings.storage_proxy_max_retry,
         retry_after_s=settings.storage_proxy_retry_after_seconds,
         timeout_s=settings.storage_proxy_timeout_seconds,
+        budget=RetryBudget(settings.storage_proxy_retry_share, counters=counters),
         access=access,
     )
     await ring.start()
@@ -152,7 +156,9 @@ def cluster_config(settings: Settings) -> ClusterConfig:
 
 
 @asynccontextmanager
-async def _over_nodes(settings: Settings, access: Access) -> AsyncIterator[tuple[Store, StatusSource]]:
+async def _over_nodes(
+    settings: Settings, access: Access, counters: WorkerCounters
+) -> AsyncIterator[tuple[Store, StatusSource]]:
     cluster = await open_cluster(replace(cluster_config(settings), access=access))
     try:
         yield cluster.coordinator, DirectStatus(cluster.coordinator, settings.status_timeout_seconds)

@@ -37,6 +37,8 @@ COUNTS = (
     "bytes_in",
     "bytes_out",
     "aborted",
+    "retries",
+    "retries_refused",
 )
 TIMED = ("get", "head", "put", "post", "delete")
 """Operations whose latency is kept as a histogram."""

@@ -18,6 +18,8 @@ _ROWS = (
     Row("bytes_in", "received_bytes_total", "Bytes of bodies from clients"),
     Row("bytes_out", "sent_bytes_total", "Bytes of bodies to clients"),
     Row("aborted", "aborted_total", "Answers whose client was gone before their end"),
+    Row("retries", "retries_total", "Tries after a request's first", (("result", "made"),)),
+    Row("retries_refused", "retries_total", "Tries after a request's first", (("result", "refused"),)),
     Row("body_bytes", "body_bytes", "Bytes of bodies in memory"),
 )
 

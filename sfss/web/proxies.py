@@ -2,8 +2,10 @@
 
 A key's writes all go to the first proxy of its order that is up, so that each key has one writer; reads go to the one
 that has least in hand. A proxy that can't be reached, or falls silent, is left out and asked again in the
-background, so that no request waits for it. What was surely not begun, and every read, is tried again elsewhere; a
-write that a dying proxy may have carried out is `unknown`, and is the caller's to decide on.
+background, so that no request waits for it. What was surely not begun, and every read, is tried again elsewhere while
+`RetryBudget` allows it; a write that a dying proxy may have carried out is `unknown`, and is the caller's to decide on.
+What a proxy itself answers (it is busy, it finds no quorum) it isn't asked again at once, and another one only within
+the time in which the one would have had to answer: a side of a parted network says soon that it can't.
 
 Other web processes notice later, or earlier, that a proxy is gone or back, and until then a key may have two writers.
 So a write that isn't sent to its key's own proxy, or to that one before every process has surely turned to it, is
@@ -40,6 +42,7 @@ from sfss.ring import ServerRing
 from sfss.settings import Address
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 from sfss.web.foreign import speaks_our_flags, try_out
+from sfss.web.retry_budget import RetryBudget
 
 T = TypeVar("T")
 
@@ -48,6 +51,12 @@ ASK_AGAIN_S_MIN = 0.25
 
 ASK_S_MAX = 1.0
 """How long a proxy may take to say that it is there."""
+
+ANSWER_SHARE = 0.75
+"""Of the time of one try, what a proxy takes itself at most (its deadline; by default 3 s of 4)."""
+
+_ANSWERED = (Busy, Expired, QuorumUnavailable)
+"""What a proxy that is well answers: to ask it again at once would get the same."""
 
 _TRY_READ_AGAIN = (Unreachable, ConnectionLost, Busy, Stopping, Expired, QuorumUnavailable)
 _TRY_WRITE_AGAIN = (Unreachable, ConnectionLost, Stopping)
@@ -74,7 +83,7 @@ class ProxyRing:
     """A `Store` over `proxies`. Start, use, close.
 
     `retry_max`: how many times a request is tried again. `retry_after_s`: how long a proxy that failed is left out.
-    `timeout_s`: for one try. `access`: what lets us in.
+    `timeout_s`: for one try. `budget`: for the tries after the first of all requests. `access`: what lets us in.
     """
 
     def __init__(
@@ -84,7 +93,9 @@ class ProxyRing:
         retry_max: int,
         retry_after_s: float,
         timeout_s: float,
+        budget: RetryBudget,
         access: Access = OPEN,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ring = ServerRing([str(address) for address in proxies])
         self._links = [_Link(address) for address in proxies]
@@ -95,6 +106,8 @@ class ProxyRing:
         """So long after a proxy is up, every web process has asked it again, and what was begun elsewhere is over."""
         self._trials: set[asyncio.Task[None]] = set()
         self.timeout_s = timeout_s
+        self.budget = budget
+        self.monotonic = monotonic
         self.notes: dict[Address, str] = {}
         """What was found out about foreign servers."""
 
@@ -141,6 +154,7 @@ class ProxyRing:
         self, key: bytes, call: Call, send: Callable[[MemcacheClient, Call], asyncio.Future[T]], *, of_read: bool
     ) -> asyncio.Future[T]:
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.budget.earn()
         _Request(self, self._ring.order(key), call, send, of_read, self._retry_max, result).attempt()
         return result
 
@@ -151,21 +165,25 @@ class ProxyRing:
         """Proxies that requests are sent to."""
         return sum(link.up for link in self._links)
 
-    def choose(self, order: tuple[int, ...], of_read: bool, failed: _Link | None) -> _Link:
-        """The proxy for a request's next try; for a read not the one that has just failed it, if there is another.
-        Raises `Unreachable` when none is up."""
+    def choose(self, order: tuple[int, ...], of_read: bool, avoided: tuple[_Link, ...]) -> _Link:
+        """The proxy for a request's next try; none of `avoided` if there is another. Raises `Unreachable` when none is
+        up."""
         best: _Link | None = None
         for index in order:
             link = self._links[index]
             if not link.up:
                 continue
-            if not of_read or link.foreign:
+            if link.foreign or (not of_read and link not in avoided):
                 return link
-            if best is None or best is failed or (link.in_hand < best.in_hand and link is not failed):
+            if best is None or best in avoided or (of_read and link.in_hand < best.in_hand and link not in avoided):
                 best = link
         if best is None:
             raise Unreachable("; ".join(f"{link.address}: {link.error}" for link in self._links))
         return best
+
+    def has_other(self, avoided: tuple[_Link, ...]) -> bool:
+        """Whether a proxy besides `avoided` is up, which the same request may be sent to."""
+        return any(link.up and not link.foreign and link not in avoided for link in self._links)
 
     def is_shared(self, order: tuple[int, ...], link: _Link, now: float) -> bool:
         """Whether another web process may just now send writes of the same key to another proxy than `link`."""
@@ -188,10 +206,10 @@ class ProxyRing:
 
     async def _pause(self) -> None:
         """Wait before a proxy is asked again: for `retry_after_s`, but not on while no proxy is left at all."""
-        until = time.monotonic() + self._retry_after_s
+        until = self.monotonic() + self._retry_after_s
         while True:
             await asyncio.sleep(min(self._retry_after_s, ASK_AGAIN_S_MIN))
-            if time.monotonic() >= until or not any(link.up for link in self._links):
+            if self.monotonic() >= until or not any(link.up for link in self._links):
                 return
 
     async def _ask(self, link: _Link) -> None:
@@ -213,7 +231,7 @@ class ProxyRing:
             link.error = str(error) or f"no answer in {ASK_S_MAX:g} s"
         else:
             link.up = True
-            link.settled_at = time.monotonic() + self._settle_s
+            link.settled_at = self.monotonic() + self._settle_s
 
     def _look_into(self, link: _Link) -> None:
         task = asyncio.get_running_loop().create_task(self._try_out(link))
@@ -228,7 +246,21 @@ class ProxyRing:
 class _Request:
     """One request on its way through one proxy or several. Callbacks, not a task: it is on every file's path."""
 
-    __slots__ = ("call", "deadline", "failed", "link", "of_read", "order", "result", "ring", "send", "tries_left")
+    __slots__ = (
+        "answered",
+        "avoided",
+        "began",
+        "call",
+        "deadline",
+        "link",
+        "of_read",
+        "order",
+        "result",
+        "ring",
+        "send",
+        "tries_left",
+        "until",
+    )
 
     def __init__(
         self,
@@ -248,19 +280,26 @@ class _Request:
         self.tries_left = tries_left
         self.result = result
         self.link: _Link
-        self.failed: _Link | None = None
+        self.avoided: tuple[_Link, ...] = ()
+        """Proxies that have failed it; of a write, only those that said so."""
+        self.answered: SfssError | None = None
+        """What the last proxy that answered gave for a reason."""
+        self.began = ring.monotonic()
         self.deadline = 0.0
+        """Of the try under way."""
+        self.until = call.deadline
+        """Of all tries."""
 
     def attempt(self) -> None:
         while True:
             try:
-                self.link = link = self.ring.choose(self.order, self.of_read, self.failed)
+                self.link = link = self.ring.choose(self.order, self.of_read, self.avoided)
             except Unreachable as unreachable:
                 self.result.set_exception(unreachable)
                 return
             try:
-                now = time.monotonic()
-                self.deadline = min(self.call.deadline, now + self.ring.timeout_s)
+                now = self.ring.monotonic()
+                self.deadline = min(self.until, now + self.ring.timeout_s)
                 call = Call(self.deadline, 0, self.call.request_id, self.ring.is_shared(self.order, link, now))
                 reply = self.send(cast(MemcacheClient, link.client), call)
             except SfssError as error:
@@ -281,6 +320,8 @@ class _Request:
             self.result.set_result(reply.result())
         elif isinstance(error, SfssError) and self._may_try_again(error):
             self.attempt()
+        elif isinstance(error, Expired) and self.answered is not None:
+            self.result.set_exception(self.answered)
         elif isinstance(error, Unreachable) and not self.link.up:
             self.result.set_exception(Unreachable(f"{self.link.address}: {error}", error.outcome))
         else:
@@ -288,20 +329,33 @@ class _Request:
 
     def _may_try_again(self, error: SfssError) -> bool:
         """Judge a failure: is the proxy to be left out, and may the request be sent once more?"""
-        now = time.monotonic()
-        self.failed = link = self.link
+        ring, link = self.ring, self.link
+        now = ring.monotonic()
+        answered = isinstance(error, _ANSWERED)
         if isinstance(error, Unreachable):
             # Said by our client of the proxy, or by the proxy of its nodes? Only in the first nothing is connected.
-            if link.client is not None and not link.client.connections:
-                self.ring.leave_out(link, str(error))
+            answered = link.client is not None and link.client.connections > 0
+            if not answered:
+                ring.leave_out(link, str(error))
         elif isinstance(error, Stopping):
-            self.ring.leave_out(link, "it is stopping")
-        elif isinstance(error, Expired) and self.deadline < self.call.deadline and now >= self.deadline:
-            # The proxy's own deadline is shorter than ours for it: one that says nothing at all is stopped or cut off.
-            self.ring.leave_out(link, str(error))
-        if not self.tries_left or now >= self.call.deadline:
+            ring.leave_out(link, "it is stopping")
+        elif isinstance(error, Expired) and now >= self.deadline:
+            answered = False
+            if self.deadline < self.until:
+                # A proxy's own deadline is shorter than ours for it: one that says nothing is stopped or cut off.
+                ring.leave_out(link, str(error))
+        if answered:
+            self.answered = error
+            self.until = min(self.until, self.began + ANSWER_SHARE * ring.timeout_s)
+        if self.of_read or answered:
+            self.avoided = (*self.avoided, link)
+        if not self.tries_left or now >= self.until or (answered and not ring.has_other(self.avoided)):
+            return False
+        if self.of_read:
+            worth_it = isinstance(error, _TRY_READ_AGAIN)
+        else:
+            worth_it = isinstance(error, _TRY_WRITE_AGAIN) and error.outcome is Outcome.NOT_APPLIED
+        if not (worth_it and ring.budget.take()):
             return False
         self.tries_left -= 1
-        if self.of_read:
-            return isinstance(error, _TRY_READ_AGAIN)
-        return isinstance(error, _TRY_WRITE_AGAIN) and error.outcome is Outcome.NOT_APPLIED
+        return True

@@ -18,14 +18,15 @@ from sfss.settings import Settings
 from sfss.store import Store
 from sfss.web.application import Application
 from sfss.web.connection import ConnectionLimits
-from sfss.web.counters import SharedCounters
+from sfss.web.counters import SharedCounters, WorkerCounters
 from sfss.web.door import ACCEPTS_MAX
 from sfss.web.memory import BodyMemory
 from sfss.web.server import WebServer
 from sfss.web.status import StatusSource
 
-OpenBackend: TypeAlias = "Callable[[], AbstractAsyncContextManager[tuple[Store, StatusSource]]]"
-"""Opens what the web tier stands on: its files, and the figures of the tiers below."""
+OpenBackend: TypeAlias = "Callable[[WorkerCounters], AbstractAsyncContextManager[tuple[Store, StatusSource]]]"
+"""Opens what the web tier stands on: its files, and the figures of the tiers below. What it counts itself goes to the
+worker's counters."""
 
 FILES_RESERVED = 32 + ACCEPTS_MAX
 FILES_PER_SERVER = 12
@@ -49,7 +50,7 @@ async def serve(
     """Serve on bound sockets until `stop` is set, then finish what is in hand. `serving` is called in between, once."""
     async with AsyncExitStack() as stack:
         # It may wait for nodes.
-        opened = await unless_stopped(stack.enter_async_context(open_backend()), stop)
+        opened = await unless_stopped(stack.enter_async_context(open_backend(counters.worker(index))), stop)
         if opened is None:
             return
         store, status = opened

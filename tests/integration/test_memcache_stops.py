@@ -16,6 +16,7 @@ from sfss.memory import MemoryStore
 from sfss.settings import Address
 from sfss.store import settled
 from sfss.web.proxies import ProxyRing
+from sfss.web.retry_budget import RetryBudget
 
 LEAVING = ServerLimits(leaving_s=5.0)
 
@@ -68,7 +69,7 @@ async def test_the_web_tier_turns_to_another_proxy(kind):
     store = MemoryStore(durable=True)
     async with serving(store, limits=LEAVING) as one, serving(store, limits=LEAVING) as two:
         addresses = tuple(Address("127.0.0.1", server.port) for server in (one, two))
-        ring = ProxyRing(addresses, retry_max=2, retry_after_s=60.0, timeout_s=30.0)
+        ring = ProxyRing(addresses, retry_max=2, retry_after_s=60.0, timeout_s=30.0, budget=RetryBudget(0.1))
         await ring.start()
         keys = [b"key-%d" % number for number in range(20)]  # some belong to the one, some to the other
         for key in keys:

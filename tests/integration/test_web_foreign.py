@@ -17,6 +17,7 @@ from sfss.settings import Address
 from sfss.store import VALUE_BYTES_MAX
 from sfss.web.foreign import Abilities, speaks_our_flags, try_out
 from sfss.web.proxies import ProxyRing
+from sfss.web.retry_budget import RetryBudget
 from sfss.web.status import ProxiesStatus
 
 MEMCACHED = shutil.which("memcached")
@@ -80,7 +81,7 @@ async def test_what_a_server_cannot_do_is_said_in_words() -> None:
 
 async def test_of_a_foreign_server_nothing_is_claimed_that_only_ours_know() -> None:
     async with memcached() as server:
-        ring = ProxyRing((server,), retry_max=3, retry_after_s=0.2, timeout_s=5.0)
+        ring = ProxyRing((server,), retry_max=3, retry_after_s=0.2, timeout_s=5.0, budget=RetryBudget(0.1))
         await ring.start()
         try:
             limits = {"ready_fails_on": "nodes_dead>0, hints_waiting>0"}
@@ -105,7 +106,7 @@ async def test_files_are_kept_in_memcached_with_a_digest_for_their_etag(caplog: 
     caplog.set_level("INFO")
     large = hashlib.shake_128(b"seed").digest(VALUE_BYTES_MAX)
     async with memcached("-I", "4m") as server:
-        ring = ProxyRing((server,), retry_max=3, retry_after_s=0.2, timeout_s=5.0)
+        ring = ProxyRing((server,), retry_max=3, retry_after_s=0.2, timeout_s=5.0, budget=RetryBudget(0.1))
         await ring.start()
         try:
             async with web_tier(ring, status=ProxiesStatus((server,), 2.0, ring.notes)) as web:

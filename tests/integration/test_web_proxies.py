@@ -17,6 +17,7 @@ from sfss.memory import MemoryStore
 from sfss.settings import Address
 from sfss.store import NO_CALL, Call, Record, Written, settled
 from sfss.web.proxies import ProxyRing
+from sfss.web.retry_budget import RetryBudget
 from sfss.web.status import DirectStatus, ProxiesStatus
 
 HOST = "127.0.0.1"
@@ -83,8 +84,12 @@ async def cluster_of(count: int) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def ring_over(addresses: tuple[Address, ...], timeout_s: float = 5.0) -> AsyncIterator[ProxyRing]:
-    ring = ProxyRing(addresses, retry_max=3, retry_after_s=RETRY_AFTER_S, timeout_s=timeout_s)
+async def ring_over(
+    addresses: tuple[Address, ...], timeout_s: float = 5.0, budget: RetryBudget | None = None
+) -> AsyncIterator[ProxyRing]:
+    ring = ProxyRing(
+        addresses, retry_max=3, retry_after_s=RETRY_AFTER_S, timeout_s=timeout_s, budget=budget or RetryBudget(0.1)
+    )
     await ring.start()
     try:
         yield ring

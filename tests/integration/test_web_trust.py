@@ -25,6 +25,7 @@ from sfss.store import VALUE_BYTES_MAX
 from sfss.tls import client_context, server_context
 from sfss.web.foreign import Abilities, speaks_our_flags, try_out
 from sfss.web.proxies import ProxyRing
+from sfss.web.retry_budget import RetryBudget
 from sfss.web.status import ProxiesStatus
 
 SECRET = Secret([(b"cluster", b"sesame")])
@@ -35,7 +36,7 @@ HOST = "127.0.0.1"
 
 @asynccontextmanager
 async def web_over(server: Address, access: Access) -> AsyncIterator[tuple[WebTier, ProxyRing]]:
-    ring = ProxyRing((server,), retry_max=1, retry_after_s=0.05, timeout_s=2.0, access=access)
+    ring = ProxyRing((server,), retry_max=1, retry_after_s=0.05, timeout_s=2.0, budget=RetryBudget(0.1), access=access)
     await ring.start()
     try:
         async with web_tier(ring, status=ProxiesStatus((server,), 2.0, ring.notes, access)) as web:
