@@ -28,8 +28,8 @@ tests_require = [
 COMPILED = {
     "wire": {
         "sfss": "keys stamps",
-        "sfss/memcache": "answers block client connection exchanges lane link replies requests socket_transport "
-        "tls_transport transport",
+        "sfss/memcache": "answers block client connection exchanges lane link replies requests ring_exchanges "
+        "socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },
     "web": {

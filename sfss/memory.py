@@ -1,4 +1,5 @@
-"""A whole node in a dict: the Store, Replica, Updater and Flushable of the tests, and the floor of the wire's speed.
+"""A whole node in a dict: the Store, Replica, RingKeeper, Updater and Flushable of the tests, and the floor of the
+wire's speed.
 
 It keeps the promises of the contract except for durability: nothing outlives the process. Versions come from a
 `StampClock`; time is injected. Every answer is at hand, so no call returns a future.
@@ -12,6 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sfss.errors import BadRequest, StaleRing, WrongCluster
+from sfss.keys import hash_key
+from sfss.ring import HASH_BITS
+from sfss.ring_keeper import HeldRing, KeptRing, Prepared, Voted, check_not_owned
+from sfss.ring_record import RingRecord
 from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Applied, Call, Change, Identity, Record, Written, checksum_of
 
@@ -35,6 +40,8 @@ class MemoryStore:
         self._stamps = stamps or StampClock(now)
         self._durable = int(durable)
         self._identity = Identity(node=node)
+        self._kept = KeptRing()
+        self._owned: tuple[int, bytes] = (0, b"")
         self._total_items = 0
         self.records: dict[bytes, Record] = {}
 
@@ -100,12 +107,53 @@ class MemoryStore:
                 raise WrongCluster("the node holds files and belongs to no cluster")
             if cluster == "new":
                 cluster = uuid.uuid4().hex
-            self._identity = replace(self._identity, cluster=cluster, ring=ring, fingerprint=fingerprint)
+            self._identity = replace(self._identity, cluster=cluster)
+            self._keep(KeptRing(HeldRing(ring, fingerprint)))
         return self._identity
 
     def _check_ring(self, call: Call) -> None:
         if call.ring and call.ring != self._identity.ring:
             raise StaleRing(self._identity.ring)
+
+    # RingKeeper
+
+    def tell_ring(self, call: Call = NO_CALL) -> HeldRing:
+        return self._kept.held
+
+    def prepare_ring(self, number: int, ballot: int, call: Call = NO_CALL) -> Prepared:
+        kept, answer = self._kept.prepare(number, ballot)
+        self._keep(kept)
+        return answer
+
+    def accept_ring(self, ballot: int, record: RingRecord, call: Call = NO_CALL) -> Voted:
+        kept, answer = self._kept.accept(ballot, record)
+        self._keep(kept)
+        return answer
+
+    def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> HeldRing:
+        kept, answer = self._kept.learn(record)
+        self._keep(kept)
+        return answer
+
+    def leave_ring(self, number: int, call: Call = NO_CALL) -> Identity:
+        self._kept.check_left(number, self._identity.node)
+        self.records.clear()
+        return self._identity
+
+    def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> int:
+        record = self._kept.settled(ring)
+        if self._owned[0] != ring:
+            self._owned = (ring, record.owned_by(self._identity.node))
+        check_not_owned(self._owned[1], partition)
+        shift = HASH_BITS - (record.partitions.bit_length() - 1)
+        gone = [key for key in self.records if hash_key(key) >> shift == partition]
+        for key in gone:
+            del self.records[key]
+        return len(gone)
+
+    def _keep(self, kept: KeptRing) -> None:
+        self._kept = kept
+        self._identity = replace(self._identity, ring=kept.held.number, fingerprint=kept.held.fingerprint)
 
     # Updater
 

@@ -122,6 +122,17 @@ class RingRecord:
         known = {member.name: member for placement in self.placements for member in placement.members}
         return tuple(known[name] for name in sorted(known))
 
+    def owned_by(self, node: str) -> bytes:
+        """For each partition 1 where the node owns it, in whichever placement, else 0. Not for an event loop."""
+        owned = bytearray(self.partitions)
+        for placement in self.placements:
+            indexes = [index for index, member in enumerate(placement.members) if member.node == node]
+            if indexes:
+                table = placement.node_ring(self.number, self.partitions).table
+                for partition, owners in enumerate(table):
+                    owned[partition] |= indexes[0] in owners
+        return bytes(owned)
+
     @property
     def fingerprint(self) -> str:
         """32 hex digits over all of it."""

@@ -39,8 +39,11 @@ from sfss.memcache.exchanges import (
 )
 from sfss.memcache.lane import Lane
 from sfss.memcache.link import Link
+from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.socket_transport import SocketTransport, connected
 from sfss.memcache.tls_transport import TlsProtocol
+from sfss.ring_keeper import HeldRing, Prepared, Voted
+from sfss.ring_record import RingRecord
 from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
 
 _log = logging.getLogger("sfss.memcache")
@@ -231,6 +234,34 @@ class MemcacheClient:
     def trust(self, epoch: int) -> asyncio.Future[Identity]:
         self._needs_sfss("trust")
         return self._ask(self._reads, AskIdentity(b"sfss trust %d\r\n" % epoch), NO_CALL)
+
+    # RingKeeper. What takes long waits on the lane of large writes, where no other answer is behind it.
+
+    def tell_ring(self, call: Call = NO_CALL) -> asyncio.Future[HeldRing]:
+        self._needs_sfss("rings")
+        return self._ask(self._reads, AskRing(b"sfss ring", (b"RING",)), call)
+
+    def prepare_ring(self, number: int, ballot: int, call: Call = NO_CALL) -> asyncio.Future[Prepared]:
+        self._needs_sfss("rings")
+        line = b"sfss ring prepare %d %d" % (number, ballot)
+        return self._ask(self._bulk, PrepareRing(line, (b"PROMISE", b"NACK", b"RING")), call)
+
+    def accept_ring(self, ballot: int, record: RingRecord, call: Call = NO_CALL) -> asyncio.Future[Voted]:
+        self._needs_sfss("rings")
+        line = b"sfss ring accept %d %d" % (record.number, ballot)
+        return self._ask(self._bulk, ChangeRing(line, (b"ACCEPTED", b"NACK", b"RING"), record.encode()), call)
+
+    def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> asyncio.Future[HeldRing]:
+        self._needs_sfss("rings")
+        return self._ask(self._bulk, ChangeRing(b"sfss ring learn", (b"RING",), record.encode()), call)
+
+    def leave_ring(self, number: int, call: Call = NO_CALL) -> asyncio.Future[Identity]:
+        self._needs_sfss("rings")
+        return self._ask(self._bulk, AskIdentity(b"sfss ring left %d\r\n" % number), call)
+
+    def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> asyncio.Future[int]:
+        self._needs_sfss("rings")
+        return self._ask(self._bulk, DropPartition(ring, partition), call)
 
     def _needs_sfss(self, name: str) -> None:
         if self._classic:

@@ -10,6 +10,7 @@ from sfss import __version__
 from sfss.errors import Unsupported
 from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
+from sfss.ring_keeper import RingKeeper
 from sfss.stamps import StampClock
 from sfss.store import Comparable, Flushable, Refillable, Replica, Store, Updater
 
@@ -74,6 +75,7 @@ class Service:
         self._replica = store if isinstance(store, Replica) else None
         self._comparable = store if isinstance(store, Comparable) else None
         self._refillable = store if isinstance(store, Refillable) else None
+        self._ring_keeper = store if isinstance(store, RingKeeper) else None
         self._updater = store if isinstance(store, Updater) else None
         self._flushable = store if isinstance(store, Flushable) else None
         offered = {
@@ -114,6 +116,13 @@ class Service:
         if self._refillable is None:
             raise Unsupported("only nodes are refilled")
         return self._refillable
+
+    @property
+    def ring_keeper(self) -> RingKeeper:
+        """The store as one that keeps its cluster's ring."""
+        if self._ring_keeper is None:
+            raise Unsupported("only nodes keep a ring")
+        return self._ring_keeper
 
     @property
     def updater(self) -> Updater:

@@ -6,7 +6,9 @@ import pytest
 from memcache_peer import FIRST_VERSION as V
 from memcache_peer import NOW, Peer, server_of
 
+from sfss.keys import hash_key
 from sfss.memcache.service import WIRE_VERSION
+from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import WIRE_VALUE_BYTES_MAX, checksum_of
 
 VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
@@ -20,6 +22,21 @@ RELATIVE = int(NOW) + 60
 
 A = b"set a 5 0 3\r\none\r\n"  # the first write of a conversation: its version is V
 N = b"set n 0 0 2\r\n41\r\n"
+
+BOUND = b"sfss bind c1 1 f1\r\n"
+OTHERS = tuple(Placement((RingMember(f"{node:032x}", f"n{node}:1"),), 1, 1, 1, 1) for node in (1, 2))
+
+
+def block(record: RingRecord) -> bytes:
+    line = record.encode()
+    return b"%d\r\n%b\r\n" % (len(line), line)
+
+
+JOINT_RING = RingRecord(2, 64, OTHERS)
+SETTLED_RING = RingRecord(3, 64, OTHERS[1:])
+JOINT, JOINT_FINGERPRINT = block(JOINT_RING), JOINT_RING.fingerprint.encode()
+SETTLED, SETTLED_FINGERPRINT = block(SETTLED_RING), SETTLED_RING.fingerprint.encode()
+PARTITION_OF_A = hash_key(b"a") >> (64 - 6)
 
 NO_TREE = b"SERVER_ERROR not supported here: get @ asks for the hash tree, which nodes keep\r\n"
 
@@ -80,6 +97,29 @@ CONVERSATIONS = [
     (b"", b"sfss bind c1 3 f1\r\n", b"IDENTITY memory c1 3 f1 0 0 ok\r\n"),
     (b"sfss bind c1 3 f1\r\n", b"sfss bind c2 4 f2\r\n", b"IDENTITY memory c1 3 f1 0 0 ok\r\n"),
     (A, b"sfss bind c1 3 f1\r\n", b"CLIENT_ERROR wrong cluster the node holds files and belongs to no cluster\r\n"),
+    # sfss ring
+    (b"", b"sfss ring\r\n", b"RING 0 - 0\r\n\r\n"),
+    (BOUND, b"sfss ring\r\n", b"RING 1 f1 0\r\n\r\n"),
+    (BOUND, b"sfss ring prepare 2 5\r\n", b"PROMISE 0 0\r\n\r\n"),
+    (BOUND + b"sfss ring prepare 2 5\r\n", b"sfss ring prepare 2 5\r\n", b"NACK 5\r\n"),
+    (BOUND + b"sfss ring prepare 2 5\r\n", b"sfss ring accept 2 4 " + JOINT, b"NACK 5\r\n"),
+    (BOUND, b"sfss ring accept 2 5 " + JOINT, b"ACCEPTED\r\n"),
+    (BOUND + b"sfss ring accept 2 5 " + JOINT, b"sfss ring prepare 2 6\r\n", b"PROMISE 5 " + JOINT),
+    (BOUND, b"sfss ring prepare 3 5\r\n", b"SERVER_ERROR stale ring 1\r\n"),
+    (BOUND, b"sfss ring learn " + JOINT, b"RING 2 %b " % JOINT_FINGERPRINT + JOINT),
+    (BOUND + b"sfss ring learn " + JOINT, b"sfss ring\r\n", b"RING 2 %b " % JOINT_FINGERPRINT + JOINT),
+    (BOUND + b"sfss ring learn " + SETTLED, b"sfss ring learn " + JOINT, b"RING 3 %b " % SETTLED_FINGERPRINT + SETTLED),
+    (BOUND + b"sfss ring learn " + JOINT, b"sfss ring prepare 2 9\r\n", b"RING 2 %b " % JOINT_FINGERPRINT + JOINT),
+    (BOUND + b"sfss ring learn " + JOINT, b"mg a Y G1\r\n", b"SERVER_ERROR stale ring 2\r\n"),
+    (
+        BOUND + A + b"sfss ring learn " + SETTLED,
+        b"sfss ring left 3\r\n",
+        b"IDENTITY memory c1 3 %b 0 0 ok\r\n" % SETTLED_FINGERPRINT,
+    ),
+    (BOUND + A + b"sfss ring learn " + SETTLED + b"sfss ring left 3\r\n", b"get a\r\n", b"END\r\n"),
+    (BOUND + A + b"sfss ring learn " + SETTLED, b"sfss drop 3 %d\r\n" % PARTITION_OF_A, b"DROPPED 1\r\n"),
+    (BOUND + A + b"sfss ring learn " + SETTLED, b"sfss drop 3 %d\r\n" % (PARTITION_OF_A ^ 1), b"DROPPED 0\r\n"),
+    (BOUND + b"sfss ring learn " + SETTLED, b"sfss drop 2 0\r\n", b"SERVER_ERROR stale ring 3\r\n"),
     # mg
     (A, b"mg a\r\n", b"HD\r\n"),
     (A, b"mg a v\r\n", b"VA 3\r\none\r\n"),
@@ -232,6 +272,20 @@ CONVERSATIONS = [
     (b"", b"ms a 3 F0 A0 V H B U0 O1\r\none\r\n", b"SERVER_ERROR deadline expired\r\n"),
     (b"", b"sfss\r\n", None),
     (b"", b"sfss bind a b\r\n", None),
+    (b"", b"sfss ring learned\r\n", None),
+    (b"", b"sfss ring prepare 2\r\n", None),
+    (b"", b"sfss ring prepare 2 5\r\n", b"CLIENT_ERROR wrong cluster the node belongs to no cluster\r\n"),
+    (BOUND, b"sfss ring prepare 2 0\r\n", b"CLIENT_ERROR ballots begin at 1\r\n"),
+    (BOUND, b"sfss ring prepare 2 9223372036854775808\r\n", b"CLIENT_ERROR no ballot\r\n"),
+    (BOUND, b"sfss ring prepare x 5\r\n", b"CLIENT_ERROR no number of a ring\r\n"),
+    (BOUND, b"sfss ring accept x 5 " + JOINT, b"CLIENT_ERROR no number of a ring\r\n"),
+    (BOUND, b"sfss ring accept 3 5 " + JOINT, b"CLIENT_ERROR this is ring 2\r\n"),
+    (BOUND, b"sfss ring learn 5\r\nabcde\r\n", None),
+    (BOUND, b"sfss ring learn x\r\n", b"CLIENT_ERROR bad data chunk\r\n"),
+    (BOUND, b"sfss ring left 1\r\n", None),
+    (BOUND, b"sfss drop 1 0\r\n", None),
+    (BOUND + b"sfss ring learn " + SETTLED, b"sfss drop 3 64\r\n", None),
+    (BOUND + b"sfss ring learn " + JOINT, b"sfss drop 2 0\r\n", None),
 ]
 
 

@@ -47,7 +47,10 @@ from sfss.memcache.exchanges import (
 )
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
+from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memory import MemoryStore
+from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise
+from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import KEY_BYTES_MAX, Applied, Call, Identity, Record, Written, checksum_of
 
 KEY = b"folder/file"
@@ -95,6 +98,13 @@ APPLY = lambda: Apply(KEY, RECORD, Call())  # noqa: E731
 PUT = lambda: Put(KEY, VALUE, 5, 60, Call())  # noqa: E731
 REMOVE = lambda: Remove(KEY, Call())  # noqa: E731
 CLASSIC_GET = lambda: ClassicGet(KEY, True)  # noqa: E731
+OTHERS = tuple(Placement((RingMember(f"{node:032x}", f"n{node}:1"),), 1, 1, 1, 1) for node in (1, 2))
+JOINT = RingRecord(2, 64, OTHERS)
+LINE, FINGERPRINT = JOINT.encode(), JOINT.fingerprint.encode()
+TELL_RING = lambda: AskRing(b"sfss ring", (b"RING",))  # noqa: E731
+PREPARE = lambda: PrepareRing(b"sfss ring prepare 2 5", (b"PROMISE", b"NACK", b"RING"))  # noqa: E731
+ACCEPT = lambda: ChangeRing(b"sfss ring accept 2 5", (b"ACCEPTED", b"NACK", b"RING"), LINE)  # noqa: E731
+DROP = lambda: DropPartition(3, 40)  # noqa: E731
 
 REPLIES: list[tuple[Any, bytes, Any]] = [
     (READ, HEADER + b" Yv O9\r\n" + VALUE + b"\r\n", RECORD),
@@ -122,6 +132,16 @@ REPLIES: list[tuple[Any, bytes, Any]] = [
         Identity("n1", "c1", 3, "f-1", 4, 500, "suspect"),
     ),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1 - 0 - 1 0 ok\r\n", Identity("n1", epoch=1)),
+    (TELL_RING, b"RING 0 - 0\r\n\r\n", HeldRing(0, "")),
+    (TELL_RING, b"RING 1 f1 0\r\n\r\n", HeldRing(1, "f1")),
+    (TELL_RING, b"RING 2 %b %d\r\n%b\r\n" % (FINGERPRINT, len(LINE), LINE), HeldRing.of(JOINT)),
+    (PREPARE, b"PROMISE 0 0\r\n\r\n", Promise()),
+    (PREPARE, b"PROMISE 7 %d\r\n%b\r\n" % (len(LINE), LINE), Promise(7, JOINT)),
+    (PREPARE, b"NACK 9223372036854775807\r\n", Nack(2**63 - 1)),
+    (PREPARE, b"RING 2 %b %d\r\n%b\r\n" % (FINGERPRINT, len(LINE), LINE), HeldRing.of(JOINT)),
+    (ACCEPT, b"ACCEPTED\r\n", Accepted()),
+    (ACCEPT, b"NACK 9\r\n", Nack(9)),
+    (DROP, b"DROPPED 17\r\n", 17),
     (CLASSIC_GET, b"VALUE folder/file 5 17\r\n" + VALUE + b"\r\nEND\r\n", Record(VALUE, 17, 5)),
     (CLASSIC_GET, b"VALUE folder/file 5 17 99\r\n" + VALUE + b"\r\nEND\r\n", Record(VALUE, 17, 5)),
     (CLASSIC_GET, b"END\r\n", None),
@@ -196,6 +216,19 @@ NOT_ITS_OWN: list[tuple[Any, bytes]] = [
     (lambda: AskStats(""), b"STAT a 1\r\nSTORED\r\n"),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1 c1 x - 1 0 ok\r\n"),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1\r\n"),
+    (TELL_RING, b"PROMISE 0 0\r\n\r\n"),
+    (TELL_RING, b"RING 2 %b 0\r\n" % FINGERPRINT + b"x"),
+    (TELL_RING, b"RING 3 %b %d\r\n%b\r\n" % (FINGERPRINT, len(LINE), LINE)),
+    (TELL_RING, b"RING 2 f1 %d\r\n%b\r\n" % (len(LINE), LINE)),
+    (TELL_RING, b"RING 2 f1 300000\r\n"),
+    (TELL_RING, b"RING x f1 0\r\n\r\n"),
+    (PREPARE, b"ACCEPTED\r\n"),
+    (PREPARE, b"NACK\r\n"),
+    (PREPARE, b"PROMISE 0\r\n"),
+    (ACCEPT, b"PROMISE 0 0\r\n\r\n"),
+    (ACCEPT, b"ACCEPTED 1\r\n"),
+    (DROP, b"DROPPED\r\n"),
+    (DROP, b"DROPPED x\r\n"),
 ]
 
 

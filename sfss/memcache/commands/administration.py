@@ -1,4 +1,4 @@
-"""stats, version, verbosity, flush_all, mn, and sfss (identity, bind and trust): commands without a key."""
+"""stats, version, verbosity, flush_all, mn and quit: commands without a key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sfss.memcache.errors import FLUSH_NOT_ALLOWED, UnknownCommand
 from sfss.memcache.numbers import EXPTIME_MAX
 from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import WIRE_VERSION, Service
-from sfss.store import Identity
 
 OK = b"OK\r\n"
 _CONTROL = dict.fromkeys((*range(32), 127), " ")
@@ -92,35 +91,6 @@ def _quit(service: Service, request: Request) -> Answer:
     return CLOSE
 
 
-def _parse_sfss(command: Command, words: list[bytes]) -> Request:
-    if words[1:] == [b"identity"]:
-        return Request(command, b"", None)
-    if len(words) == 5 and words[1] == b"bind":
-        cluster, fingerprint = words[2].decode("ascii", "replace"), words[4].decode("ascii", "replace")
-        return Request(command, b"", (cluster, number_of(words[3], 2**32), fingerprint))
-    if len(words) == 3 and words[1] == b"trust":
-        return Request(command, b"", number_of(words[2], 2**32))
-    raise BadRequest("usage: sfss identity | sfss bind <cluster or new> <ring> <fingerprint> | sfss trust <epoch>")
-
-
-def _sfss(service: Service, request: Request) -> Answer:
-    if request.arguments is None:
-        return answer(service.replica.identify(), identity_line)
-    if isinstance(request.arguments, int):
-        return answer(service.refillable.trust(request.arguments), identity_line)
-    cluster, ring, fingerprint = request.arguments
-    return answer(service.replica.bind(cluster, ring, fingerprint), identity_line)
-
-
-def identity_line(identity: Identity) -> bytes:
-    """`IDENTITY <node> <cluster or -> <ring> <fingerprint or -> <epoch> <position> <state>`, CRLF included."""
-    line = (
-        f"IDENTITY {identity.node} {identity.cluster or '-'} {identity.ring} {identity.fingerprint or '-'}"
-        f" {identity.epoch} {identity.position} {identity.state}\r\n"
-    )
-    return line.encode()
-
-
 COMMANDS = (
     Command(b"stats", _parse_stats, _stats, light=True),
     Command(b"version", _parse_bare, _version, light=True),
@@ -128,5 +98,4 @@ COMMANDS = (
     Command(b"flush_all", _parse_flush_all, _flush_all, words_max=3, writes=True, needs="flushable"),
     Command(b"mn", _parse_bare, _mn, words_max=1, light=True),
     Command(b"quit", _parse_bare, _quit, words_max=1, light=True),
-    Command(b"sfss", _parse_sfss, _sfss, needs="replica", light=True),
 )

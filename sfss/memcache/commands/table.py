@@ -11,14 +11,23 @@ from sfss.memcache.commands import (
     meta_set,
     own_forms,
     retrieval,
+    sfss_command,
     storage,
 )
 
-COMMANDS = {
-    command.name: command
-    for family in (administration, changes, meta_arithmetic, meta_delete, meta_get, meta_set, retrieval, storage)
-    for command in family.COMMANDS
-}
+_FAMILIES = (
+    administration,
+    changes,
+    meta_arithmetic,
+    meta_delete,
+    meta_get,
+    meta_set,
+    retrieval,
+    sfss_command,
+    storage,
+)
+
+COMMANDS = {command.name: command for family in _FAMILIES for command in family.COMMANDS}
 
 LANES = {
     b"get": retrieval.GET_LANE,

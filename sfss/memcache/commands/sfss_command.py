@@ -1,0 +1,144 @@
+"""sfss: what coordinators ask of nodes besides records. Who they are, and what their ring is.
+
+Some forms have a block, whose length is the line's last word. Their other words are looked at when the block is in: a
+refusal before would leave the block to be read as commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sfss.errors import BadRequest
+from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
+from sfss.memcache.commands.words import number_of
+from sfss.memcache.requests import Command, Request
+from sfss.memcache.service import Service
+from sfss.ring import PARTITIONS_MAX
+from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Prepared, Promise, Voted
+from sfss.ring_record import RING_NUMBER_MAX, RingRecord
+from sfss.store import Identity, Reply
+
+_EPOCH_MAX = 2**32
+_SIZE_MAX = 2**62
+_USAGE = (
+    "usage: sfss identity | bind <cluster or new> <ring> <fingerprint> | trust <epoch> | ring |"
+    " ring prepare <number> <ballot> | ring accept <number> <ballot> <bytes> | ring learn <bytes> |"
+    " ring left <number> | drop <ring> <partition>"
+)
+
+
+def _parse(command: Command, words: list[bytes]) -> Request:
+    form = tuple(words[1:3] if words[1:2] == [b"ring"] else words[1:2])
+    known = _FORMS.get(form)
+    if known is None or len(words) != known.words_min:
+        raise BadRequest(_USAGE)
+    size = number_of(words[known.size_at], _SIZE_MAX, "bad data chunk") if known.size_at else -1
+    # No order: what takes long here is asked for many times over, and names no key.
+    return Request(known, b"", words[1 + len(form) :], size, ordered=False)
+
+
+def _identity(service: Service, request: Request) -> Answer:
+    return answer(service.replica.identify(), _identity_line)
+
+
+def _bind(service: Service, request: Request) -> Answer:
+    cluster, ring, fingerprint = request.arguments
+    bound = service.replica.bind(
+        cluster.decode("ascii", "replace"), _ring_number(ring), fingerprint.decode("ascii", "replace")
+    )
+    return answer(bound, _identity_line)
+
+
+def _trust(service: Service, request: Request) -> Answer:
+    return answer(service.refillable.trust(number_of(request.arguments[0], _EPOCH_MAX)), _identity_line)
+
+
+def _identity_line(identity: Identity) -> bytes:
+    line = (
+        f"IDENTITY {identity.node} {identity.cluster or '-'} {identity.ring} {identity.fingerprint or '-'}"
+        f" {identity.epoch} {identity.position} {identity.state}\r\n"
+    )
+    return line.encode()
+
+
+def _tell_ring(service: Service, request: Request) -> Answer:
+    return _about_ring(service.ring_keeper.tell_ring())
+
+
+def _prepare_ring(service: Service, request: Request) -> Answer:
+    number, ballot = request.arguments
+    return _about_ring(service.ring_keeper.prepare_ring(_ring_number(number), _ballot(ballot)))
+
+
+def _accept_ring(service: Service, request: Request) -> Answer:
+    number, ballot, _ = request.arguments
+    record = RingRecord.decode(request.value)
+    if record.number != _ring_number(number):
+        raise BadRequest(f"this is ring {record.number}")
+    return _about_ring(service.ring_keeper.accept_ring(_ballot(ballot), record))
+
+
+def _learn_ring(service: Service, request: Request) -> Answer:
+    return _about_ring(service.ring_keeper.learn_ring(RingRecord.decode(request.value)))
+
+
+def _leave_ring(service: Service, request: Request) -> Answer:
+    return answer(service.ring_keeper.leave_ring(_ring_number(request.arguments[0])), _identity_line)
+
+
+def _drop_partition(service: Service, request: Request) -> Answer:
+    ring, partition = request.arguments
+    number = number_of(partition, PARTITIONS_MAX - 1, "no such partition")
+    dropped = service.ring_keeper.drop_partition(_ring_number(ring), number)
+    return answer(dropped, lambda count: b"DROPPED %d\r\n" % count)
+
+
+def _about_ring(reply: Reply[HeldRing] | Reply[Prepared] | Reply[Voted]) -> Answer:
+    return Pending(reply, _ring_line) if isinstance(reply, asyncio.Future) else _ring_line(reply)
+
+
+def _ring_line(said: HeldRing | Promise | Accepted | Nack) -> Buffers:
+    if isinstance(said, HeldRing):
+        return _with_record(f"RING {said.number} {said.fingerprint or '-'}".encode(), said.record)
+    if isinstance(said, Promise):
+        return _with_record(b"PROMISE %d" % said.ballot, said.accepted)
+    return b"ACCEPTED\r\n" if isinstance(said, Accepted) else b"NACK %d\r\n" % said.ballot
+
+
+def _with_record(head: bytes, record: RingRecord | None) -> Buffers:
+    line = record.encode() if record is not None else b""
+    return with_block(b"%b %d\r\n" % (head, len(line)), line)
+
+
+def _ring_number(word: bytes) -> int:
+    return number_of(word, RING_NUMBER_MAX, "no number of a ring")
+
+
+def _ballot(word: bytes) -> int:
+    ballot = number_of(word, BALLOT_MAX, "no ballot")
+    if not ballot:
+        raise BadRequest("ballots begin at 1")
+    return ballot
+
+
+def _form(
+    words: int, handle: Callable[[Service, Request], Answer], *, block: bool = False, writes: bool = True
+) -> Command:
+    """A row for a line of so many words, whose last one is the length of its block if it has one."""
+    return Command(b"sfss", _parse, handle, words, words, words - 1 if block else 0, "replica", writes, not block)
+
+
+_FORMS = {
+    (b"identity",): _form(2, _identity, writes=False),
+    (b"bind",): _form(5, _bind, writes=False),
+    (b"trust",): _form(3, _trust, writes=False),
+    (b"ring",): _form(2, _tell_ring, writes=False),
+    (b"ring", b"prepare"): _form(5, _prepare_ring),
+    (b"ring", b"accept"): _form(6, _accept_ring, block=True),
+    (b"ring", b"learn"): _form(4, _learn_ring, block=True),
+    (b"ring", b"left"): _form(4, _leave_ring),
+    (b"drop",): _form(4, _drop_partition),
+}
+
+COMMANDS = (Command(b"sfss", _parse, _identity, words_max=6, needs="replica", light=True),)
