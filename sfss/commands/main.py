@@ -139,7 +139,8 @@ async def _over_proxies(
 
 
 def cluster_config(settings: Settings) -> ClusterConfig:
-    """The nodes as a proxy's configuration file would describe them; for --direct."""
+    """The nodes, and what is done in the background, as a proxy's configuration file would describe them; for --direct.
+    Each worker process is a coordinator, so each does its part."""
     zones = settings.storage_zones or ("",) * len(settings.storages)
     weights = settings.storage_weights or (1,) * len(settings.storages)
     return ClusterConfig(
@@ -151,7 +152,13 @@ def cluster_config(settings: Settings) -> ClusterConfig:
         w=settings.w,
         r=settings.r,
         partitions=settings.partitions,
-        options=Options(shared=True),
+        options=Options(
+            shared=True,
+            compare_interval_s=float(settings.compare_interval * settings.workers),
+            compare_bytes_per_s=settings.compare_rate / settings.workers,
+            hint_age_s=settings.hint_hours * 3600.0,
+            hint_rate=settings.hint_rate / settings.workers,
+        ),
     )
 
 

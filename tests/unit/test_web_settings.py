@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,25 @@ PARTITIONS = 1024
     proxy = load_configuration(ini).cluster
     direct = cluster_config(load_settings())
     assert (direct.addresses, direct.partitions) == (proxy.addresses, proxy.partitions)
+
+
+def test_direct_processes_together_compare_and_replay_as_much_as_is_configured() -> None:
+    configured = {"compare_interval": 600, "compare_rate": 1_000_000, "hint_hours": 24, "hint_rate": 500}
+
+    alone = cluster_config(load_settings(None, {}, configured | {"workers": 1})).options
+    of_four = cluster_config(load_settings(None, {}, configured | {"workers": 4})).options
+
+    assert (alone.compare_interval_s, alone.compare_bytes_per_s) == (600, 1_000_000)
+    assert (alone.hint_age_s, alone.hint_rate) == (24 * 3600, 500)
+    # Each compares everything, a quarter as often and as fast: four of them do it once in the interval.
+    assert (of_four.compare_interval_s, of_four.compare_bytes_per_s) == (4 * 600, 1_000_000 / 4)
+    assert (of_four.hint_age_s, of_four.hint_rate) == (24 * 3600, 500 / 4)
+
+
+def test_direct_and_a_proxy_work_in_the_background_alike_by_default(tmp_path: Path) -> None:
+    proxy = load_configuration(write(tmp_path, "[default]\nservers = a\n")).cluster.options
+
+    assert cluster_config(load_settings()).options == replace(proxy, shared=True)
 
 
 def test_a_missing_file_and_a_wrong_option_say_so(tmp_path: Path) -> None:
