@@ -31,10 +31,10 @@ async def ask(
     try:
         answer = await asyncio.wait_for(settled(question(peer.replica, call)), within)
     except TimeoutError:
-        coordinator.health.silent(peer)
+        coordinator.health.silent(peer, asked_at)
         raise Expired(f"no answer in {within} s") from None
     except SfssError as error:
-        coordinator.health.failed(peer, error)
+        coordinator.health.failed(peer, error, asked_at)
         raise
     if (peer.silences or peer.down or peer.suspect) and not suspect_too:
         coordinator.health.answered(peer, asked_at)

@@ -125,7 +125,7 @@ class Gathering:
         for peer in self._pending:
             self._errors[peer] = Expired("no answer in time")
             if blame:
-                self._coordinator.health.silent(peer)
+                self._coordinator.health.silent(peer, self._started)
         self._pending.clear()
         self._fetching = None
 
@@ -208,7 +208,7 @@ class Gathering:
         if isinstance(error, CorruptRecord):
             self._coordinator.counters.corrupt += 1
         self._answers.pop(peer, None)  # what it said before it failed (a record that turns out corrupt) is void
-        self._coordinator.health.failed(peer, error)
+        self._coordinator.health.failed(peer, error, self._started)
 
     # moving on
 

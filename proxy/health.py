@@ -4,12 +4,16 @@ A node that can't be reached or drops its connection is down at once; one that f
 requests in a row. A node that is down, or says that it is suspect, is asked who it is, first soon, then ever less often
 up to `probe_s_max`, each time jittered so that coordinators don't knock together; the first good answer ends it.
 Whether a down node is skipped is decided where the quorum is known: never if that would make one impossible.
+
+One that answers, and is soon down again, as with a disk that hangs, is left alone for twice as long each time, whatever
+it answers meanwhile. The log then tells no more of it until it has been up for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +34,10 @@ from sfss.errors import (
 from sfss.store import Identity
 
 SILENCES_MAX = 3
+
+CALM_S = 10.0
+"""A node that is down again sooner than this after it came back is left alone for longer, up to as long as this."""
+
 _SUSPECT = "recovering: it may have forgotten acknowledged writes"
 
 _log = logging.getLogger("sfss.proxy.health")
@@ -60,6 +68,8 @@ class Health:
         self._monotonic = monotonic
         self._examine = examine
         self._probes: dict[Peer, asyncio.TimerHandle | asyncio.Future[Identity]] = {}
+        self._calming: dict[Peer, asyncio.TimerHandle] = {}
+        """Those that are up and said to be down, until they have been up for `CALM_S`."""
         self._closed = False
         self.well = True
         """Whether no node is down or suspect: then there is nothing to decide on any request."""
@@ -67,9 +77,10 @@ class Health:
     def close(self) -> None:
         """Stop looking."""
         self._closed = True
-        for probe in self._probes.values():
-            probe.cancel()
+        for waiting in (*self._probes.values(), *self._calming.values()):
+            waiting.cancel()
         self._probes.clear()
+        self._calming.clear()
 
     # what the requests observe
 
@@ -77,13 +88,13 @@ class Health:
         """A peer that had failed, been silent or suspect gave a good answer to what was asked of it at `asked_at`
         (monotonic seconds) or later. A suspect node gives none, to reads and writes alike."""
         peer.silences = 0
-        if peer.down:
+        if peer.down and self._monotonic() >= peer.rests_until:
             self._up(peer)
         if peer.suspect and asked_at > peer.suspect_at:
             self._trust(peer)
 
-    def failed(self, peer: Peer, error: Exception) -> None:
-        """A request to a peer ended in an error."""
+    def failed(self, peer: Peer, error: Exception, asked_at: float = math.inf) -> None:
+        """A request that was made to a peer at `asked_at` (monotonic seconds) or later ended in an error."""
         if isinstance(error, StaleRing):
             return  # the node is well; the ring has changed
         if isinstance(error, Unreachable | ConnectionLost):
@@ -95,11 +106,13 @@ class Health:
         elif isinstance(error, Recovering):
             self._suspect(peer)
         elif isinstance(error, RemoteError) or (isinstance(error, Expired) and error.outcome is Outcome.UNKNOWN):
-            self.silent(peer)
+            self.silent(peer, asked_at)
 
-    def silent(self, peer: Peer) -> None:
-        """A request to a peer got no answer in time."""
+    def silent(self, peer: Peer, asked_at: float = math.inf) -> None:
+        """What a peer was asked at `asked_at` or later got no answer in time."""
         peer.failures += 1
+        if asked_at < peer.up_at:
+            return  # it has come back since
         peer.silences += 1
         if peer.silences >= SILENCES_MAX:
             self._down(peer, f"no answer to {peer.silences} requests in a row")
@@ -125,18 +138,40 @@ class Health:
 
     def _down(self, peer: Peer, error: str) -> None:
         peer.error = error
-        if not peer.down:
-            peer.down = True
-            self.well = False
+        if peer.down:
+            return
+        peer.down = True
+        self.well = False
+        now = self._monotonic()
+        if now >= peer.up_at + CALM_S:
+            peer.rest_s = self._probe_s_min
             _log.warning("node %s is down: %s", peer.name, error)
-            self._probe_after(peer, self._probe_s_min)
+        else:
+            peer.rest_s = min(peer.rest_s * 2, CALM_S)
+            peer.rests_until = now + peer.rest_s
+            calming = self._calming.pop(peer, None)
+            if calming is not None:
+                calming.cancel()
+            else:
+                _log.warning(
+                    "node %s is down again: %s; it is said to be up once it stays so for %g s", peer.name, error, CALM_S
+                )
+        self._probe_after(peer, peer.rest_s)
 
     def _up(self, peer: Peer) -> None:
         peer.down = False
         peer.silences = 0
         peer.error = _SUSPECT if peer.suspect else ""
+        peer.up_at = self._monotonic()
         self._reckon()
-        _log.info("node %s is up", peer.name)
+        if peer.rest_s <= self._probe_s_min:
+            _log.info("node %s is up", peer.name)
+        elif not self._closed:
+            self._calming[peer] = asyncio.get_running_loop().call_later(CALM_S, self._calm, peer)
+
+    def _calm(self, peer: Peer) -> None:
+        del self._calming[peer]
+        _log.info("node %s is up, and has been for %g s", peer.name, CALM_S)
 
     def _trust(self, peer: Peer) -> None:
         peer.suspect = False
@@ -197,9 +232,9 @@ class Health:
         except WrongCluster as error:
             self._not_identified(peer, error, next_s)
             return
-        if peer.down:
+        if peer.down and self._monotonic() >= peer.rests_until:
             self._up(peer)
-        if peer.suspect:
+        if peer.down or peer.suspect:
             self._probe_after(peer, next_s)
 
     def _not_identified(self, peer: Peer, error: BaseException, next_s: float) -> None:

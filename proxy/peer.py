@@ -40,9 +40,12 @@ class Peer:
         "read_latency",
         "reads_until_hedge",
         "replica",
+        "rest_s",
+        "rests_until",
         "silences",
         "suspect",
         "suspect_at",
+        "up_at",
         "zone",
     )
 
@@ -55,6 +58,11 @@ class Peer:
         self.suspect_at = 0.0
         """When it was last seen to be (monotonic seconds)."""
         self.error = ""
+        self.up_at = float("-inf")
+        """When it last came back (monotonic seconds)."""
+        self.rest_s = 0.0
+        """How long it is left alone at least, being down; more each time that it is soon down again."""
+        self.rests_until = 0.0
         self.silences = 0
         self.failures = 0
         self.read_latency = Latency()

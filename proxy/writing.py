@@ -246,7 +246,7 @@ class Write:
             took_s = coordinator.monotonic() - self._started
             # That a caller was in a hurry says nothing about the node.
             if not isinstance(failure, Expired) or took_s >= coordinator.options.node_deadline_s:
-                coordinator.health.failed(peer, failure)
+                coordinator.health.failed(peer, failure, self._started)
             self._refused(peer, failure)
         else:
             peer.apply_latency.record(self._coordinator.monotonic() - self._started)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from proxy.health import Health
+from proxy.health import CALM_S, Health
 from proxy.peer import Peer
 from sfss.errors import (
     Busy,
@@ -190,3 +190,76 @@ async def test_nobody_is_asked_after_close():
     await asyncio.sleep(10)
 
     assert node.asked_at == []
+
+
+async def hanging_disk(peer, health, seconds):
+    """Reads of a node succeed all the time; writes begun three seconds ago fail. Returns how often it went down."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    falls = 0
+    while loop.time() < end:
+        was_down = peer.down
+        for _ in range(3):
+            health.failed(peer, Expired("no answer", Outcome.UNKNOWN), loop.time() - 3.0)
+        falls += peer.down and not was_down
+        health.answered(peer, loop.time())
+        await asyncio.sleep(0.01)
+    return falls
+
+
+@in_virtual_time
+async def test_a_node_whose_disk_hangs_while_it_answers_reads_is_left_alone_for_ever_longer(caplog):
+    caplog.set_level("INFO")
+    node, peer, health = watched()
+    node.answer = IDENTITY
+
+    falls = await hanging_disk(peer, health, 120.0)
+
+    assert 5 < falls < 25
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    assert told[0].startswith("node a:1 is down: ")
+    assert told[1] == "node a:1 is up"
+    assert told[2].startswith("node a:1 is down again: ")
+    health.close()
+
+
+@in_virtual_time
+async def test_it_is_said_to_be_up_once_it_has_been_for_a_while(caplog):
+    node, peer, health = watched()
+    node.answer = IDENTITY
+    await hanging_disk(peer, health, 60.0)
+    caplog.clear()
+    caplog.set_level("INFO")
+
+    await asyncio.sleep(3 * CALM_S)
+
+    assert not peer.down
+    assert health.well
+    assert [record.getMessage() for record in caplog.records] == ["node a:1 is up, and has been for 10 s"]
+
+    caplog.clear()
+    health.failed(peer, Unreachable("refused"))
+    await asyncio.sleep(1.0)
+    # A fall of its own: told at once, and over soon.
+    assert [record.getMessage() for record in caplog.records] == ["node a:1 is down: refused", "node a:1 is up"]
+    health.close()
+
+
+@in_virtual_time
+async def test_what_was_asked_before_a_node_came_back_says_nothing_of_it_now():
+    node, peer, health = watched()
+    node.answer = IDENTITY
+    before = asyncio.get_running_loop().time()
+    health.failed(peer, ConnectionLost("cut"))
+    await asyncio.sleep(1.0)
+    assert not peer.down
+
+    for _ in range(100):
+        health.failed(peer, Expired("no answer", Outcome.UNKNOWN), before)
+        health.silent(peer, before)
+    assert not peer.down
+
+    health.failed(peer, ConnectionLost("cut"), before)
+    assert peer.down
+    health.close()
