@@ -48,6 +48,16 @@ class HintKeeper(Protocol):
         """What `stats` tells of it."""
 
 
+class Rings(Protocol):
+    """Who sees to it that this coordinator and its nodes are at one ring, the latest that any of them knows of."""
+
+    def after(self, number: int, peer: Peer, then: Callable[[], None]) -> None:
+        """The peer is at a later ring than ours. Calls `then` once we are at that one, or it can't be had for now."""
+
+    def teach(self, peer: Peer) -> asyncio.Future[None]:
+        """Bring our ring to a peer that is behind. The future has an error where that fails."""
+
+
 class Coordinator:
     """Implements `sfss.store.Store` over the members of `placed`.
 
@@ -83,6 +93,8 @@ class Coordinator:
         self.counters = Counters()
         self.figures = Figures(self)
         self.hints = hints
+        self.rings: Rings | None = None
+        """None where the ring never changes."""
         self._reserve = reserve
         self._shift = placed.shift
         self._table = placed.table
@@ -133,6 +145,13 @@ class Coordinator:
         if self._hedges_saved < _HEDGES_SAVED_MAX:
             self._hedges_saved += self.options.hedge_budget
         return Read(self, key, call, whole).start()
+
+    def take_over(self, placed: PlacedRing) -> None:
+        """Go over to another ring. Requests under way end under the one that they began with, or begin again."""
+        self.placed = placed
+        self._shift = placed.shift
+        self._table = placed.table
+        self.health.watch(placed.peers)
 
     # what requests ask of their coordinator
 

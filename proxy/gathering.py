@@ -4,18 +4,21 @@ A gathering is a state machine moved by replies, without a task: `_take` and `_f
 `_advance` then starts whatever that calls for. An error, a silence or a suspect node is no answer: another replica is
 asked in its place, and when none is left the gathering fails. A slow one is overtaken: after the latency that 95 % of
 its reads stay under, another is asked too, while the budget for that lasts.
+
+A replica that is behind with its ring is brought the ring in use and asked again. Where one is at a later ring, what
+was answered so far says nothing: all is asked anew, once this coordinator has that ring, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proxy.peer import Peer
 from proxy.placed_ring import Owners
-from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, Unreachable
+from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, StaleRing, Unreachable
 from sfss.store import Call, Record, Reply
 
 if TYPE_CHECKING:
@@ -39,10 +42,12 @@ class Gathering:
         "_finished",
         "_future",
         "_key",
+        "_left",
         "_needed",
         "_owners",
         "_peers",
         "_pending",
+        "_purpose",
         "_result",
         "_started",
         "_unasked",
@@ -55,6 +60,7 @@ class Gathering:
         self._key = key
         self._owners = owners
         self._peers: Sequence[Peer] = coordinator.in_order(owners)
+        self._purpose = purpose
         self._needed = owners.needed[purpose]
         self._unasked = 0
         """The place in `_peers` of the next replica to ask."""
@@ -74,6 +80,8 @@ class Gathering:
         self._call = coordinator.call_to_node(self._started, self._deadline, owners.ring, call.request_id)
         self.due = 0.0
         """When `overdue` wants to be called (monotonic seconds)."""
+        self._left = False
+        """Whether the ring of `owners` is left for a later one."""
         self._finished = False
         self._result: Record | None = None
         self._error: Exception | None = None
@@ -86,8 +94,10 @@ class Gathering:
         self.due = self._started + peers[0].hedge_s
         self._ask(peers[0], self._wants_value())
         # Without enough that are well it fails, or a sick one is back: one silence is enough to find out, not two.
-        enough_are_well = coordinator.health.well or coordinator.enough_are_well(self._owners)
-        asked = self._needed if enough_are_well else len(peers)
+        # Of joint owners it is a step at a time: who is asked for one side may be enough for the other.
+        asked = self._needed if self._owners.joint is None else 1
+        if not (coordinator.health.well or coordinator.enough_are_well(self._owners)):
+            asked = len(peers)
         for peer in peers[1:asked]:
             self._ask(peer, False)
         self._unasked = asked
@@ -106,7 +116,9 @@ class Gathering:
             return
         options = self._coordinator.options
         silent_at = self._asked_at + options.node_deadline_s
-        if now >= self._deadline:
+        if self._left:
+            self._finish(None, self._shortfall(now))
+        elif now >= self._deadline:
             self._give_up(blame=now >= silent_at)
             self._finish(None, self._shortfall(now))
         elif now >= silent_at:
@@ -204,6 +216,8 @@ class Gathering:
         self._answers[peer] = record
 
     def _fail(self, peer: Peer, error: Exception) -> None:
+        if isinstance(error, StaleRing) and self._follow_ring(peer, error.ring):
+            return
         self._errors[peer] = error
         if isinstance(error, CorruptRecord):
             self._coordinator.counters.corrupt += 1
@@ -214,11 +228,13 @@ class Gathering:
 
     def _advance(self) -> None:
         """Do what the present state calls for, until it calls for waiting."""
-        while not self._finished and self._step():
+        while not (self._finished or self._left) and self._step():
             pass
 
     def _step(self) -> bool:
         """One such step; true if it changed the state at once."""
+        if self._owners.joint is not None:
+            return self._step_jointly()
         answered = len(self._answers)
         if answered >= self._needed:
             return self._gathered()
@@ -231,6 +247,85 @@ class Gathering:
             moved = self._ask_next(self._wants_value() and self._whole is None and self._fetching is None)
         return moved
 
+    def _step_jointly(self) -> bool:
+        """The same where enough old owners and enough new ones are needed."""
+        if self._is_enough(self._answers):
+            return self._gathered()
+        moved = False
+        while not (moved or self._is_enough(self._answers.keys() | self._pending.keys())):
+            if self._unasked >= len(self._peers):
+                if not self._pending:
+                    self._finish(None, self._shortfall(self._coordinator.monotonic()))
+                return False
+            moved = self._ask_next(self._wants_value() and self._whole is None and self._fetching is None)
+        return moved
+
+    def _is_enough(self, peers: Container[Peer]) -> bool:
+        """Whether these are as many of the old owners and of the new ones as are needed."""
+        for side in self._owners.joint or ():
+            if sum(peer in peers for peer in side.peers) < side.needed[self._purpose]:
+                return False
+        return True
+
+    # where rings differ
+
+    def _follow_ring(self, peer: Peer, ring: int) -> bool:
+        """A replica refused, since its ring is number `ring`: bring it ours, or wait for that one. False where neither
+        is to be had."""
+        rings = self._coordinator.rings
+        if rings is None or self._left or self._finished or ring == self._owners.ring:
+            return False
+        if ring > self._owners.ring:
+            self._left = True
+            self._pending.clear()
+            self.due = self._deadline
+            rings.after(ring, peer, self._begin_again)
+        else:
+            self._answers.pop(peer, None)
+            taught = rings.teach(peer)
+            self._pending[peer] = taught
+            taught.add_done_callback(partial(self._taught, peer))
+        return True
+
+    def _taught(self, peer: Peer, taught: asyncio.Future[None]) -> None:
+        """The replica is at our ring, or could not be brought there."""
+        if self._finished or self._left or self._pending.get(peer) is not taught:
+            return
+        del self._pending[peer]
+        error = taught.exception()
+        if error is not None:
+            self._errors[peer] = error if isinstance(error, Exception) else Expired(str(error))
+        else:
+            self._ask(peer, self._wants_value() and self._whole is None and self._fetching is None)
+        self._advance()
+
+    def _begin_again(self) -> None:
+        """A later ring is in use: ask its owners, for as long as is left."""
+        if self._finished:
+            return
+        again = self._again(Call(self._deadline, 0, self._call.request_id))
+        try:
+            reply = again.start()
+        except Exception as error:
+            self._conclude(None, error)
+            return
+        if isinstance(reply, asyncio.Future):
+            self._coordinator.unwatch(self)
+            reply.add_done_callback(self._ended)
+        else:
+            self._conclude(reply, None)
+
+    def _ended(self, reply: asyncio.Future[Record | None]) -> None:
+        error = reply.exception()
+        if error is None:
+            self._conclude(reply.result(), None)
+        else:
+            self._conclude(None, error if isinstance(error, Exception) else Expired(str(error)))
+
+    def _again(self, call: Call) -> Gathering:
+        """The same, anew."""
+        raise NotImplementedError
+
     def _wants_value(self) -> bool:
         raise NotImplementedError
 
@@ -239,10 +334,13 @@ class Gathering:
         raise NotImplementedError
 
     def _finish(self, result: Record | None, error: Exception | None = None) -> None:
-        self._finished = True
-        self._result, self._error = result, error
         if error is not None:
             self._coordinator.counters.count_failure(error)
+        self._conclude(result, error)
+
+    def _conclude(self, result: Record | None, error: Exception | None) -> None:
+        self._finished = True
+        self._result, self._error = result, error
         future = self._future
         if future is None:
             return

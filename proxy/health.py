@@ -74,6 +74,13 @@ class Health:
         self.well = True
         """Whether no node is down or suspect: then there is nothing to decide on any request."""
 
+    def watch(self, peers: Sequence[Peer]) -> None:
+        """The ring has other members from now on."""
+        for peer in set(self._probes) - set(peers):
+            self._probes.pop(peer).cancel()
+        self._peers = peers
+        self._reckon()
+
     def close(self) -> None:
         """Stop looking."""
         self._closed = True
@@ -195,7 +202,7 @@ class Health:
     # probes
 
     def _probe_after(self, peer: Peer, delay_s: float) -> None:
-        if peer not in self._probes and not self._closed:
+        if peer in self._peers and peer not in self._probes and not self._closed:
             jittered = delay_s * (0.5 + self._rng.random())
             loop = asyncio.get_running_loop()
             self._probes[peer] = loop.call_later(jittered, self._probe, peer, delay_s)

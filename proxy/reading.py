@@ -34,6 +34,9 @@ class Survey(Gathering):
     def __init__(self, coordinator: Coordinator, key: bytes, call: Call) -> None:
         super().__init__(coordinator, key, call, coordinator.owners(key), FOR_STAMP)
 
+    def _again(self, call: Call) -> Survey:
+        return Survey(self._coordinator, self._key, call)
+
     def _wants_value(self) -> bool:
         return False
 
@@ -45,12 +48,13 @@ class Survey(Gathering):
 class Read(Gathering):
     """The newest live record, or None. `whole` is whether the value is wanted; `strictly`: also where R = 1."""
 
-    __slots__ = ("_decided", "_floor", "_newest", "_repaired", "_waits_for_write", "_wanted")
+    __slots__ = ("_decided", "_floor", "_newest", "_repaired", "_strictly", "_waits_for_write", "_wanted")
 
     def __init__(self, coordinator: Coordinator, key: bytes, call: Call, whole: bool, strictly: bool = False) -> None:
         owners = coordinator.owners(key)
         super().__init__(coordinator, key, call, owners.strictly if strictly else owners, FOR_HIT)
         self._wanted = whole
+        self._strictly = strictly
         self._decided = False
         self._floor = (0, 0)
         """Once decided: what must be returned at least, the newest that the quorum knew of."""
@@ -60,6 +64,9 @@ class Read(Gathering):
         """What was last written back to whom."""
         self._waits_for_write = False
 
+    def _again(self, call: Call) -> Read:
+        return Read(self._coordinator, self._key, call, self._wanted, self._strictly)
+
     def _wants_value(self) -> bool:
         return self._wanted
 
@@ -68,7 +75,8 @@ class Read(Gathering):
         best = self._best
         if not self._decided:
             absent = best is None or not best.live(self._coordinator.now())
-            if absent and len(self._answers) < owners.needed[FOR_ABSENCE]:
+            if absent and self._purpose != FOR_ABSENCE:
+                self._purpose = FOR_ABSENCE
                 self._needed = owners.needed[FOR_ABSENCE]
                 return True
             if best is None:
@@ -79,7 +87,7 @@ class Read(Gathering):
         elif best is not None:
             self._newest = max(self._newest, best.order())
         for record in (self._whole, None if self._wanted else best):
-            if record is not None and record.order() >= self._floor and self._held_by(record) >= owners.holders:
+            if record is not None and record.order() >= self._floor and self._is_held(record):
                 self._answer(record)
                 return False
         if self._waits_for_write or self._wait_for_own_write():
@@ -97,14 +105,21 @@ class Read(Gathering):
         else:
             self._finish(record._replace(value=b""))
 
-    def _held_by(self, record: Record) -> int:
-        """How many replicas are known to hold this very record."""
+    def _is_held(self, record: Record) -> bool:
+        """Whether enough replicas are known to hold this very record."""
+        owners = self._owners
+        if owners.joint is not None:
+            for side in owners.joint:
+                answers = [self._answers.get(peer) for peer in side.peers]
+                if sum(held is not None and held.order() == record.order() for held in answers) < side.holders:
+                    return False
+            return True
         version, checksum = record.version, record.checksum
         count = 0
         for held in self._answers.values():
             if held is not None and held.version == version and held.checksum == checksum:
                 count += 1
-        return count
+        return count >= owners.holders
 
     # where only the version of the newest is known
 
@@ -166,7 +181,7 @@ class Read(Gathering):
 
     def _write_settled(self, write: Write) -> None:
         self._waits_for_write = False
-        if self._finished:
+        if self._finished or self._left:
             return
         record = write.proven_record()
         if record is not None:
@@ -199,6 +214,10 @@ class Read(Gathering):
             self._note_repair(peer, target, reply.result())
         if not self._finished:
             self._advance()
+
+    def _taught(self, peer: Peer, taught: asyncio.Future[None]) -> None:
+        self._repaired.pop(peer, None)
+        super()._taught(peer, taught)
 
     def _note_repair(self, peer: Peer, target: Record, applied: Applied) -> None:
         if peer.silences or peer.down or peer.suspect:

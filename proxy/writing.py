@@ -10,6 +10,7 @@ Why each rule is as it is: docs/replication.rst. In short:
 3. A blind write that a later one of this coordinator overtook came just before that one, and is stored if that one
    was taken as the newest by W replicas.
 4. Whatever else falls short is unknown; not applied only if every replica surely left it alone.
+5. Where the ring changes, the same record goes to the owners under the later ring, and is counted anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.peer import Peer
+from proxy.placed_ring import Owners
 from proxy.reading import Read, Survey
 from sfss.errors import (
     BadRequest,
@@ -29,6 +31,7 @@ from sfss.errors import (
     OutOfDisk,
     QuorumUnavailable,
     SfssError,
+    StaleRing,
     Stopping,
     TooLarge,
     Unreachable,
@@ -72,6 +75,7 @@ class Write:
         "_future",
         "_held",
         "_highest",
+        "_left",
         "_owners",
         "_record",
         "_sent",
@@ -82,6 +86,7 @@ class Write:
         "_strictly",
         "_tombstone",
         "_value",
+        "_votes",
         "_waiting",
         "_watchers",
         "_written",
@@ -111,11 +116,16 @@ class Write:
         self._asked = False
         """Whether the stamp is above what a read quorum answered after the write began."""
         self._sent = False
+        self._left = False
+        """Whether the ring of `_owners` is left for a later one, which isn't known here yet."""
         self._waiting = 0
         self._accepted = 0
         self._held = 0
+        self._votes: dict[Peer, bool] | None = None
+        """Of joint owners: who accepted it, and who held something newer."""
         self._doubtful = 0
-        """Replicas that may have stored it without that counting: silent, failed half-way, or suspect."""
+        """Replicas that may have stored it without that counting: silent, failed half-way, suspect, or asked under a
+        ring that was left."""
         self._durable = 0
         self._highest = 0
         self._errors: dict[Peer, Exception] | None = None
@@ -167,7 +177,7 @@ class Write:
     def proven_record(self) -> Record | None:
         """What was written, if W replicas hold it or newer and its stamp is known to be above all that was acknowledged
         before; a write that took the outcome of a later one lacks that proof."""
-        proven = self._written is not None and (self._asked or self._accepted >= self._owners.w)
+        proven = self._written is not None and (self._asked or self._is_accepted())
         return self._record if proven else None
 
     def when_settled(self, watcher: Callable[[Write], None]) -> None:
@@ -203,6 +213,8 @@ class Write:
             self._settle(None, None)
         else:
             self._asked = True
+            if self._owners.ring != self._coordinator.placed.number:
+                self._take_owners()
             self._send(self._coordinator.next_stamp(found.version if found else 0))
 
     # 2. sending
@@ -215,7 +227,11 @@ class Write:
         self._record = record
         coordinator.joined(self)
         self._sent = True
-        owners = self._owners
+        self._deliver(record)
+
+    def _deliver(self, record: Record) -> None:
+        coordinator, owners = self._coordinator, self._owners
+        self._votes = None if owners.joint is None else {}
         skip = not coordinator.health.well and coordinator.enough_are_well(owners)
         peers = coordinator.in_order(owners)
         self._waiting = len(peers)
@@ -223,25 +239,35 @@ class Write:
             if skip and peer.down:
                 self._refused(peer, Unreachable(f"skipped: {peer.error}"))
                 continue
-            try:
-                reply = peer.replica.apply(key, record, self._call)
-            except Exception as error:
-                coordinator.health.failed(peer, error)
-                self._refused(peer, error)
-                continue
-            if isinstance(reply, asyncio.Future):
-                reply.add_done_callback(partial(self._replied, peer))
-            else:
-                self._count(peer, reply)
+            self._give(peer, record)
+            if self._left:
+                return
         self._decide()
+
+    def _give(self, peer: Peer, record: Record) -> None:
+        try:
+            reply = peer.replica.apply(self.key, record, self._call)
+        except Exception as error:
+            if not (isinstance(error, StaleRing) and self._follow_ring(peer, error)):
+                self._coordinator.health.failed(peer, error)
+                self._refused(peer, error)
+            return
+        if isinstance(reply, asyncio.Future):
+            reply.add_done_callback(partial(self._replied, peer, self._owners))
+        else:
+            self._count(peer, reply)
 
     # 3. counting answers
 
-    def _replied(self, peer: Peer, reply: asyncio.Future[Applied]) -> None:
+    def _replied(self, peer: Peer, owners: Owners, reply: asyncio.Future[Applied]) -> None:
+        if self._left or owners is not self._owners:
+            return  # to a question under a ring that was left: what it may have stored is among the doubtful
         if reply.cancelled():
             self._refused(peer, Expired("cancelled", Outcome.UNKNOWN))
         elif error := reply.exception():
             failure = error if isinstance(error, Exception) else Expired(str(error), Outcome.UNKNOWN)
+            if isinstance(failure, StaleRing) and self._follow_ring(peer, failure):
+                return
             coordinator = self._coordinator
             took_s = coordinator.monotonic() - self._started
             # That a caller was in a hurry says nothing about the node.
@@ -263,6 +289,8 @@ class Write:
                 self._doubtful += 1
                 return
             self._accepted += 1
+            if self._votes is not None:
+                self._votes[peer] = True
         else:
             self._coordinator.clock.observe(applied.version)
             self._highest = max(self._highest, applied.version)
@@ -271,6 +299,8 @@ class Write:
             if peer.suspect:
                 return
             self._held += 1
+            if self._votes is not None:
+                self._votes[peer] = False
         self._durable += applied.durable
 
     def _newest_own_stamp(self) -> int:
@@ -289,21 +319,82 @@ class Write:
         if self._written is not None:
             self._hint(peer)
 
+    # where rings differ
+
+    def _follow_ring(self, peer: Peer, error: StaleRing) -> bool:
+        """A replica refused, since it is at another ring: bring it ours, or wait for that one and begin again. False
+        where neither is to be had."""
+        rings = self._coordinator.rings
+        if rings is None or error.ring == self._owners.ring:
+            return False
+        if error.ring < self._owners.ring:
+            rings.teach(peer).add_done_callback(partial(self._taught, peer, self._owners, error))
+            return True
+        if self._settled:
+            return False
+        self._left = True
+        self._doubtful += self._accepted + self._waiting - 1
+        self._accepted = self._held = self._durable = self._waiting = 0
+        self._errors = None
+        rings.after(error.ring, peer, self._begin_again)
+        return True
+
+    def _taught(self, peer: Peer, owners: Owners, refusal: StaleRing, taught: asyncio.Future[None]) -> None:
+        """The replica is at our ring, or could not be brought there."""
+        record = self._record
+        if self._left or owners is not self._owners or record is None:
+            return
+        if taught.exception() is None:
+            self._give(peer, record)
+        else:
+            self._refused(peer, refusal)
+        if not (self._settled or self._left):
+            self._decide()
+
+    def _begin_again(self) -> None:
+        """A later ring is in use: the same record goes to its owners, since it may be stored already. An asked stamp
+        stays one: nobody could be asked under a ring that was left by then."""
+        record = self._record
+        if not self._settled and record is not None:
+            self._left = False
+            self._take_owners()
+            self._deliver(record)
+
+    def _take_owners(self) -> None:
+        self._owners = self._coordinator.owners(self.key)
+        self._call = self._call._replace(ring=self._owners.ring)
+
     # 4. deciding
 
+    def _is_accepted(self) -> bool:
+        """Whether a write quorum has taken it as the newest."""
+        return self._accepted >= self._owners.w and (self._votes is None or self._is_everywhere(False))
+
+    def _is_taken(self) -> bool:
+        """Whether a write quorum has taken it, or holds something newer."""
+        enough = self._accepted + self._held >= self._owners.w
+        return enough and (self._votes is None or self._is_everywhere(True))
+
+    def _is_everywhere(self, refusals_too: bool) -> bool:
+        """Whether it is so among the old owners and among the new ones."""
+        votes = self._votes or {}
+        for side in self._owners.joint or ():
+            if sum(votes[peer] or refusals_too for peer in side.peers if peer in votes) < side.w:
+                return False
+        return True
+
     def _decide(self) -> None:
-        needed = self._owners.w
-        if self._accepted >= needed:
+        if self._is_accepted():
             self._strictly = True
             self._settle(self._achieved(self._durable), None)
-        elif self._asked and self._accepted + self._held >= needed:
+        elif self._asked and self._is_taken():
             self._settle(self._achieved(self._durable), None)
         elif not self._waiting:
             self._fall_short()
 
     def _fall_short(self) -> None:
         coordinator = self._coordinator
-        if not (self._asked or self._accepted or self._doubtful) and self._held >= self._owners.w:
+        if not (self._asked or self._accepted or self._doubtful) and self._is_taken():
             # It is nowhere, and more than a read quorum has said what it holds.
             coordinator.counters.restamped += 1
             self._asked = True
