@@ -27,7 +27,7 @@ tests_require = [
 
 COMPILED = {
     "wire": {
-        "sfss": "keys stamps",
+        "sfss": "keys promise stamps",
         "sfss/memcache": "answers block client connection exchanges lane link replies requests ring_exchanges "
         "socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",

@@ -45,6 +45,7 @@ from nodes.spares import SPARES_MAX, Spares, give_back, set_aside
 from nodes.volume import Volume, Volumes, volume_path
 from nodes.writer import Write, Writer
 from sfss.errors import SfssError
+from sfss.promise import Promise, new_promise
 from sfss.store import KEY_BYTES_MAX, checksum_of
 
 _SLICE_BYTES = 128 * 1024
@@ -286,7 +287,7 @@ class Compactor:
             self._writer.add(write)
             writes.append(write)
         if writes:
-            last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            last: Promise[None] = new_promise()
             writes[-1].wait(last, None)  # they become durable in order
             await last
 

@@ -18,7 +18,6 @@ from nodes.index import Index
 from nodes.overlay import Overlay
 from sfss.errors import Busy
 from sfss.hash_tree import LEAF_DIGITS, LISTED_MAX, Listed, hash_range, write_branches, write_listed, write_listing
-from sfss.store import Reply
 
 _WAITING_MAX = 64
 """Listings asked for and not answered; one more is refused as busy. Each holds a copy of what isn't indexed."""
@@ -43,7 +42,7 @@ class Lister:
         """End the thread; what waits is answered first."""
         self._thread.shutdown()
 
-    def hashes(self, prefix: bytes) -> Reply[bytes]:
+    def hashes(self, prefix: bytes) -> bytes | asyncio.Future[bytes]:
         """What `get @<prefix>` answers. A listing's future may have an error of the index (`nodes.index.errors`)."""
         overlay = self._overlay
         if len(prefix) < LEAF_DIGITS:

@@ -53,6 +53,7 @@ from sfss.errors import (
     Unsupported,
     WrongCluster,
 )
+from sfss.promise import Promise, promised, turn_of
 from sfss.stamps import AHEAD_S_MAX, StampClock, too_far_ahead
 from sfss.store import (
     NO_CALL,
@@ -105,6 +106,7 @@ class NodeStore:
         die: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._directory = directory
         self._options = options
         self._now = now
@@ -435,7 +437,7 @@ class NodeStore:
         if entry is None:
             return self._change(key, change, None, None)
         reply = self._read_value(lookup, entry, True, call)
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             return self._spawn(self._update_later(key, lookup, change, call, entry, reply))
         return self._change(key, change, reply, None)
 
@@ -446,7 +448,7 @@ class NodeStore:
         change: Callable[[Record | None], Change],
         call: Call,
         entry: bytes,
-        reading: asyncio.Future[Record | None],
+        reading: Promise[Record | None],
     ) -> tuple[Change, Record | None, Written]:
         seen = await reading
         if self._pending.get(lookup) is None and self._flushing is None and self._newest_durable(lookup) == entry:
@@ -454,7 +456,7 @@ class NodeStore:
         else:
             # Somebody else wrote while the disk was read: look again.
             reply = self.update(key, change, call)
-        return await reply if isinstance(reply, asyncio.Future) else reply
+        return await settled(reply)
 
     def _change(
         self, key: bytes, change: Callable[[Record | None], Change], seen: Record | None, pending: Write | None
@@ -502,16 +504,16 @@ class NodeStore:
             self._stored += 1
         return write
 
-    def _when_durable(self, write: Write, answer: T) -> asyncio.Future[T]:
-        future = self._loop.create_future()
+    def _when_durable(self, write: Write, answer: T) -> Promise[T]:
+        promise: Promise[Any] = Promise(self._turn)
         if self._suspect:
             # Stored all the same, but it must not count toward a quorum: what it was compared with may be missing.
-            write.wait(future, None)
-            return self._spawn(self._recovering(future))
-        write.wait(future, answer)
-        return future
+            write.wait(promise, None)
+            return self._spawn(self._recovering(promise))
+        write.wait(promise, answer)
+        return promise
 
-    async def _recovering(self, stored: asyncio.Future[None]) -> Any:
+    async def _recovering(self, stored: Promise[None]) -> Any:
         await stored
         raise Recovering(self._suspect, Outcome.UNKNOWN)
 
@@ -581,11 +583,11 @@ class NodeStore:
             raise self._corrupt(lookup, packed)
         return Record(value, size, flags, expires, version, checksum, False)
 
-    def _read_cold(self, lookup: bytes, packed: bytes, call: Call) -> asyncio.Future[Record | None]:
+    def _read_cold(self, lookup: bytes, packed: bytes, call: Call) -> Promise[Record | None]:
         volume, offset, size = unpack_fields(packed)[:3]
         if size > WIRE_VALUE_BYTES_MAX:
             raise self._corrupt(lookup, packed)
-        answer: asyncio.Future[Record | None] = self._loop.create_future()
+        answer: Promise[Record | None] = Promise(self._turn)
         self._reader.read_later(
             volume,
             offset + RECORD_HEADER_BYTES + len(lookup) - HASH_BYTES,
@@ -597,7 +599,7 @@ class NodeStore:
 
     def _has_read(
         self,
-        answer: asyncio.Future[Record | None],
+        answer: Promise[Record | None],
         lookup: bytes,
         packed: bytes,
         value: bytes,
@@ -676,11 +678,11 @@ class NodeStore:
     def _pending_is_live(self, write: Write) -> bool:
         return write.kind == _FILE and (write.expires == 0 or write.expires > self._now())
 
-    def _spawn(self, work: Any) -> asyncio.Future[Any]:
+    def _spawn(self, work: Any) -> Promise[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
+        return promised(task)
 
 
 def _start(

@@ -44,6 +44,7 @@ from nodes.reserve import FULL, Reserve
 from nodes.spares import Spares
 from nodes.volume import SyncFailed, Volume, create_volume, volume_path
 from sfss.errors import Outcome, OutOfDisk, SfssError, Unavailable
+from sfss.promise import Promise, turn_of
 
 BATCH_RECORDS_MAX = 500
 """With two buffers a record, just under the 1,024 that one pwritev takes (Linux, IOV_MAX)."""
@@ -78,11 +79,11 @@ class Write:
         "error",
         "expires",
         "flags",
-        "future",
         "index_key",
         "key",
         "kind",
         "moves",
+        "promise",
         "settled",
         "size",
         "value",
@@ -115,39 +116,39 @@ class Write:
         self.entry = b""
         self.settled = False
         self.error: SfssError | None = None
-        self.future: asyncio.Future[Any] | None = None
+        self.promise: Promise[Any] | None = None
         self.answer: object = None
-        self.waiters: list[tuple[asyncio.Future[Any], object]] | None = None
+        self.waiters: list[tuple[Promise[Any], object]] | None = None
 
     @property
     def privileged(self) -> bool:
         """Whether it may use the reserve: it is what makes room, now or later."""
         return self.kind != Kind.FILE or self.moves is not None
 
-    def wait(self, future: asyncio.Future[Any], answer: object) -> None:
-        """Have `future` get `answer` once the record is durable, or the error."""
-        if self.future is None:
-            self.future = future
+    def wait(self, promise: Promise[Any], answer: object) -> None:
+        """Have `promise` get `answer` once the record is durable, or the error."""
+        if self.promise is None:
+            self.promise = promise
             self.answer = answer
         elif self.waiters is None:
-            self.waiters = [(future, answer)]
+            self.waiters = [(promise, answer)]
         else:
-            self.waiters.append((future, answer))
+            self.waiters.append((promise, answer))
 
     def settle(self, error: SfssError | None) -> None:
         """Tell all that wait."""
         self.settled = True
         self.error = error
         self.value = b""
-        waiters = [(self.future, self.answer)] if self.future is not None else []
+        waiters = [(self.promise, self.answer)] if self.promise is not None else []
         if self.waiters is not None:
             waiters += self.waiters
-        for future, answer in waiters:
-            if not future.done():
+        for promise, answer in waiters:
+            if not promise.done():
                 if error is None:
-                    future.set_result(answer)
+                    promise.set_result(answer)
                 else:
-                    future.set_exception(error)
+                    promise.set_exception(error)
 
 
 class _Batch:
@@ -229,6 +230,7 @@ class Writer:
         die: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._node = node
         self._options = options
         self._volume = newest
@@ -411,8 +413,10 @@ class Writer:
         # The next batch first: the disk works while the answers of this one are written.
         self._next()
         self._on_durable(job.writes, job.volume.number)
+        self._turn.gather()
         for write in job.writes:
             write.settle(None)
+        self._turn.run()
 
     def _take_over(self, volume: Volume) -> None:
         """A volume has been begun: what follows goes there."""

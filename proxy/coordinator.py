@@ -23,6 +23,7 @@ from proxy.reading import Read
 from proxy.writing import Write
 from sfss.errors import Busy
 from sfss.keys import hash_key
+from sfss.promise import Turn, promised, turn_of
 from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 
@@ -103,6 +104,7 @@ class Coordinator:
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: Turn | None = None
         self._newest_writes: dict[bytes, Write] = {}
         self._shared_keys: dict[bytes, float] = {}
         self._hedges_saved = _HEDGES_SAVED_MAX
@@ -124,7 +126,7 @@ class Coordinator:
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         check_topic(topic)
-        return self.loop.create_task(self.figures.of_topic(topic), name="stats")
+        return promised(self.loop.create_task(self.figures.of_topic(topic), name="stats"))
 
     async def close(self, grace_s: float = 5.0) -> None:
         """Let writes under way reach their replicas, at most for `grace_s`; idempotent. The replicas stay open: they
@@ -160,6 +162,12 @@ class Coordinator:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop
+
+    @property
+    def turn(self) -> Turn:
+        if self._turn is None:
+            self._turn = turn_of(self.loop)
+        return self._turn
 
     def owners(self, key: bytes) -> Owners:
         """Who keeps a key."""

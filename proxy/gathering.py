@@ -11,7 +11,6 @@ was answered so far says nothing: all is asked anew, once this coordinator has t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.peer import Peer
 from proxy.placed_ring import Owners
 from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, StaleRing, Unreachable
+from sfss.promise import Promise
 from sfss.store import Call, Record, Reply
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ class Gathering:
         "_errors",
         "_fetching",
         "_finished",
-        "_future",
         "_key",
         "_left",
         "_needed",
@@ -64,9 +63,9 @@ class Gathering:
         self._needed = owners.needed[purpose]
         self._unasked = 0
         """The place in `_peers` of the next replica to ask."""
-        self._pending: dict[Peer, asyncio.Future[Any]] = {}
+        self._pending: dict[Peer, Promise[Any]] = {}
         """Asked and not yet heard. What was given up is out of it; its answer counts when it comes all the same."""
-        self._fetching: asyncio.Future[Any] | None = None
+        self._fetching: Promise[Any] | None = None
         """The last question for a value, while it is pending."""
         self._answers: dict[Peer, Record | None] = {}
         """The newest that each replica is known to hold."""
@@ -85,7 +84,7 @@ class Gathering:
         self._finished = False
         self._result: Record | None = None
         self._error: Exception | None = None
-        self._future: asyncio.Future[Record | None] | None = None
+        self._promise: Promise[Record | None] | None = None
 
     def start(self) -> Reply[Record | None]:
         """Ask as many as are needed, the first one for the value where one is wanted."""
@@ -103,9 +102,9 @@ class Gathering:
         self._unasked = asked
         self._advance()
         if not self._finished:
-            self._future = coordinator.loop.create_future()
+            self._promise = Promise(coordinator.turn)
             coordinator.watch(self)
-            return self._future
+            return self._promise
         if self._error is not None:
             raise self._error
         return self._result
@@ -162,7 +161,7 @@ class Gathering:
         except Exception as error:
             self._fail(peer, error)
             return True
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             self._pending[peer] = reply
             if whole:
                 self._fetching = reply
@@ -176,7 +175,7 @@ class Gathering:
         self._unasked += 1
         return self._ask(peer, whole)
 
-    def _replied(self, peer: Peer, whole: bool, reply: asyncio.Future[Record | None]) -> None:
+    def _replied(self, peer: Peer, whole: bool, reply: Promise[Record | None]) -> None:
         self._heard(peer, reply)
         if reply.cancelled():
             self._fail(peer, Expired("cancelled"))
@@ -196,7 +195,7 @@ class Gathering:
         if not self._finished:
             self._advance()
 
-    def _heard(self, peer: Peer, reply: asyncio.Future[Any]) -> None:
+    def _heard(self, peer: Peer, reply: Promise[Any]) -> None:
         """A reply came; it may be to a question that was given up, with another one pending at the same peer."""
         if self._pending.get(peer) is reply:
             del self._pending[peer]
@@ -287,7 +286,7 @@ class Gathering:
             taught.add_done_callback(partial(self._taught, peer))
         return True
 
-    def _taught(self, peer: Peer, taught: asyncio.Future[None]) -> None:
+    def _taught(self, peer: Peer, taught: Promise[None]) -> None:
         """The replica is at our ring, or could not be brought there."""
         if self._finished or self._left or self._pending.get(peer) is not taught:
             return
@@ -309,13 +308,13 @@ class Gathering:
         except Exception as error:
             self._conclude(None, error)
             return
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             self._coordinator.unwatch(self)
             reply.add_done_callback(self._ended)
         else:
             self._conclude(reply, None)
 
-    def _ended(self, reply: asyncio.Future[Record | None]) -> None:
+    def _ended(self, reply: Promise[Record | None]) -> None:
         error = reply.exception()
         if error is None:
             self._conclude(reply.result(), None)
@@ -341,16 +340,15 @@ class Gathering:
     def _conclude(self, result: Record | None, error: Exception | None) -> None:
         self._finished = True
         self._result, self._error = result, error
-        future = self._future
-        if future is None:
+        promise = self._promise
+        if promise is None:
             return
         self._coordinator.unwatch(self)
-        if not future.done():
+        if not promise.done():
             if error is None:
-                future.set_result(result)
+                promise.set_result(result)
             else:
-                future.set_exception(error)
-                future.exception()  # a caller that has left isn't reported as one that forgot
+                promise.set_exception(error)
 
     def _shortfall(self, now: float) -> SfssError:
         """The error for too few answers, in numbers."""

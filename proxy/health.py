@@ -31,6 +31,7 @@ from sfss.errors import (
     Unreachable,
     WrongCluster,
 )
+from sfss.promise import Promise
 from sfss.store import Identity
 
 SILENCES_MAX = 3
@@ -67,7 +68,7 @@ class Health:
         self._rng = rng or random.Random()
         self._monotonic = monotonic
         self._examine = examine
-        self._probes: dict[Peer, asyncio.TimerHandle | asyncio.Future[Identity]] = {}
+        self._probes: dict[Peer, asyncio.TimerHandle | Promise[Identity]] = {}
         self._calming: dict[Peer, asyncio.TimerHandle] = {}
         """Those that are up and said to be down, until they have been up for `CALM_S`."""
         self._closed = False
@@ -217,13 +218,13 @@ class Health:
         except Exception as error:
             self._not_identified(peer, error, next_s)
             return
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             self._probes[peer] = reply
             reply.add_done_callback(partial(self._probed, peer, next_s))
         else:
             self._found(peer, reply, next_s)
 
-    def _probed(self, peer: Peer, next_s: float, reply: asyncio.Future[Identity]) -> None:
+    def _probed(self, peer: Peer, next_s: float, reply: Promise[Identity]) -> None:
         if self._probes.get(peer) is reply:
             del self._probes[peer]
         if reply.cancelled():

@@ -10,7 +10,6 @@ is above all that was acknowledged before it was written. The argument: docs/rep
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from proxy.gathering import Gathering
 from proxy.peer import Peer
 from proxy.placed_ring import FOR_ABSENCE, FOR_HIT, FOR_STAMP
 from sfss.errors import CorruptRecord, Expired, QuorumUnavailable
+from sfss.promise import Promise
 from sfss.store import Applied, Call, Record
 
 if TYPE_CHECKING:
@@ -197,14 +197,14 @@ class Read(Gathering):
         except Exception as error:
             self._fail(peer, error)
             return True
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             self._pending[peer] = reply
             reply.add_done_callback(partial(self._repair_replied, peer, target))
             return False
         self._note_repair(peer, target, reply)
         return True
 
-    def _repair_replied(self, peer: Peer, target: Record, reply: asyncio.Future[Applied]) -> None:
+    def _repair_replied(self, peer: Peer, target: Record, reply: Promise[Applied]) -> None:
         self._heard(peer, reply)
         if reply.cancelled():
             self._fail(peer, Expired("cancelled"))

@@ -15,7 +15,6 @@ Why each rule is as it is: docs/replication.rst. In short:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,6 +37,7 @@ from sfss.errors import (
     Unsupported,
     WrongCluster,
 )
+from sfss.promise import Promise
 from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class Write:
         "_errors",
         "_expires",
         "_flags",
-        "_future",
         "_held",
         "_highest",
         "_left",
         "_owners",
+        "_promise",
         "_record",
         "_sent",
         "_settled",
@@ -138,7 +138,7 @@ class Write:
         that was acknowledged before."""
         self._written: Written | None = None
         self._error: Exception | None = None
-        self._future: asyncio.Future[Written | None] | None = None
+        self._promise: Promise[Written | None] | None = None
 
     def start(self) -> Reply[Written | None]:
         """Begin. None is the answer of a delete that found nothing."""
@@ -155,9 +155,9 @@ class Write:
         else:
             self._inquire(Survey(coordinator, self.key, self._call))
         if not self._settled:
-            self._future = coordinator.loop.create_future()
+            self._promise = Promise(coordinator.turn)
             coordinator.watch(self)
-            return self._future
+            return self._promise
         if self._error is not None:
             raise self._error
         return self._written
@@ -194,12 +194,12 @@ class Write:
         except Exception as error:
             self._settle(None, error)
             return
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             reply.add_done_callback(self._inquired)
         else:
             self._answered(reply)
 
-    def _inquired(self, reply: asyncio.Future[Record | None]) -> None:
+    def _inquired(self, reply: Promise[Record | None]) -> None:
         if self._settled:
             return
         error = reply.exception()
@@ -252,14 +252,14 @@ class Write:
                 self._coordinator.health.failed(peer, error)
                 self._refused(peer, error)
             return
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             reply.add_done_callback(partial(self._replied, peer, self._owners))
         else:
             self._count(peer, reply)
 
     # 3. counting answers
 
-    def _replied(self, peer: Peer, owners: Owners, reply: asyncio.Future[Applied]) -> None:
+    def _replied(self, peer: Peer, owners: Owners, reply: Promise[Applied]) -> None:
         if self._left or owners is not self._owners:
             return  # to a question under a ring that was left: what it may have stored is among the doubtful
         if reply.cancelled():
@@ -339,7 +339,7 @@ class Write:
         rings.after(error.ring, peer, self._begin_again)
         return True
 
-    def _taught(self, peer: Peer, owners: Owners, refusal: StaleRing, taught: asyncio.Future[None]) -> None:
+    def _taught(self, peer: Peer, owners: Owners, refusal: StaleRing, taught: Promise[None]) -> None:
         """The replica is at our ring, or could not be brought there."""
         record = self._record
         if self._left or owners is not self._owners or record is None:
@@ -450,15 +450,14 @@ class Write:
                 self._hint(peer)
         if error is not None and self._sent:
             coordinator.counters.count_failure(error)
-        future = self._future
-        if future is not None:
+        promise = self._promise
+        if promise is not None:
             coordinator.unwatch(self)
-            if not future.done():
+            if not promise.done():
                 if error is None:
-                    future.set_result(written)
+                    promise.set_result(written)
                 else:
-                    future.set_exception(error)
-                    future.exception()  # a caller that has left isn't reported as one that forgot
+                    promise.set_exception(error)
         watchers, self._watchers = self._watchers, None
         for watcher in watchers or ():
             # Not at once: of a thousand writes that wait one for the next, the first's stack would hold all others'.

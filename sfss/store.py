@@ -12,23 +12,24 @@ forgotten something.
 
 `Updater` is for stores that can read, decide and write one key atomically. A coordinator is none.
 
-Answers come as `Reply`: the value itself when it is known at once, or a future of it. No task is made where the
-answer is at hand, which on a node is most of the time. A caller may cancel or drop the future at any time;
-a write that has begun goes on. Errors (`sfss.errors`) are raised by the call or set on the future; a caller
+Answers come as `Reply`: the value itself when it is known at once, or a promise of it. No task is made where the
+answer is at hand, which on a node is most of the time. A caller may cancel or drop the promise at any time;
+a write that has begun goes on. Errors (`sfss.errors`) are raised by the call or set on the promise; a caller
 handles both alike with `await settled(...)`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import xxhash
 
+from sfss.promise import Promise
+
 T = TypeVar("T")
-Reply: TypeAlias = T | asyncio.Future[T]
+Reply: TypeAlias = T | Promise[T]
 
 VALUE_BYTES_MAX = 2 * 1024 * 1024
 """Largest file, in bytes (inclusive)."""
@@ -42,7 +43,7 @@ KEY_BYTES_MAX = 250
 
 async def settled(reply: Reply[T]) -> T:
     """Wait for a reply, whether it is at hand or still to come."""
-    if isinstance(reply, asyncio.Future):
+    if isinstance(reply, Promise):
         return await reply
     return reply
 

@@ -22,6 +22,7 @@ from sfss.backup.pace import Pace, side_by_side
 from sfss.backup.segments import segment_path
 from sfss.backup.verifying import Say, read_whole, text_of
 from sfss.errors import CorruptRecord, OutOfDisk, SfssError, Unavailable
+from sfss.promise import Promise
 from sfss.store import Call, Store, settled
 
 T = TypeVar("T")
@@ -149,7 +150,7 @@ class Restoring:
                 "--into-existing"
             )
 
-    async def _patiently(self, ask: Callable[[Call], T | asyncio.Future[T]]) -> T:
+    async def _patiently(self, ask: Callable[[Call], T | Promise[T]]) -> T:
         for pause_s in PAUSES_S:
             try:
                 return await settled(ask(Call(time.monotonic() + ANSWER_S)))

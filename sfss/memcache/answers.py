@@ -5,10 +5,10 @@ Handlers never see a socket; the connection sends answers in the order of their 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from sfss.promise import Promise
 from sfss.store import Reply
 
 T = TypeVar("T")
@@ -21,9 +21,9 @@ Buffers: TypeAlias = bytes | tuple[bytes, ...]
 
 
 class Pending(NamedTuple):
-    """A reply to come: `finish` makes it of the future's result."""
+    """A reply to come: `finish` makes it of the promise's result."""
 
-    future: asyncio.Future[Any]
+    promise: Promise[Any]
     finish: Callable[[Any], Buffers]
 
 
@@ -44,7 +44,7 @@ Answer: TypeAlias = Buffers | Pending | Stream | Close
 
 def answer(reply: Reply[T], finish: Callable[[T], Buffers]) -> Buffers | Pending:
     """Make a store's reply an answer."""
-    if isinstance(reply, asyncio.Future):
+    if isinstance(reply, Promise):
         return Pending(reply, finish)
     return finish(reply)
 

@@ -1,7 +1,7 @@
 """The client of one memcache server, as a Store and a Replica: pipelined, bounded, and sure whose reply is whose.
 
 Requests go out at once on a few connections (`lane`), many at a time on each; a reply can only reach its own request
-(`link`, `exchanges`). Every answer is a future; no task is made for a request. One sweep per client, running while
+(`link`, `exchanges`). Every answer is a promise; no task is made for a request. One sweep per client, running while
 anything is waited for, ends requests past their deadline and connections that are silent.
 
 When a connection is lost, reads and stamped writes in flight go once to another one; an unstamped write fails with
@@ -42,6 +42,7 @@ from sfss.memcache.link import Link
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.socket_transport import SocketTransport, connected
 from sfss.memcache.tls_transport import TlsProtocol
+from sfss.promise import Promise, Turn, new_promise, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
 from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
@@ -119,6 +120,7 @@ class MemcacheClient:
         self._held = 0
         self._bytes = 0
         self._sweep: asyncio.TimerHandle | None = None
+        self._turn: Turn | None = None
         self._closed = False
         self._reads = self._lane(self.limits.links)
         self._writes = self._lane(self.limits.links)
@@ -168,98 +170,96 @@ class MemcacheClient:
 
     # Store
 
-    def get(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+    def get(self, key: bytes, call: Call = NO_CALL) -> Promise[Record | None]:
         if self._classic:
             return self._ask(self._reads, ClassicGet(_checked(key), True), call)
         return self._ask(self._reads, Fetch(_checked(key), True, False, call), call)
 
-    def head(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+    def head(self, key: bytes, call: Call = NO_CALL) -> Promise[Record | None]:
         if self._classic:
             return self._ask(self._reads, ClassicGet(_checked(key), False), call)
         return self._ask(self._reads, Fetch(_checked(key), False, False, call), call)
 
-    def set(
-        self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL
-    ) -> asyncio.Future[Written]:
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Promise[Written]:
         lane = self._bulk if len(value) > self.limits.bulk_bytes else self._writes
         if self._classic:
             return self._ask(lane, ClassicSet(_checked(key), value, flags, expires), call)
         return self._ask(lane, Put(_checked(key), value, flags, expires, call), call)
 
-    def delete(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Written | None]:
+    def delete(self, key: bytes, call: Call = NO_CALL) -> Promise[Written | None]:
         if self._classic:
             return self._ask(self._writes, ClassicDelete(_checked(key)), call)
         return self._ask(self._writes, Remove(_checked(key), call), call)
 
-    def stats(self, topic: str = "", call: Call = NO_CALL) -> asyncio.Future[dict[str, str]]:
+    def stats(self, topic: str = "", call: Call = NO_CALL) -> Promise[dict[str, str]]:
         return self._ask(self._reads, AskStats(topic), call)
 
     # Replica
 
-    def read(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+    def read(self, key: bytes, call: Call = NO_CALL) -> Promise[Record | None]:
         self._needs_sfss("read")
         return self._ask(self._reads, Fetch(_checked(key), True, True, call), call)
 
-    def inspect(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record | None]:
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> Promise[Record | None]:
         self._needs_sfss("inspect")
         return self._ask(self._reads, Fetch(_checked(key), False, True, call), call)
 
-    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> asyncio.Future[Applied]:
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Promise[Applied]:
         self._needs_sfss("apply")
         lane = self._bulk if record.size > self.limits.bulk_bytes else self._writes
         return self._ask(lane, Apply(_checked(key), record, call), call)
 
-    def identify(self) -> asyncio.Future[Identity]:
+    def identify(self) -> Promise[Identity]:
         self._needs_sfss("identify")
         # It costs a node nothing, so one that doesn't say it soon isn't there: a lost packet would else hold up for
         # `answer_s` whoever waits for the node to come back.
         soon = Call(self._monotonic() + self.limits.connect_s)
         return self._ask(self._reads, AskIdentity(b"sfss identity\r\n"), soon)
 
-    def bind(self, cluster: str, ring: int, fingerprint: str) -> asyncio.Future[Identity]:
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> Promise[Identity]:
         self._needs_sfss("bind")
         line = f"sfss bind {cluster} {ring} {fingerprint}\r\n".encode()
         return self._ask(self._reads, AskIdentity(line), NO_CALL)
 
     # Comparable and Refillable
 
-    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
+    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> Promise[bytes]:
         self._needs_sfss("hashes")
         return self._ask(self._reads, AskHashes(prefix), call)
 
-    def hashes_held(self, prefix: bytes, call: Call = NO_CALL) -> asyncio.Future[bytes]:
+    def hashes_held(self, prefix: bytes, call: Call = NO_CALL) -> Promise[bytes]:
         self._needs_sfss("hashes_held")
         return self._ask(self._reads, AskHashes(b"?" + prefix), call)
 
-    def trust(self, epoch: int) -> asyncio.Future[Identity]:
+    def trust(self, epoch: int) -> Promise[Identity]:
         self._needs_sfss("trust")
         return self._ask(self._reads, AskIdentity(b"sfss trust %d\r\n" % epoch), NO_CALL)
 
     # RingKeeper. What takes long waits on the lane of large writes, where no other answer is behind it.
 
-    def tell_ring(self, call: Call = NO_CALL) -> asyncio.Future[HeldRing]:
+    def tell_ring(self, call: Call = NO_CALL) -> Promise[HeldRing]:
         self._needs_sfss("rings")
         return self._ask(self._reads, AskRing(b"sfss ring", (b"RING",)), call)
 
-    def prepare_ring(self, number: int, ballot: int, call: Call = NO_CALL) -> asyncio.Future[Prepared]:
+    def prepare_ring(self, number: int, ballot: int, call: Call = NO_CALL) -> Promise[Prepared]:
         self._needs_sfss("rings")
         line = b"sfss ring prepare %d %d" % (number, ballot)
         return self._ask(self._bulk, PrepareRing(line, (b"PROMISE", b"NACK", b"RING")), call)
 
-    def accept_ring(self, ballot: int, record: RingRecord, call: Call = NO_CALL) -> asyncio.Future[Voted]:
+    def accept_ring(self, ballot: int, record: RingRecord, call: Call = NO_CALL) -> Promise[Voted]:
         self._needs_sfss("rings")
         line = b"sfss ring accept %d %d" % (record.number, ballot)
         return self._ask(self._bulk, ChangeRing(line, (b"ACCEPTED", b"NACK", b"RING"), record.encode()), call)
 
-    def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> asyncio.Future[HeldRing]:
+    def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> Promise[HeldRing]:
         self._needs_sfss("rings")
         return self._ask(self._bulk, ChangeRing(b"sfss ring learn", (b"RING",), record.encode()), call)
 
-    def leave_ring(self, number: int, call: Call = NO_CALL) -> asyncio.Future[Identity]:
+    def leave_ring(self, number: int, call: Call = NO_CALL) -> Promise[Identity]:
         self._needs_sfss("rings")
         return self._ask(self._bulk, AskIdentity(b"sfss ring left %d\r\n" % number), call)
 
-    def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> asyncio.Future[int]:
+    def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> Promise[int]:
         self._needs_sfss("rings")
         return self._ask(self._bulk, DropPartition(ring, partition), call)
 
@@ -269,7 +269,7 @@ class MemcacheClient:
 
     # The way of every request
 
-    def _ask(self, lane: Lane, exchange: Exchange, call: Call) -> asyncio.Future[Any]:
+    def _ask(self, lane: Lane, exchange: Exchange, call: Call) -> Promise[Any]:
         limits = self.limits
         if self._held >= limits.in_flight_max or self._bytes + exchange.size > limits.bytes_max:
             raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {host_and_port(self.host, self.port)}")
@@ -284,15 +284,17 @@ class MemcacheClient:
             exchange.opaque = b"%d.%b" % (self._sequence, call.request_id)
         else:
             exchange.opaque = b"%d" % self._sequence
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        exchange.future = future
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = turn_of(asyncio.get_running_loop())
+        promise: Promise[Any] = Promise(turn)
+        exchange.promise = promise
         self._held += 1
         self._bytes += exchange.size
         lane.submit(exchange, now)
         if self._sweep is None:
-            self._sweep = loop.call_later(limits.sweep_s, self._sweep_lanes)
-        return future
+            self._sweep = turn.loop.call_later(limits.sweep_s, self._sweep_lanes)
+        return promise
 
     def _over(self, exchange: Exchange) -> None:
         self._held -= 1
@@ -359,14 +361,14 @@ class MemcacheClient:
 
     async def _first(self, link: Link, exchange: Exchange, what: str) -> Any:
         """Ask on a link that isn't in service yet."""
-        exchange.future = asyncio.get_running_loop().create_future()
+        exchange.promise = new_promise()
         self._held += 1
         now = self._monotonic()
         exchange.deadline = now + self.limits.connect_s
         link.send(exchange, now)
         try:
             async with asyncio.timeout(self.limits.connect_s):
-                return await exchange.future
+                return await exchange.promise
         except TimeoutError:
             raise Unreachable(f"no {what} within {self.limits.connect_s} s") from None
 

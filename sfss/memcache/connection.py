@@ -2,7 +2,7 @@
 
 Slots are what keeps the order: a request whose answer is not at hand, or comes behind one that isn't, takes a slot,
 and slots are sent from the front. An answer that comes before its turn waits there as the bytes that it makes. Where
-nothing waits and the answer is at hand there is no slot, no future and no task.
+nothing waits and the answer is at hand there is no slot, no promise and no task.
 
 A connection stops reading while any of its limits is reached: requests begun and unanswered; bytes that these hold
 (values being written, replies that wait for an earlier one, and what those to come will bring if they are like the
@@ -30,6 +30,7 @@ from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY, STOPPING
 from sfss.memcache.requests import LINE_BYTES_MAX, Refusal, Request, RequestParser
 from sfss.memcache.transport import Transport
+from sfss.promise import Promise
 
 if TYPE_CHECKING:
     from sfss.memcache.server import MemcacheServer
@@ -265,7 +266,7 @@ class Connection(asyncio.Protocol):
         key, writes = request.key, request.writes
         for slot in self._slots:
             earlier = slot.request
-            if earlier is None or slot.pending is None or slot.pending.future.done():
+            if earlier is None or slot.pending is None or slot.pending.promise.done():
                 continue
             if (writes or earlier.writes) and (key == earlier.key or not key or not earlier.key):
                 return True
@@ -348,7 +349,7 @@ class Connection(asyncio.Protocol):
         slot.held_bytes = held
         self._slot_bytes += held
         self._slots.append(slot)
-        pending.future.add_done_callback(partial(self._came, slot))
+        pending.promise.add_done_callback(partial(self._came, slot))
 
     def _reply(self, request: Request | None, reply: Buffers, begun: float, stream: Parts | None = None) -> None:
         if request is not None and self._server.access_log:
@@ -368,14 +369,11 @@ class Connection(asyncio.Protocol):
         self._slot_bytes += more
         self._server.bytes_held += more
 
-    def _came(self, slot: Slot, future: asyncio.Future[Any]) -> None:
+    def _came(self, slot: Slot, promise: Promise[Any]) -> None:
         """An answer that was waited for is there: send what can be sent now; then go on with what waited for it."""
         pending = slot.pending
         if pending is None:
-            # Taken already, or cut off. Then nobody has looked at an error that it may be.
-            if not future.cancelled():
-                future.exception()
-            return
+            return  # taken already, or cut off
         try:
             if slot is self._slots[0]:
                 self._drain()
@@ -403,7 +401,7 @@ class Connection(asyncio.Protocol):
             pending = slot.pending
             if pending is None:
                 reply = slot.reply
-            elif pending.future.done():
+            elif pending.promise.done():
                 reply = self._reply_of(slot, pending)
             else:
                 return
@@ -424,7 +422,7 @@ class Connection(asyncio.Protocol):
         if request is None:
             return b""
         try:
-            reply = pending.finish(pending.future.result())
+            reply = pending.finish(pending.promise.result())
             size = length(reply)
             if size > LINE_BYTES_MAX and (self._slot_bytes or self._writing_paused):
                 self._check_share(request)

@@ -8,7 +8,6 @@ that isn't the one asked for.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -18,6 +17,7 @@ from sfss.memcache.access import Access
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.replies import OutOfStep, ReplyParser
+from sfss.promise import Promise
 from sfss.store import Applied, Call, Identity, Record, Written, checksum_of
 
 
@@ -32,17 +32,17 @@ MORE = _More()
 class Exchange:
     """A request on its way to its reply.
 
-    `future` is the caller's; once it is done (cancelled, expired) the reply is read and dropped. `writes`: the server
+    `promise` is the caller's; once it is done (cancelled, expired) the reply is read and dropped. `writes`: the server
     may have changed something once any of it was sent. `repeatable`: sending it twice does what sending it once does.
     `size` is what it holds in memory.
     """
 
-    __slots__ = ("deadline", "future", "opaque", "repeated", "sent", "size")
+    __slots__ = ("deadline", "opaque", "promise", "repeated", "sent", "size")
 
     writes = False
     repeatable = True
 
-    future: asyncio.Future[Any]
+    promise: Promise[Any]
 
     def __init__(self, size: int = 0) -> None:
         self.size = size
@@ -66,12 +66,9 @@ class Exchange:
 
     def fail(self, error: SfssError) -> None:
         """Tell the caller, if one is still there."""
-        future = self.future
-        if not future.done():
-            future.set_exception(error)
-            # Looked at once here, so that a caller that has dropped the future causes no complaint when it is
-            # collected.
-            future.exception()
+        promise = self.promise
+        if not promise.done():
+            promise.set_exception(error)
 
 
 def unexpected(line: bytes) -> SfssError:
@@ -127,7 +124,7 @@ class Fetch(Exchange):
         size, version, checksum, tombstone = int(size_), int(version_), int(checksum_, 16), kind == b" Yt"
         value = b""
         if block is not None:
-            keep = not self.future.done()
+            keep = not self.promise.done()
             taken = replies.block(size, keep)
             if taken is None:
                 self._found = found
@@ -390,7 +387,7 @@ class ClassicGet(Exchange):
                 raise OutOfStep(f"{self._found[1]!r} came for {self._key!r}")
         flags, size = int(self._found[2]), int(self._found[3])
         if self._value is None:
-            self._value = replies.block(size, self._with_value and not self.future.done())
+            self._value = replies.block(size, self._with_value and not self.promise.done())
             if self._value is None:
                 return MORE
         line = replies.line()

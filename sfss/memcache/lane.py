@@ -137,7 +137,7 @@ class Lane:
         """Expire what is past its deadline and close what is silent; says whether anything is still waited for."""
         for exchange in self.queue:
             _expire(exchange, now)
-        while self.queue and self.queue[0].future.done():
+        while self.queue and self.queue[0].promise.done():
             self._over(self.queue.popleft())
         if self.queue:
             self._grow()
@@ -177,7 +177,7 @@ class Lane:
             return
         now = self._monotonic()
         while queue:
-            if queue[0].future.done():
+            if queue[0].promise.done():
                 self._over(queue.popleft())
                 continue
             link = self._pick()
@@ -198,7 +198,7 @@ class Lane:
         again = []
         for exchange in orphans:
             unsent_or_repeatable = not exchange.sent or (exchange.repeatable and not exchange.repeated)
-            if goes_on and unsent_or_repeatable and exchange.deadline > now and not exchange.future.done():
+            if goes_on and unsent_or_repeatable and exchange.deadline > now and not exchange.promise.done():
                 exchange.repeated = exchange.sent
                 again.append(exchange)
             else:
@@ -212,7 +212,7 @@ class Lane:
 
 
 def _expire(exchange: Exchange, now: float) -> None:
-    if exchange.deadline <= now and not exchange.future.done():
+    if exchange.deadline <= now and not exchange.promise.done():
         waited = "on its way" if exchange.sent else "unsent"
         exchange.fail(Expired(f"no answer within the deadline; the request was {waited}", exchange.outcome))
 

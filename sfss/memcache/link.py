@@ -18,6 +18,7 @@ from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.exchanges import MORE, Exchange
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.transport import Transport
+from sfss.promise import turn_of
 
 UNSENT_BYTES_MAX = 256 * 1024
 """Bytes that the transport may hold back before more requests wait in the lane, where they are surely unsent."""
@@ -52,6 +53,7 @@ class Link(asyncio.Protocol):
         self._in_flight_max = in_flight_max
         self._replies = ReplyParser()
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._transport: Transport | None = None
         self._out: list[bytes] = []
         self._out_large = False
@@ -148,6 +150,13 @@ class Link(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)
 
     def data_received(self, data: bytes) -> None:
+        self._turn.gather()
+        try:
+            self._take(data)
+        finally:
+            self._turn.run()
+
+    def _take(self, data: bytes) -> None:
         if self._error is not None:
             return
         self.heard = True
@@ -155,7 +164,7 @@ class Link(asyncio.Protocol):
         replies.feed(data)
         while pending:
             exchange = pending[0]
-            future = exchange.future
+            promise = exchange.promise
             try:
                 result = exchange.take(replies)
             except OutOfStep as doubt:
@@ -168,12 +177,12 @@ class Link(asyncio.Protocol):
                     error.outcome = Outcome.UNKNOWN
                 exchange.fail(error)
             if result is MORE:
-                if future.done():
+                if promise.done():
                     self._drop(len(data))
                 break
             pending.popleft()
-            if not future.done():
-                future.set_result(result)
+            if not promise.done():
+                promise.set_result(result)
                 self._dropped = 0
                 self.proven = self.in_service
             owner.answered(exchange)
@@ -189,7 +198,7 @@ class Link(asyncio.Protocol):
 
     def _drop(self, count: int) -> None:
         self._dropped += count
-        if self._dropped > DROPPED_BYTES_MAX and any(not exchange.future.done() for exchange in self.pending):
+        if self._dropped > DROPPED_BYTES_MAX and any(not exchange.promise.done() for exchange in self.pending):
             self.close(OutOfStep(f"{self._dropped} bytes were read for callers who have left"))
 
     def _unasked(self) -> None:

@@ -31,6 +31,7 @@ from multidict import CIMultiDictProxy, istr
 
 from sfss.errors import SfssError
 from sfss.log import of_call
+from sfss.promise import Promise
 from sfss.store import Call
 from sfss.web.answers import STATUS_LINES, Answer, failure_answer
 from sfss.web.conditions import http_date
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
         self.phase = Phase.HEAD
         self._since = time.monotonic()
         self._request: Request | None = None
-        self._reply: asyncio.Future[Any] | None = None
+        self._reply: Promise[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._backlog = bytearray()
         self._in_request_line = True
@@ -329,7 +330,7 @@ class Connection(asyncio.Protocol):
             self._server.tasks.add(self._task)
             self._task.add_done_callback(partial(self._finished, request))
 
-    def _replied(self, request: Request, later: Later, reply: asyncio.Future[Any]) -> None:
+    def _replied(self, request: Request, later: Later, reply: Promise[Any]) -> None:
         self._reply = None
         if reply.cancelled():
             return

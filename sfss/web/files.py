@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import mimetypes
 import time
@@ -12,6 +11,7 @@ from multidict import istr
 
 from sfss.errors import BadRequest, Busy
 from sfss.keys import encode_path
+from sfss.promise import Promise
 from sfss.stamps import stamp_time
 from sfss.store import Record, Store, Written, settled
 from sfss.web.answers import STORED_BYTES_HEADERS, Answer
@@ -72,14 +72,14 @@ class FileHandlers:
             return self._explanations.explain(request, self._key(request))
         request.operation = "get"
         reply = self._store.get(self._key(request), request.call(request.started, self._timeout_s))
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             return Later(reply, self._found)
         return self._found(request, reply)
 
     def head(self, request: Request) -> Answered:
         request.operation = "head"
         reply = self._store.head(self._key(request), request.call(request.started, self._timeout_s))
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             return Later(reply, self._found_head)
         return self._found_head(request, reply)
 
@@ -87,7 +87,7 @@ class FileHandlers:
         if record is not None and not record.version:
             # A server without versions: the ETag is a digest, and only the bytes tell it.
             reply = self._store.get(self._key(request), request.call(request.started, self._timeout_s))
-            if isinstance(reply, asyncio.Future):
+            if isinstance(reply, Promise):
                 return Later(reply, self._found)
             return self._found(request, reply)
         return self._found(request, record)
@@ -166,7 +166,7 @@ class FileHandlers:
         value = self._uploads.file_of(request, request.body.read_nowait())
         reply = self._store.set(key, value, call=request.call(request.started, self._timeout_s))
         stored = partial(self._stored, status, value)
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             return Later(reply, stored)
         return stored(request, reply)
 
@@ -185,7 +185,7 @@ class FileHandlers:
             if name in request.headers:
                 raise Refused(501, "unsupported", f"{name} on a delete can't be honoured without a race")
         reply = self._store.delete(self._key(request), request.call(request.started, self._timeout_s))
-        if isinstance(reply, asyncio.Future):
+        if isinstance(reply, Promise):
             return Later(reply, self._deleted)
         return self._deleted(request, reply)
 

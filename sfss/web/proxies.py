@@ -38,6 +38,7 @@ from sfss.errors import (
 )
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import Dialect, MemcacheClient
+from sfss.promise import Promise, new_promise
 from sfss.ring import ServerRing
 from sfss.settings import Address
 from sfss.store import NO_CALL, Call, Record, Reply, Written
@@ -151,9 +152,9 @@ class ProxyRing:
         return self._begin(b"", call, lambda client, limited: client.stats(topic, limited), of_read=True)
 
     def _begin(
-        self, key: bytes, call: Call, send: Callable[[MemcacheClient, Call], asyncio.Future[T]], *, of_read: bool
-    ) -> asyncio.Future[T]:
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self, key: bytes, call: Call, send: Callable[[MemcacheClient, Call], Promise[T]], *, of_read: bool
+    ) -> Promise[T]:
+        result: Promise[T] = new_promise()
         self.budget.earn()
         _Request(self, self._ring.order(key), call, send, of_read, self._retry_max, result).attempt()
         return result
@@ -267,10 +268,10 @@ class _Request:
         ring: ProxyRing,
         order: tuple[int, ...],
         call: Call,
-        send: Callable[[MemcacheClient, Call], asyncio.Future[Any]],
+        send: Callable[[MemcacheClient, Call], Promise[Any]],
         of_read: bool,
         tries_left: int,
-        result: asyncio.Future[Any],
+        result: Promise[Any],
     ) -> None:
         self.ring = ring
         self.order = order
@@ -311,7 +312,7 @@ class _Request:
                 reply.add_done_callback(self._settle)
                 return
 
-    def _settle(self, reply: asyncio.Future[Any]) -> None:
+    def _settle(self, reply: Promise[Any]) -> None:
         self.link.in_hand -= 1
         error = ConnectionLost("the request was dropped", Outcome.UNKNOWN) if reply.cancelled() else reply.exception()
         if self.result.done():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
+from sfss.promise import Promise
 from sfss.store import Call
 from sfss.web.answers import Answer
 
@@ -80,7 +80,7 @@ class Request:
 class Later(NamedTuple):
     """An answer that waits for a reply of the store: when `reply` is there, `then(request, its value)` makes it."""
 
-    reply: asyncio.Future[Any]
+    reply: Promise[Any]
     then: Callable[[Request, Any], Answered]
 
 

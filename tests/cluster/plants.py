@@ -114,7 +114,7 @@ def wrong_slot() -> None:
     read_replies = Link.data_received
 
     def data_received(self: Link, data: bytes) -> None:
-        for exchange in [one for one in self.pending if one.future.done()]:
+        for exchange in [one for one in self.pending if one.promise.done()]:
             self.pending.remove(exchange)
         read_replies(self, data)
 

@@ -27,6 +27,7 @@ from sfss.memcache import lane
 from sfss.memcache.client import ClientLimits, MemcacheClient
 from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise
 from sfss.settings import Settings
 from sfss.stamps import StampClock
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Identity, Record, Replica, Written, checksum_of
@@ -446,8 +447,8 @@ async def test_too_many_bytes_for_callers_who_left_close_the_connection_for_the_
     async with scripted(answer_large) as port, client_of(port, ClientLimits(links=1)) as client:
         asked = [client.get(b"large") for _ in range(40)]
         await asyncio.sleep(0.05)
-        for future in asked:
-            future.cancel()
+        for promise in asked:
+            promise.cancel()
 
         assert await client.get(b"wanted", within(10)) is None
 
@@ -461,9 +462,9 @@ class SlowStore(MemoryStore):
 
     def _late(self, reply: Any) -> Any:
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        loop.call_later(self._rng.random() * 0.02, future.set_result, reply)
-        return future
+        promise = new_promise()
+        loop.call_later(self._rng.random() * 0.02, promise.set_result, reply)
+        return promise
 
     def get(self, key: bytes, call: Call = NO_CALL) -> Any:
         return self._late(MemoryStore.get(self, key, call))

@@ -15,6 +15,7 @@ from memcache_tier import HOST, client_of, serving
 from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memcache.service import WIRE_VERSION
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call
 
 VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
@@ -251,9 +252,9 @@ async def test_closing_answers_what_is_in_hand_and_takes_nothing_new() -> None:
 
     class Late(MemoryStore):
         def get(self, key: bytes, call: Call = NO_CALL) -> Any:
-            future = loop.create_future()
-            loop.call_later(0.2, future.set_result, None)
-            return future
+            promise = new_promise()
+            loop.call_later(0.2, promise.set_result, None)
+            return promise
 
     async with serving(Late()) as server:
         port = server.port
@@ -276,7 +277,7 @@ async def test_closing_answers_what_is_in_hand_and_takes_nothing_new() -> None:
 async def test_closing_is_bounded_whatever_the_store_does() -> None:
     class Never(MemoryStore):
         def get(self, key: bytes, call: Call = NO_CALL) -> Any:
-            return asyncio.get_running_loop().create_future()
+            return new_promise()
 
     async with serving(Never()) as server:
         reader, writer = await asyncio.open_connection(HOST, server.port)

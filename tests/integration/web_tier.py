@@ -18,6 +18,7 @@ import pytest
 
 from sfss.errors import SfssError
 from sfss.memory import MemoryStore
+from sfss.promise import Promise, new_promise
 from sfss.settings import load_settings
 from sfss.store import NO_CALL, Call, Record, Written
 from sfss.web.application import Application
@@ -48,7 +49,7 @@ class SlowStore(MemoryStore):
             self.gate.set()
         self.failure: SfssError | None = None
         self.calls: list[tuple[str, bytes, Call]] = []
-        self.replies: list[asyncio.Future[Any]] = []
+        self.replies: list[Promise[Any]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def get(self, key: bytes, call: Call = NO_CALL) -> Any:
@@ -75,25 +76,25 @@ class SlowStore(MemoryStore):
 
         return self._later("delete", key, call, answer)
 
-    def _later(self, name: str, key: bytes, call: Call, answer: Any) -> asyncio.Future[Any]:
+    def _later(self, name: str, key: bytes, call: Call, answer: Any) -> Promise[Any]:
         self.calls.append((name, key, call))
-        future = asyncio.get_running_loop().create_future()
-        self.replies.append(future)
+        promise = new_promise()
+        self.replies.append(promise)
 
         async def settle() -> None:
             await self.gate.wait()
             if self.failure is not None:
-                if not future.done():
-                    future.set_exception(self.failure)
+                if not promise.done():
+                    promise.set_exception(self.failure)
                 return
             result = answer()
-            if not future.done():
-                future.set_result(result)
+            if not promise.done():
+                promise.set_result(result)
 
         task = asyncio.get_running_loop().create_task(settle())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return future
+        return promise
 
 
 @dataclass

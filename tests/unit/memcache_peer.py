@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from sfss.memcache.connection import Connection
 from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise
 from sfss.store import NO_CALL, Call
 
 NOW = 1_000_000_000.0
@@ -97,16 +97,16 @@ class SlowStore(MemoryStore):
         self.waiting: list[tuple[str, bytes, Any]] = []
 
     def _later(self, name: str, key: bytes, carry_out: Any) -> Any:
-        future = asyncio.get_running_loop().create_future()
+        promise = new_promise()
 
         def settle(error: BaseException | None = None) -> None:
             if error is not None:
-                future.set_exception(error)
+                promise.set_exception(error)
             else:
-                future.set_result(carry_out())
+                promise.set_result(carry_out())
 
         self.waiting.append((name, key, settle))
-        return future
+        return promise
 
     def settle_all(self) -> None:
         """Answer what was asked, in the order of asking."""

@@ -21,6 +21,7 @@ from proxy.quorum import Quorum
 from proxy.replay import Replay
 from sfss.errors import SfssError
 from sfss.memory import MemoryStore
+from sfss.promise import Promise, new_promise
 from sfss.ring import Member, NodeRing
 from sfss.stamps import COUNT_BITS, StampClock
 from sfss.store import NO_CALL, Call, Identity, Record, checksum_of
@@ -42,7 +43,7 @@ class LabCall:
         self.kind = kind
         self.args = args
         self.call = call
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.promise: Promise[Any] = new_promise()
         self._replica = replica
 
     def execute(self) -> Any:
@@ -51,12 +52,12 @@ class LabCall:
 
     async def answer(self) -> None:
         """Carry it out and let the answer arrive."""
-        self.future.set_result(self.execute())
+        self.promise.set_result(self.execute())
         self._replica.calls.remove(self)
         await turns()
 
     async def refuse(self, error: SfssError) -> None:
-        self.future.set_exception(error)
+        self.promise.set_exception(error)
         self._replica.calls.remove(self)
         await turns()
 
@@ -86,7 +87,7 @@ class LabReplica:
             return getattr(self.store, kind)(*args)
         request = LabCall(self, kind, args, call)
         self.calls.append(request)
-        return request.future
+        return request.promise
 
     def read(self, key: bytes, call: Call = NO_CALL) -> Any:
         return self._asked("read", (key,), call)

@@ -25,6 +25,7 @@ from proxy.quorum import Quorum
 from proxy.replay import Replay
 from sfss.errors import Busy, ConnectionLost, CorruptRecord, Expired, Outcome, SfssError, Unreachable
 from sfss.memory import MemoryStore
+from sfss.promise import Promise, new_promise
 from sfss.ring import Member, NodeRing
 from sfss.stamps import StampClock
 from sfss.store import NO_CALL, Call, Record, settled
@@ -56,49 +57,49 @@ class SimulatedNode:
         self._rng = rng
         self._cut_off = cut_off
 
-    def _send(self, kind: str, *args: Any) -> asyncio.Future[Any]:
+    def _send(self, kind: str, *args: Any) -> Promise[Any]:
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
+        promise = new_promise()
         rng, weather = self._rng, self._weather
         if rng.random() < weather.refused:
             raise rng.choice([Busy("simulated"), Unreachable("simulated")])
         if rng.random() >= weather.lost:
-            loop.call_later(self._delay(), self._arrive, future, kind, args)
+            loop.call_later(self._delay(), self._arrive, promise, kind, args)
         elif rng.random() < 0.5:
-            loop.call_later(self._delay(), self._fail, future, ConnectionLost("simulated", Outcome.UNKNOWN))
-        return future
+            loop.call_later(self._delay(), self._fail, promise, ConnectionLost("simulated", Outcome.UNKNOWN))
+        return promise
 
-    def _send_until(self, deadline: float, kind: str, *args: Any) -> asyncio.Future[Any]:
+    def _send_until(self, deadline: float, kind: str, *args: Any) -> Promise[Any]:
         """For requests that nobody gives up: as a connection does that has heard nothing for so long."""
-        future = self._send(kind, *args)
-        asyncio.get_running_loop().call_at(deadline, self._fail, future, Expired("simulated", Outcome.UNKNOWN))
-        return future
+        promise = self._send(kind, *args)
+        asyncio.get_running_loop().call_at(deadline, self._fail, promise, Expired("simulated", Outcome.UNKNOWN))
+        return promise
 
     def _delay(self) -> float:
         late = self._rng.random() < self._weather.late
         return self._rng.expovariate(1 / self._weather.delay_s) * (self._weather.late_times if late else 1.0)
 
-    def _arrive(self, future: asyncio.Future[Any], kind: str, args: tuple[Any, ...]) -> None:
+    def _arrive(self, promise: Promise[Any], kind: str, args: tuple[Any, ...]) -> None:
         if self._cut_off():
             return
         loop = asyncio.get_running_loop()
         if kind == "read" and self._rng.random() < self._weather.corrupt:
-            loop.call_later(self._delay(), self._fail, future, CorruptRecord("simulated"))
+            loop.call_later(self._delay(), self._fail, promise, CorruptRecord("simulated"))
             return
         answer = getattr(self._store, kind)(*args)
         if self._rng.random() < self._weather.lost:
-            loop.call_later(self._delay(), self._fail, future, ConnectionLost("simulated", Outcome.UNKNOWN))
+            loop.call_later(self._delay(), self._fail, promise, ConnectionLost("simulated", Outcome.UNKNOWN))
         else:
-            loop.call_later(self._delay(), self._resolve, future, answer)
+            loop.call_later(self._delay(), self._resolve, promise, answer)
 
-    def _resolve(self, future: asyncio.Future[Any], answer: Any) -> None:
-        if not future.done():
-            future.set_result(answer)
+    def _resolve(self, promise: Promise[Any], answer: Any) -> None:
+        if not promise.done():
+            promise.set_result(answer)
 
-    def _fail(self, future: asyncio.Future[Any], error: SfssError) -> None:
-        if not future.done():
-            future.set_exception(error)
-            future.exception()
+    def _fail(self, promise: Promise[Any], error: SfssError) -> None:
+        if not promise.done():
+            promise.set_exception(error)
+            promise.exception()
 
     def read(self, key: bytes, call: Call = NO_CALL) -> Any:
         return self._send("read", key)

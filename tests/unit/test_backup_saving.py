@@ -20,6 +20,7 @@ from sfss.backup.saving import FAILURES_IN_A_ROW_MAX, Saving
 from sfss.backup.tree import Trees, merged
 from sfss.errors import CorruptRecord, QuorumUnavailable, Recovering, Unreachable
 from sfss.hash_tree import Listed
+from sfss.promise import new_promise
 from sfss.store import Record
 
 
@@ -297,7 +298,7 @@ async def test_a_run_that_is_stopped_keeps_what_it_has(lab: Lab, folder: BackupF
         if len(lab.store.reads) < 20:
             return get(key)
         reached.set()
-        return asyncio.get_running_loop().create_future()
+        return new_promise()
 
     lab.store.get = stuck  # type: ignore[assignment, method-assign]
     running = asyncio.create_task(lab.back_up(folder))

@@ -49,6 +49,7 @@ from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import KEY_BYTES_MAX, Applied, Call, Identity, Record, Written, checksum_of
@@ -61,7 +62,7 @@ SUM_GONE = checksum_of(KEY, b"", 0, 0, 78, True)
 
 
 class Caller:
-    """The future's part that exchanges look at."""
+    """The promise's part that exchanges look at."""
 
     def __init__(self, left: bool = False) -> None:
         self.left = left
@@ -73,7 +74,7 @@ class Caller:
 def ready(exchange: Exchange, opaque: bytes = b"9", left: bool = False) -> Any:
     """An exchange as if sent."""
     exchange.opaque = opaque
-    exchange.future = Caller(left)  # type: ignore[assignment]
+    exchange.promise = Caller(left)  # type: ignore[assignment]
     exchange.request(1000)
     return exchange
 
@@ -436,10 +437,10 @@ def test_no_line_of_known_words_is_a_fault_of_ours(line: list[bytes], piece_byte
 
 async def test_a_caller_who_dropped_the_future_causes_no_complaint(caplog: Any) -> None:
     exchange = ClassicDelete(KEY)
-    exchange.future = asyncio.get_running_loop().create_future()
+    exchange.promise = new_promise()
     exchange.fail(Busy("full"))
 
-    del exchange.future
+    del exchange.promise
     await asyncio.sleep(0)
 
     assert caplog.text == ""

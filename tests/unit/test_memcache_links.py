@@ -11,6 +11,7 @@ from sfss.errors import ConnectionLost, Outcome, SfssError
 from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
 from sfss.memcache.lane import Lane
 from sfss.memcache.link import TOGETHER_MAX, Link
+from sfss.promise import new_promise
 from sfss.store import NO_CALL
 
 
@@ -56,7 +57,7 @@ class Connector:
 
 
 def asked(exchange: Exchange) -> Exchange:
-    exchange.future = asyncio.get_running_loop().create_future()
+    exchange.promise = new_promise()
     exchange.deadline = 5.0
     exchange.opaque = b"1"
     return exchange
@@ -100,11 +101,11 @@ async def test_a_write_whose_connection_is_lost_just_before_it_goes_out_goes_to_
     await turns()
 
     with pytest.raises(ConnectionLost) as caught:
-        await write.future
+        await write.promise
     assert caught.value.outcome is Outcome.UNKNOWN
     assert wire_of(connector.links[1]).written.startswith(b"ms a 3 ")
     assert connector.over == [write]
-    other.future.cancel()
+    other.promise.cancel()
 
 
 async def test_a_repetition_that_is_lost_before_it_goes_out_was_sent_once_all_the_same() -> None:
@@ -116,7 +117,7 @@ async def test_a_repetition_that_is_lost_before_it_goes_out_was_sent_once_all_th
     link.connection_lost(None)
 
     with pytest.raises(ConnectionLost) as caught:
-        await repetition.future
+        await repetition.promise
     assert caught.value.outcome is Outcome.UNKNOWN
 
 
@@ -128,7 +129,7 @@ async def test_the_greeting_of_a_lost_connection_is_not_asked_on_another_one() -
     link.connection_lost(None)
 
     with pytest.raises(ConnectionLost):
-        await greeting.future
+        await greeting.promise
     assert not connector.lane.queue
 
 
@@ -146,7 +147,7 @@ async def test_a_server_that_hangs_up_before_it_answers_anything_is_not_asked_ag
     await turns()
     assert len(connector.links) == 1
     assert list(lane.queue) == [read]
-    read.future.cancel()
+    read.promise.cancel()
 
 
 async def test_a_server_that_hangs_up_after_it_has_answered_is_asked_again_at_once() -> None:
@@ -175,7 +176,7 @@ async def test_a_fault_while_a_connection_is_opened_fails_who_waits_and_is_logge
     await turns()
 
     with pytest.raises(SfssError, match="oops") as caught:
-        await write.future
+        await write.promise
     assert caught.value.outcome is Outcome.NOT_APPLIED
     assert "ZeroDivisionError" in caplog.text
     assert over == [write]

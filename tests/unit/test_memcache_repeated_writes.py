@@ -1,13 +1,12 @@
 """A stamped write that is sent again after its connection was lost: only an acceptance says what became of it."""
 
-import asyncio
-
 import pytest
 
 from sfss.errors import Busy, ConnectionLost, Outcome, SfssError
 from sfss.memcache.exchanges import MORE, Apply
 from sfss.memcache.link import Link
 from sfss.memcache.replies import ReplyParser
+from sfss.promise import new_promise
 from sfss.store import NO_CALL, Applied, Record
 
 RECORD = Record(b"value", 5, version=1 << 40, checksum=7)
@@ -65,12 +64,12 @@ async def test_a_repetition_refused_as_busy_leaves_it_unknown(repeated, outcome)
     link = Link(Owner(), lambda: 0.0, 64)
     exchange = repeated_apply()
     exchange.repeated = repeated
-    exchange.future = asyncio.get_running_loop().create_future()
+    exchange.promise = new_promise()
     link.pending.append(exchange)
 
     link.data_received(b"SERVER_ERROR busy\r\n")
 
     with pytest.raises(Busy) as refused:
-        await exchange.future
+        await exchange.promise
     assert isinstance(refused.value, SfssError)
     assert refused.value.outcome is outcome

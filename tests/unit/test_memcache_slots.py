@@ -23,6 +23,7 @@ from sfss.errors import (
 from sfss.memcache.server import ServerLimits
 from sfss.memcache.service import WIRE_VERSION
 from sfss.memory import MemoryStore
+from sfss.promise import Promise, new_promise
 from sfss.store import NO_CALL, Call, Record, Written, checksum_of
 
 VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
@@ -278,15 +279,15 @@ async def test_a_fault_of_ours_is_logged_and_said_to_be_ours(caplog: Any) -> Non
 
 
 async def test_a_store_future_that_was_cancelled_is_an_error_and_no_miss(caplog: Any) -> None:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    promise: Promise[None] = new_promise()
 
     class Cancelled(MemoryStore):
         def get(self, key: bytes, call: Call = NO_CALL) -> Any:
-            return future
+            return promise
 
     peer = Peer(server_of(Cancelled()))
     peer.say(b"get a\r\n")
-    future.cancel()
+    promise.cancel()
     await turn()
 
     assert peer.sent == b"SERVER_ERROR internal error\r\n"

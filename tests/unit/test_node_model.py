@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from nodes.checker import check_directory
 from nodes.store import NodeStore
+from sfss.promise import Promise
 from sfss.store import Applied, Change, Record, checksum_of, settled
 from tests.unit.small_nodes import SMALL, Clock, killed, take_turns_on_disk
 
@@ -196,7 +197,7 @@ class NodeAgainstDict(RuleBasedStateMachine):
                 behind.append(asyncio.ensure_future(self.store._compactor.compact()))
             for _ in range(steps):
                 await asyncio.sleep(0)
-            done = [not isinstance(reply, asyncio.Future) or reply.done() for reply in replies]
+            done = [not isinstance(reply, Promise) or reply.done() for reply in replies]
             killed(self.directory, after)
             await asyncio.gather(*(settled(reply) for reply in replies), *behind)
             await self.store.close()

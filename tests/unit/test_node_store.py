@@ -26,6 +26,7 @@ from sfss.errors import (
     Unsupported,
     WrongCluster,
 )
+from sfss.promise import Promise
 from sfss.stamps import COUNT_BITS
 from sfss.store import (
     WIRE_VALUE_BYTES_MAX,
@@ -108,7 +109,7 @@ async def test_an_answer_that_rests_on_a_pending_record_waits_for_it(tmp_path):
 
         again = store.delete(b"k")
 
-        assert isinstance(again, asyncio.Future)
+        assert isinstance(again, Promise)
         assert not again.done()
         assert await again is None
         assert deleting.done()

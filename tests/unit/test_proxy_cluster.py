@@ -9,6 +9,7 @@ from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from sfss.errors import SetupError, Unreachable
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise, promised
 from sfss.ring import Member, NodeRing
 from sfss.store import settled
 from tests.unit.virtual_time import in_virtual_time
@@ -54,7 +55,7 @@ class Client:
 
     def identify(self):
         if self._node.silent:
-            return asyncio.get_running_loop().create_future()
+            return new_promise()
         self._reach()
         return self._node.identity()
 
@@ -208,14 +209,14 @@ async def test_a_node_that_has_had_files_before_is_not_taken_in():
 async def test_a_founding_waits_until_every_binding_is_on_disk_its_own_or_not():
     network = Network()
     slow = network.nodes[7901].store
-    on_disk = asyncio.get_running_loop().create_future()
+    on_disk = new_promise()
 
     async def bind_slowly(cluster, ring, fingerprint):
         identity = MemoryStore.bind(slow, cluster, ring, fingerprint)
         await on_disk
         return identity
 
-    slow.bind = lambda *terms: asyncio.ensure_future(bind_slowly(*terms))
+    slow.bind = lambda *terms: promised(asyncio.ensure_future(bind_slowly(*terms)))
     opening = [asyncio.ensure_future(network.open())]
     await asyncio.sleep(0.5)
     assert slow.identify().cluster

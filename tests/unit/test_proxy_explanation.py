@@ -18,6 +18,7 @@ from sfss.errors import BadKey, BadRequest, Busy, CorruptRecord, Recovering, Unr
 from sfss.explanation import explain_topic, key_of_topic, structured
 from sfss.keys import hash_key
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise
 from sfss.ring import Member, NodeRing
 from sfss.store import NO_CALL, Call, Record, checksum_of, settled
 
@@ -34,7 +35,7 @@ class Node(MemoryStore):
 
     def read(self, key: bytes, call: Call = NO_CALL) -> Any:
         if self.silent:
-            return asyncio.get_running_loop().create_future()
+            return new_promise()
         if self.failure is not None:
             raise self.failure
         return super().read(key, call)

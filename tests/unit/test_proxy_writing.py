@@ -167,7 +167,7 @@ async def test_however_many_writes_one_overtakes_all_take_its_outcome():
         replica.calls[-1].execute()
     for replica in (a, b, c):
         for call in replica.calls[:-1]:
-            call.future.set_result(call.execute())
+            call.promise.set_result(call.execute())
     await turns()
     assert not any(reply.done() for reply in earlier)
 
@@ -189,8 +189,8 @@ async def test_however_many_writes_were_unknown_in_between_the_outcome_is_taken_
     for replica in (a, b, c):
         replica.calls[-1].execute()
         for call in replica.calls[1:-1]:
-            call.future.set_exception(ConnectionLost("cut", Outcome.UNKNOWN))
-        replica.calls[-1].future.set_result(replica.calls[-1].execute())
+            call.promise.set_exception(ConnectionLost("cut", Outcome.UNKNOWN))
+        replica.calls[-1].promise.set_result(replica.calls[-1].execute())
     await turns(2000)
     assert latest.done()
     assert not first.done()

@@ -6,7 +6,6 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from sfss.memcache import own
@@ -15,6 +14,7 @@ from sfss.memcache.commands.words import call_of
 from sfss.memcache.numbers import FLAGS_MAX
 from sfss.memcache.requests import Command, Lane, Request
 from sfss.memcache.service import Service
+from sfss.promise import Promise
 from sfss.store import Applied, Call, Record, Written
 
 
@@ -27,7 +27,7 @@ def _get(service: Service, request: Request) -> Answer:
     service.counters.cmd_get += 1
     store = service.store
     reply = store.get(request.key, request.call) if with_value else store.head(request.key, request.call)
-    if isinstance(reply, asyncio.Future):
+    if isinstance(reply, Promise):
         return Pending(reply, lambda record: _found(service, record, with_value, False, opaque))
     return _found(service, reply, with_value, False, opaque)
 
@@ -37,7 +37,7 @@ def _read(service: Service, request: Request) -> Answer:
     service.counters.cmd_get += 1
     replica = service.replica
     reply = replica.read(request.key, request.call) if with_value else replica.inspect(request.key, request.call)
-    if isinstance(reply, asyncio.Future):
+    if isinstance(reply, Promise):
         return Pending(reply, lambda record: _found(service, record, with_value, True, opaque))
     return _found(service, reply, with_value, True, opaque)
 

@@ -7,7 +7,6 @@ the memory. A key that can't be read ends the reply with its error line in place
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator
 
@@ -18,6 +17,7 @@ from sfss.memcache.commands.words import exptime_of, key_of
 from sfss.memcache.numbers import absolute_expiry
 from sfss.memcache.requests import RETRIEVAL_LINE_BYTES_MAX, Command, Lane, Request
 from sfss.memcache.service import Service
+from sfss.promise import Promise
 from sfss.store import Change, Record, Written
 
 END = b"END\r\n"
@@ -46,7 +46,7 @@ def get_one(service: Service, request: Request) -> Buffers | Pending:
     counters.cmd_get += 1
     key = request.key
     reply = service.store.get(key)
-    if isinstance(reply, asyncio.Future):
+    if isinstance(reply, Promise):
         return Pending(reply, lambda record: _value_reply(service, key, record, False, END))
     if reply is None:
         counters.get_misses += 1

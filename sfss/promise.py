@@ -1,0 +1,200 @@
+"""An answer to come, for the way of every request: what `asyncio.Future` is, at a fraction of the price.
+
+A future hands each callback to the event loop by itself. Here the promises that are settled in one go, such as by the
+replies that one read from a socket brought, form a *turn*: their callbacks run together, then those of the promises
+that these settled, until none is left. A request that passes through four promises of a tier takes no pass of the loop
+for that, and answers that belong together stay together.
+
+As with futures, nothing is ever called back from within `set_result`, and a caller may await a promise, or drop it.
+An error that nobody looks at is no fault: whoever asked has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+
+_PENDING, _DONE, _FAILED, _CANCELLED = range(4)
+
+
+class Turn:
+    """The promises of one event loop that are settled and whose callbacks haven't run. Get it from `turn_of`."""
+
+    __slots__ = ("_due", "_gathering", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._due: list[Promise[Any]] = []
+        self._gathering = False
+
+    def gather(self) -> None:
+        """The caller will settle several promises, and then surely call `run`."""
+        self._gathering = True
+
+    def run(self) -> None:
+        """Call back, until nobody waits any more for what is settled. Never from within a callback."""
+        self._gathering = True
+        try:
+            while self._due:
+                due, self._due = self._due, []
+                for promise in due:
+                    promise.call_back()
+        finally:
+            self._gathering = False
+
+    def settled(self, promise: Promise[Any]) -> None:
+        if not (self._due or self._gathering):
+            self.loop.call_soon(self.run)
+        self._due.append(promise)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+
+
+def turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
+    """The loop's turn, always the same."""
+    turn = _turns.get(loop)
+    if turn is None:
+        turn = _turns[loop] = Turn(loop)
+    return turn
+
+
+class Promise(Generic[T]):
+    """A result or an error that comes later. The methods are those of `asyncio.Future`, and mean the same."""
+
+    __slots__ = ("_callback", "_error", "_further", "_result", "_state", "_turn")
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._state = _PENDING
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        # Nearly always there is one, so that it needs no list.
+        self._callback: Callable[[Promise[T]], object] | None = None
+        self._further: list[Callable[[Promise[T]], object]] | None = None
+
+    def done(self) -> bool:
+        return self._state != _PENDING
+
+    def cancelled(self) -> bool:
+        return self._state == _CANCELLED
+
+    def result(self) -> T:
+        """Raises the error, `asyncio.CancelledError`, or `asyncio.InvalidStateError` where nothing has come yet."""
+        if self._state == _DONE:
+            return cast(T, self._result)
+        error = self.exception()
+        assert error is not None
+        raise error
+
+    def exception(self) -> BaseException | None:
+        """The error, if it is one; raises as `result` where there is neither."""
+        if self._state == _CANCELLED:
+            raise asyncio.CancelledError
+        if self._state == _PENDING:
+            raise asyncio.InvalidStateError("nothing has come yet")
+        return self._error
+
+    def set_result(self, result: T) -> None:
+        self._settle(_DONE)
+        self._result = result
+
+    def set_exception(self, error: BaseException) -> None:
+        self._settle(_FAILED)
+        self._error = error
+
+    def cancel(self) -> bool:
+        """Give up waiting; false if it has come already."""
+        if self._state != _PENDING:
+            return False
+        self._settle(_CANCELLED)
+        return True
+
+    def add_done_callback(self, callback: Callable[[Promise[T]], object]) -> None:
+        """Have `callback` called with this promise soon after it is settled."""
+        if self._callback is None:
+            self._callback = callback
+            if self._state != _PENDING:
+                self._turn.settled(self)
+        elif self._further is None:
+            self._further = [callback]
+        else:
+            self._further.append(callback)
+
+    def call_back(self) -> None:
+        """For `Turn`: call whoever waits."""
+        callback, further = self._callback, self._further
+        if callback is None:
+            return
+        self._callback = self._further = None
+        self._call(callback)
+        if further is not None:
+            for callback in further:
+                self._call(callback)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._state == _PENDING:
+            waiter: asyncio.Future[None] = self._turn.loop.create_future()
+            self.add_done_callback(partial(_wake, waiter))
+            try:
+                yield from waiter
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        return self.result()
+
+    def _settle(self, state: int) -> None:
+        if self._state != _PENDING:
+            raise asyncio.InvalidStateError("it was settled before")
+        self._state = state
+        if self._callback is not None:
+            self._turn.settled(self)
+
+    def _call(self, callback: Callable[[Promise[T]], object]) -> None:
+        try:
+            callback(self)
+        except Exception as error:
+            self._turn.loop.call_exception_handler(
+                {"message": f"fault in the callback {callback!r}", "exception": error}
+            )
+
+
+def new_promise() -> Promise[Any]:
+    """A promise of the running loop. What makes many keeps the loop's turn instead."""
+    return Promise(turn_of(asyncio.get_running_loop()))
+
+
+def _wake(waiter: asyncio.Future[None], _: Promise[Any]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def promised(task: asyncio.Future[T]) -> Promise[T]:
+    """The same answer as a task's or a future's. Whoever cancels the promise cancels the task."""
+    promise: Promise[T] = Promise(turn_of(task.get_loop()))
+    task.add_done_callback(partial(_copy, promise))
+    promise.add_done_callback(partial(_give_up, task))
+    return promise
+
+
+def _give_up(task: asyncio.Future[T], promise: Promise[T]) -> None:
+    if promise.cancelled():
+        task.cancel()
+
+
+def _copy(promise: Promise[T], task: asyncio.Future[T]) -> None:
+    if task.cancelled():
+        promise.cancel()
+        return
+    error = task.exception()
+    if promise.done():
+        return
+    if error is None:
+        promise.set_result(task.result())
+    else:
+        promise.set_exception(error)
