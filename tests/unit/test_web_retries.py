@@ -9,6 +9,7 @@ import pytest
 from virtual_time import in_virtual_time
 
 from sfss.errors import Busy, Expired, Outcome, QuorumUnavailable, SfssError, Unreachable
+from sfss.promise import Promise, new_promise
 from sfss.settings import Address
 from sfss.store import NO_CALL, Call, Record, settled
 from sfss.web.counters import SharedCounters
@@ -31,16 +32,16 @@ class Proxy:
         self.takes_s = takes_s
         self.asked: list[Call] = []
 
-    def get(self, key: bytes, call: Call = NO_CALL) -> asyncio.Future[Record]:
+    def get(self, key: bytes, call: Call = NO_CALL) -> Promise[Record]:
         return self._answer(call)
 
-    def set(self, key: bytes, value: bytes, flags: int, expires: int, call: Call) -> asyncio.Future[Any]:
+    def set(self, key: bytes, value: bytes, flags: int, expires: int, call: Call) -> Promise[Any]:
         return self._answer(call)
 
-    def _answer(self, call: Call) -> asyncio.Future[Any]:
+    def _answer(self, call: Call) -> Promise[Any]:
         self.asked.append(call)
         loop = asyncio.get_running_loop()
-        reply = loop.create_future()
+        reply = new_promise()
         left_s = call.deadline - loop.time()
         if self.takes_s > left_s:
             loop.call_later(left_s, reply.set_exception, Expired("no answer within the deadline"))

@@ -6,18 +6,17 @@ refusal before would leave the block to be read as commands.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from sfss.errors import BadRequest
-from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
+from sfss.memcache.answers import Answer, Buffers, answer, with_block
 from sfss.memcache.commands.words import number_of
 from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
-from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Prepared, Promise, Voted
+from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
-from sfss.store import Identity, Reply
+from sfss.store import Identity
 
 _EPOCH_MAX = 2**32
 _SIZE_MAX = 2**62
@@ -63,12 +62,12 @@ def _identity_line(identity: Identity) -> bytes:
 
 
 def _tell_ring(service: Service, request: Request) -> Answer:
-    return _about_ring(service.ring_keeper.tell_ring())
+    return answer(service.ring_keeper.tell_ring(), _ring_line)
 
 
 def _prepare_ring(service: Service, request: Request) -> Answer:
     number, ballot = request.arguments
-    return _about_ring(service.ring_keeper.prepare_ring(_ring_number(number), _ballot(ballot)))
+    return answer(service.ring_keeper.prepare_ring(_ring_number(number), _ballot(ballot)), _ring_line)
 
 
 def _accept_ring(service: Service, request: Request) -> Answer:
@@ -76,11 +75,11 @@ def _accept_ring(service: Service, request: Request) -> Answer:
     record = RingRecord.decode(request.value)
     if record.number != _ring_number(number):
         raise BadRequest(f"this is ring {record.number}")
-    return _about_ring(service.ring_keeper.accept_ring(_ballot(ballot), record))
+    return answer(service.ring_keeper.accept_ring(_ballot(ballot), record), _ring_line)
 
 
 def _learn_ring(service: Service, request: Request) -> Answer:
-    return _about_ring(service.ring_keeper.learn_ring(RingRecord.decode(request.value)))
+    return answer(service.ring_keeper.learn_ring(RingRecord.decode(request.value)), _ring_line)
 
 
 def _leave_ring(service: Service, request: Request) -> Answer:
@@ -92,10 +91,6 @@ def _drop_partition(service: Service, request: Request) -> Answer:
     number = number_of(partition, PARTITIONS_MAX - 1, "no such partition")
     dropped = service.ring_keeper.drop_partition(_ring_number(ring), number)
     return answer(dropped, lambda count: b"DROPPED %d\r\n" % count)
-
-
-def _about_ring(reply: Reply[HeldRing] | Reply[Prepared] | Reply[Voted]) -> Answer:
-    return Pending(reply, _ring_line) if isinstance(reply, asyncio.Future) else _ring_line(reply)
 
 
 def _ring_line(said: HeldRing | Promise | Accepted | Nack) -> Buffers:
