@@ -23,7 +23,7 @@ from proxy.reading import Read
 from proxy.writing import Write
 from sfss.errors import Busy
 from sfss.keys import hash_key
-from sfss.promise import Turn, promised, turn_of
+from sfss.promise import Promise, Turn, promised, turn_of
 from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 
@@ -55,7 +55,7 @@ class Rings(Protocol):
     def after(self, number: int, peer: Peer, then: Callable[[], None]) -> None:
         """The peer is at a later ring than ours. Calls `then` once we are at that one, or it can't be had for now."""
 
-    def teach(self, peer: Peer) -> asyncio.Future[None]:
+    def teach(self, peer: Peer) -> Promise[None]:
         """Bring our ring to a peer that is behind. The future has an error where that fails."""
 
 

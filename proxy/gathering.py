@@ -46,6 +46,7 @@ class Gathering:
         "_owners",
         "_peers",
         "_pending",
+        "_promise",
         "_purpose",
         "_result",
         "_started",

@@ -215,7 +215,7 @@ class Read(Gathering):
         if not self._finished:
             self._advance()
 
-    def _taught(self, peer: Peer, taught: asyncio.Future[None]) -> None:
+    def _taught(self, peer: Peer, taught: Promise[None]) -> None:
         self._repaired.pop(peer, None)
         super()._taught(peer, taught)
 

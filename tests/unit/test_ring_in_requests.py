@@ -1,6 +1,5 @@
 """Reads and writes while the ring changes: joint owners, and replicas whose ring is another one."""
 
-import asyncio
 import functools
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from proxy.placed_ring import Owners, PlacedRing
 from proxy.quorum import Quorum
 from sfss.errors import ConnectionLost, Outcome, QuorumUnavailable, StaleRing
+from sfss.promise import new_promise
 from sfss.ring import Member, NodeRing
 from sfss.store import Written
 from tests.unit.replica_lab import KEY, Lab, outcome, turns
@@ -67,7 +67,7 @@ class Followed:
         self.waiting.append((number, peer.name[0], then))
 
     def teach(self, peer):
-        return self.teaching.setdefault(peer.name[0], asyncio.get_running_loop().create_future())
+        return self.teaching.setdefault(peer.name[0], new_promise())
 
     async def arrive(self):
         waiting, self.waiting = self.waiting, []
@@ -76,11 +76,11 @@ class Followed:
         await turns()
 
     async def taught(self, name, error=None):
-        future = self.teaching.pop(name)
+        promise = self.teaching.pop(name)
         if error is None:
-            future.set_result(None)
+            promise.set_result(None)
         else:
-            future.set_exception(error)
+            promise.set_exception(error)
         await turns()
 
 

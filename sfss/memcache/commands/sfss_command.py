@@ -7,6 +7,7 @@ refusal before would leave the block to be read as commands.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from sfss.errors import BadRequest
 from sfss.memcache.answers import Answer, Buffers, answer, with_block
@@ -62,12 +63,12 @@ def _identity_line(identity: Identity) -> bytes:
 
 
 def _tell_ring(service: Service, request: Request) -> Answer:
-    return answer(service.ring_keeper.tell_ring(), _ring_line)
+    return _about_ring(service.ring_keeper.tell_ring())
 
 
 def _prepare_ring(service: Service, request: Request) -> Answer:
     number, ballot = request.arguments
-    return answer(service.ring_keeper.prepare_ring(_ring_number(number), _ballot(ballot)), _ring_line)
+    return _about_ring(service.ring_keeper.prepare_ring(_ring_number(number), _ballot(ballot)))
 
 
 def _accept_ring(service: Service, request: Request) -> Answer:
@@ -75,11 +76,11 @@ def _accept_ring(service: Service, request: Request) -> Answer:
     record = RingRecord.decode(request.value)
     if record.number != _ring_number(number):
         raise BadRequest(f"this is ring {record.number}")
-    return answer(service.ring_keeper.accept_ring(_ballot(ballot), record), _ring_line)
+    return _about_ring(service.ring_keeper.accept_ring(_ballot(ballot), record))
 
 
 def _learn_ring(service: Service, request: Request) -> Answer:
-    return answer(service.ring_keeper.learn_ring(RingRecord.decode(request.value)), _ring_line)
+    return _about_ring(service.ring_keeper.learn_ring(RingRecord.decode(request.value)))
 
 
 def _leave_ring(service: Service, request: Request) -> Answer:
@@ -91,6 +92,10 @@ def _drop_partition(service: Service, request: Request) -> Answer:
     number = number_of(partition, PARTITIONS_MAX - 1, "no such partition")
     dropped = service.ring_keeper.drop_partition(_ring_number(ring), number)
     return answer(dropped, lambda count: b"DROPPED %d\r\n" % count)
+
+
+def _about_ring(reply: Reply[Any]) -> Answer:
+    return answer(reply, _ring_line)
 
 
 def _ring_line(said: HeldRing | Promise | Accepted | Nack) -> Buffers:
