@@ -17,7 +17,7 @@ from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
 from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
-from sfss.store import Identity
+from sfss.store import Identity, Reply
 
 _EPOCH_MAX = 2**32
 _SIZE_MAX = 2**62
