@@ -141,6 +141,19 @@ def _networks(value: object) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part) for part in value)
 
 
+def _origins(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = _parts(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        raise ValueError(f"{value!r} is not a list of origins, as in https://files.example.com")
+    origins = tuple(part.lower() for part in value)
+    for origin in origins:
+        scheme, _, authority = origin.partition("://")
+        if origin != "*" and (not (scheme and authority) or "/" in authority):
+            raise ValueError(f"{origin!r} is no origin of web pages, as https://files.example.com is, and isn't *")
+    return origins
+
+
 def _limits(value: object) -> tuple[Limit, ...]:
     if isinstance(value, str):
         value = _parts(value)
@@ -218,6 +231,9 @@ class Settings:
     max_encoded_path_length: int = _whole(KEY_BYTES_MAX, 1, KEY_BYTES_MAX)
     max_content_size: int = _whole(VALUE_BYTES_MAX, 1, VALUE_BYTES_MAX)
     key_encoding: str = _setting("percent", _one_of("percent", "base64"))
+
+    origins: tuple[str, ...] = _setting((), _origins)
+    """Web pages that may write, besides those that are asked for by address: as `https://files.example.com`, or `*`."""
 
     # what it puts up with (RELIABILITY: hostile input)
     idle_timeout_seconds: float = _seconds(14.0)

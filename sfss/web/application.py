@@ -11,6 +11,7 @@ from sfss.web.explain import Explanations
 from sfss.web.files import FileHandlers
 from sfss.web.memory import BodyMemory
 from sfss.web.operators import Operators
+from sfss.web.origins import Origins
 from sfss.web.requests import Answered, Handler, Request
 from sfss.web.status import StatusHandler, StatusSource
 
@@ -28,6 +29,7 @@ class Application:
             store,
             memory,
             Explanations(store, operators, settings.request_timeout_seconds),
+            Origins(settings.origins),
             key_encoding=settings.key_encoding,
             key_bytes_max=settings.max_encoded_path_length,
             file_bytes_max=settings.max_content_size,

@@ -28,6 +28,7 @@ from sfss.web.conditions import (
 from sfss.web.errors import Refused
 from sfss.web.explain import Explanations, wants_explanation
 from sfss.web.memory import BodyMemory
+from sfss.web.origins import Origins
 from sfss.web.paths import path_of
 from sfss.web.requests import Answered, Later, Request
 from sfss.web.uploads import Uploads
@@ -51,6 +52,7 @@ class FileHandlers:
         store: Store,
         memory: BodyMemory,
         explanations: Explanations,
+        origins: Origins,
         *,
         key_encoding: str,
         key_bytes_max: int,
@@ -61,6 +63,7 @@ class FileHandlers:
         self._uploads = Uploads(file_bytes_max, memory)
         self._memory = memory
         self._explanations = explanations
+        self._origins = origins
         self._key_encoding = key_encoding
         self._key_bytes_max = key_bytes_max
         self._timeout_s = request_timeout_s
@@ -159,6 +162,7 @@ class FileHandlers:
         return self._upload(request, 200)
 
     def _upload(self, request: Request, status: int) -> Answered:
+        self._origins.check(request)
         key = self._key(request)
         self._uploads.check_head(request)
         if not request.body.is_eof():
@@ -181,6 +185,7 @@ class FileHandlers:
 
     def delete(self, request: Request) -> Answered:
         request.operation = "delete"
+        self._origins.check(request)
         for name in READ_CONDITIONS:
             if name in request.headers:
                 raise Refused(501, "unsupported", f"{name} on a delete can't be honoured without a race")

@@ -381,3 +381,33 @@ async def test_an_upgrade_is_not_done_and_nothing_behind_it_is_read(web: WebTier
         assert await client.ended()
 
     assert web.store.records == {}
+
+
+@pytest.mark.parametrize("said", ["Origin: http://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site"])
+@pytest.mark.parametrize(
+    ("method", "target", "kind"),
+    [
+        ("POST", "/files?path=x", "multipart/form-data; boundary=xyz"),
+        ("POST", "/files?path=x", "text/plain"),
+        ("PUT", "/file?path=x", "image/png"),
+        ("DELETE", "/file?path=kept", "text/plain"),
+    ],
+)
+async def test_another_sites_page_writes_nothing(web: WebTier, method: str, target: str, kind: str, said: str) -> None:
+    body = form([('name="file"; filename="a"', b"planted")])
+    await web.ask(request("PUT", "/file?path=kept", body=b"kept"))
+
+    reply = await web.ask(request(method, target, f"Content-Type: {kind}", said, body=body))
+
+    assert (reply.status, json.loads(reply.body)["error"], reply.headers["sfss-outcome"]) == (
+        403,
+        "foreign_page",
+        "not-applied",
+    )
+    assert [record.value for record in web.store.records.values()] == [b"kept"]
+
+
+async def test_a_page_of_this_servers_own_address_writes(web: WebTier) -> None:
+    own = request("POST", "/files?path=x", "Origin: http://localhost", "Sec-Fetch-Site: same-origin", body=b"1")
+
+    assert (await web.ask(own)).status == 201

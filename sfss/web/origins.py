@@ -1,0 +1,70 @@
+"""Which web pages may write.
+
+Whoever reaches the port can write, by design. A browser reaches it for any page that its user opens: also a port on
+the loopback interface, where nobody else does, and forms and `fetch` send a file there without asking first. So a write
+that a browser marks as another site's is refused. Programs that aren't browsers send neither of these headers.
+
+A page's own server can have its name lead to 127.0.0.1, and then `Origin` and `Host` are the same name. So a page is
+our own only where both are an address, or localhost; other names are to be configured.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from multidict import istr
+
+from sfss.web.errors import Refused
+from sfss.web.requests import Request
+
+_ORIGIN = istr("Origin")
+_SITE = istr("Sec-Fetch-Site")
+_HOST = istr("Host")
+_OWN_SITE = ("same-origin", "none")
+"""`none` is what a person typed, or a bookmark."""
+
+
+class Origins:
+    """Pages from here and those of `allowed` (as `https://files.example.com`) may write; with `*` all."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = frozenset(allowed)
+        self._all = "*" in self._allowed
+
+    def check(self, request: Request) -> None:
+        """Refuse (403) a write that some other page has a browser send."""
+        headers = request.headers
+        origin = headers.get(_ORIGIN)
+        if origin is None:
+            site = headers.get(_SITE)
+            if site is None or site.strip().lower() in _OWN_SITE or self._all:
+                return
+            origin = f"another site ({site[:20]})"
+        elif self._all or origin in self._allowed or _is_own(origin, headers.get(_HOST, "")):
+            return
+        raise Refused(
+            403,
+            "foreign_page",
+            f"a web page of {origin[:200]} has a browser send this; pages that may write are named in ORIGINS",
+            close=True,
+        )
+
+
+def _is_own(origin: str, host: str) -> bool:
+    _, _, authority = origin.partition("://")
+    return authority.lower() == host.strip().lower() and _is_address(authority)
+
+
+def _is_address(authority: str) -> bool:
+    name = authority.lower()
+    if not name.endswith("]"):
+        head, colon, port = name.rpartition(":")
+        name = head if colon and port.isdigit() else name
+    if name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
