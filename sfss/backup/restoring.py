@@ -18,10 +18,10 @@ from typing import TypeVar
 
 from sfss.backup.errors import BackupFailed
 from sfss.backup.manifest import Manifest, Row
-from sfss.backup.pace import Pace, side_by_side
 from sfss.backup.segments import segment_path
 from sfss.backup.verifying import Say, read_whole, text_of
 from sfss.errors import CorruptRecord, OutOfDisk, SfssError, Unavailable
+from sfss.pace import Pace, side_by_side
 from sfss.promise import Promise
 from sfss.store import Call, Store, settled
 

@@ -23,10 +23,10 @@ from sfss.backup.archive import Archive
 from sfss.backup.errors import BackupFailed
 from sfss.backup.known import Known
 from sfss.backup.manifest import Row
-from sfss.backup.pace import Pace, side_by_side
 from sfss.backup.tree import Newest, Trees
 from sfss.errors import RemoteError, SfssError, Unavailable
 from sfss.hash_tree import LEAF_DIGITS, Branch
+from sfss.pace import Pace, side_by_side
 from sfss.store import Call, Record, Store, settled
 
 T = TypeVar("T")

@@ -22,7 +22,6 @@ from sfss.backup.archive import Archive
 from sfss.backup.errors import BackupFailed
 from sfss.backup.folder import BackupFolder, refusals
 from sfss.backup.manifest import Manifest, Run
-from sfss.backup.pace import Pace
 from sfss.backup.restoring import Restored, Restoring
 from sfss.backup.saving import Progress, Saving
 from sfss.backup.tree import Trees, WireNode, meet
@@ -31,6 +30,7 @@ from sfss.errors import SetupError, SfssError
 from sfss.log import set_up_logging
 from sfss.memcache.access import Access
 from sfss.memcache.trust import Trust
+from sfss.pace import Pace
 from sfss.process import check_packages, run
 from sfss.settings import Settings, load_settings, parse_address
 from sfss.store import settled

@@ -11,12 +11,12 @@ from typing import Any
 from sfss.backup.archive import Archive
 from sfss.backup.folder import BackupFolder
 from sfss.backup.manifest import Run
-from sfss.backup.pace import Pace
 from sfss.backup.saving import Progress, Saving
 from sfss.backup.tree import Trees
 from sfss.errors import SfssError
 from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, write_branches, write_listed, write_listing
 from sfss.keys import hash_key
+from sfss.pace import Pace
 from sfss.stamps import COUNT_BITS
 from sfss.store import NO_CALL, Call, Record, Written, checksum_of
 

@@ -12,10 +12,10 @@ from backup_lab import Lab, LabStore, record_of
 
 from sfss.backup.errors import BackupFailed
 from sfss.backup.folder import BackupFolder
-from sfss.backup.pace import Pace
 from sfss.backup.restoring import Restored, Restoring
 from sfss.backup.segments import segment_path
 from sfss.errors import Outcome, OutOfDisk, QuorumUnavailable, TooLarge
+from sfss.pace import Pace
 from sfss.store import Written
 
 NOW = 1_800_000_000

@@ -15,11 +15,11 @@ from sfss.backup.archive import Archive
 from sfss.backup.errors import BackupFailed
 from sfss.backup.folder import BackupFolder
 from sfss.backup.manifest import Row
-from sfss.backup.pace import Pace
 from sfss.backup.saving import FAILURES_IN_A_ROW_MAX, Saving
 from sfss.backup.tree import Trees, merged
 from sfss.errors import CorruptRecord, QuorumUnavailable, Recovering, Unreachable
 from sfss.hash_tree import Listed
+from sfss.pace import Pace
 from sfss.promise import new_promise
 from sfss.store import Record
 

@@ -1,4 +1,4 @@
-"""How fast a backup or restore may go."""
+"""How fast a work in the background may go, and doing many pieces of it side by side."""
 
 from __future__ import annotations
 

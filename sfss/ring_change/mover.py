@@ -1,0 +1,328 @@
+"""The mover: brings a cluster from one ring to the next, from wherever the nodes are on that way.
+
+It keeps nothing of its own. Each round looks at the nodes and does what comes next; where another mover has been
+faster, the round is begun anew. What comes when, and why nothing is lost whoever is killed whenever, is told in
+docs/decisions/ring-changes.rst, whose rules are named here by their numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+
+from sfss.errors import SetupError, SfssError
+from sfss.pace import Pace, side_by_side
+from sfss.ring_change.agreeing import Agreeing
+from sfss.ring_change.filling import Blocked, Filling, Place
+from sfss.ring_change.layout import Layout, even_out, fill
+from sfss.ring_change.leftovers import Leftovers, places_of
+from sfss.ring_change.node import Nodes, Overtaken
+from sfss.ring_change.wish import Wish, join
+from sfss.ring_keeper import HeldRing
+from sfss.ring_record import Placement, RingRecord
+from sfss.store import Identity
+
+JOBS = 16
+"""Leaves that are filled side by side; each holds one file in memory at most."""
+
+_PAUSE_S = 2.0
+"""How long to wait before what couldn't be done is tried again."""
+
+_RELEASE_S = 30.0
+"""How long to wait for old copies to become removable; they harm nobody."""
+
+
+class Outcome(Enum):
+    """How a change ended."""
+
+    DONE = "done"
+    NOTHING = "nothing was left to do"
+    COPIES_LEFT = "done, but old copies are left"
+    OTHER = "another change was carried out"
+    GIVEN_UP = "the change was given up"
+
+
+FirstRing = Callable[[dict[str, Identity]], Awaitable[RingRecord]]
+"""Makes the record of ring 1, which no node has, of who the nodes are that answered. Raises `SetupError`."""
+
+
+class Mover:
+    """`names` are the nodes that the configuration knows. `say` takes a line for people, about what it waits for and
+    what others have done. Use one for one change."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        names: Sequence[str],
+        first: FirstRing,
+        *,
+        say: Callable[[str], None],
+        pace: Pace | None = None,
+        rng: random.Random | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._nodes = nodes
+        self._names = dict.fromkeys(names)
+        self._first = first
+        self._say = say
+        self._pace = pace or Pace(0)
+        self._rng = rng or random.Random()
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._cluster = ""
+        self._said = ""
+        self._stage = ""
+        self._filling: Filling | None = None
+        self._partitions = 0
+
+    def progress(self) -> str:
+        """What is being done, in a few words; empty before anything is."""
+        filling = self._filling
+        if filling is None:
+            return self._stage
+        return (
+            f"{self._stage}: {filling.done:.0f} of {self._partitions} partitions, "
+            f"{filling.records} copies of files ({filling.bytes / 1024**2:.1f} MiB)"
+        )
+
+    async def look(self) -> RingRecord:
+        """The latest ring that any node has. Raises `SetupError` where none can be found."""
+        held: dict[str, HeldRing] = {}
+        identities: dict[str, Identity] = {}
+        errors: dict[str, SfssError] = {}
+        asked: set[str] = set()
+        latest = HeldRing(0, "")
+        while asked < self._names.keys():
+            names = sorted(self._names.keys() - asked)
+            asked |= set(names)
+            met, failed = await self._nodes.ask_all(names, lambda node: node.identify())
+            identities |= met
+            errors |= failed
+            held |= (await self._nodes.ask_all(sorted(met), lambda node: node.ring()))[0]
+            latest = max((latest, *held.values()), key=lambda ring: ring.number)
+            if latest.record is not None:
+                self._names |= dict.fromkeys(member.name for member in latest.record.members)
+        if not held:
+            reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
+            raise SetupError(f"no node answers ({reasons})")
+        clusters = {identity.cluster: name for name, identity in identities.items() if identity.cluster}
+        if len(clusters) > 1:
+            found = ", ".join(f"{name} to {cluster}" for cluster, name in clusters.items())
+            raise SetupError(f"these nodes belong to several clusters: {found}")
+        if not latest.number:
+            raise SetupError("the nodes belong to no cluster yet; start a proxy, which founds it")
+        self._cluster = next(iter(clusters))
+        ring = latest.record if latest.record is not None else await self._first(identities)
+        for member in ring.members:
+            self._nodes[member.name].expect(member.node, self._cluster)
+        return ring
+
+    async def apply(self, wish: Wish | None) -> Outcome:
+        """Carry out what is under way, or else the wish, to its end. Raises `SetupError` in one line for what can't be
+        begun."""
+        mine: Placement | None = None
+        carried = False
+        while True:
+            ring = await self.look()
+            try:
+                if ring.joint:
+                    if wish is not None and mine is None and await wish.is_what_happens(ring):
+                        mine = ring.placements[1]
+                    if ring.placements[1] != mine and not carried:
+                        self._say(f"carrying on with the change that is under way: {difference(ring)}")
+                    carried = True
+                    await self._move(ring)
+                elif not carried:
+                    begun, mine = await self._begin(ring, wish)
+                    if not begun:
+                        return await self._conclude(ring, Outcome.NOTHING)
+                elif wish is None or ring.placements[0] == mine:
+                    return await self._conclude(ring, Outcome.DONE)
+                else:
+                    return await self._conclude(ring, Outcome.OTHER if mine is None else Outcome.GIVEN_UP)
+            except Overtaken:
+                continue
+
+    async def abort(self) -> Outcome:
+        """Go back to the ring from before the change that is under way."""
+        old: Placement | None = None
+        while True:
+            ring = await self.look()
+            try:
+                if ring.joint:
+                    old = ring.placements[0]
+                    self._stage = "going back"
+                    await self._decide(ring, RingRecord(ring.number + 1, ring.partitions, (old,)))
+                elif old is None:
+                    return Outcome.NOTHING
+                else:
+                    return await self._conclude(ring, Outcome.DONE if ring.placements[0] == old else Outcome.OTHER)
+            except Overtaken:
+                continue
+
+    # stages
+
+    async def _begin(self, ring: RingRecord, wish: Wish | None) -> tuple[bool, Placement | None]:
+        """Decide a joint ring after a settled one. Whether there is one, and the placement that the wish has come to if
+        it is that one's."""
+        if wish is None:
+            return await self._decide(ring, None) is not None, None
+        _, after = await wish.rings(ring)
+        present = {member.name: member.node for member in ring.placements[0].members}
+        names = {member.name for member in after.members}
+        # Rule 8: the last change is over, and no node has copies of what it may come to own.
+        layout = await self._spread(ring)
+        _, gone = await self._nodes.ask_all(sorted(present.keys() - names), lambda node: node.identify())
+        trouble = await self._release(layout, frozenset(gone))
+        if trouble:
+            raise SetupError(f"the change before this one isn't over ({trouble})")
+        _, errors = await self._nodes.ask_all(sorted(names & present.keys()), lambda node: node.identify())
+        for name, error in errors.items():
+            raise SetupError(
+                f"{name} is to be in the new ring and does not answer ({error}); start it, or remove it, too"
+            )
+        joined = await join(self._nodes, sorted(names - present.keys()), self._cluster, ring.fingerprint, present)
+        placement = wish.placement(after, present | joined)
+        wished = RingRecord(ring.number + 1, ring.partitions, (ring.placements[0], placement))
+        return True, placement if await self._decide(ring, wished) == wished else None
+
+    async def _move(self, ring: RingRecord) -> None:
+        """From a joint ring to the new one."""
+        layout = await self._spread(ring)
+        tasks = await asyncio.to_thread(layout.tasks, fill)
+        self._stage = "filling"
+        self._partitions = tasks.count
+        self._filling = filling = Filling(self._nodes, ring, tasks, self._pace)
+        while trouble := await self._fill(filling):
+            self._wait_for(trouble)
+            await self._sleep(_PAUSE_S)
+        self._filling = None
+        self._stage = "finishing"
+        await self._decide(ring, RingRecord(ring.number + 1, ring.partitions, ring.placements[1:]))
+
+    async def _conclude(self, ring: RingRecord, outcome: Outcome) -> Outcome:
+        """What is to be done once a ring is settled again."""
+        layout = await self._spread(ring)
+        until = self._monotonic() + _RELEASE_S
+        while trouble := await self._release(layout, frozenset()):
+            self._wait_for(trouble)
+            if self._monotonic() >= until:
+                return outcome if outcome in (Outcome.OTHER, Outcome.GIVEN_UP) else Outcome.COPIES_LEFT
+            await self._sleep(_PAUSE_S)
+        return outcome
+
+    # what stages consist of
+
+    async def _decide(self, ring: RingRecord, wish: RingRecord | None) -> RingRecord | None:
+        agreeing = Agreeing(self._nodes, ring, rng=self._rng, say=self._say, sleep=self._sleep)
+        decided = await agreeing.decide(wish)
+        if decided is not None:
+            names = {member.name for member in (*ring.members, *decided.members)}
+            self._names |= dict.fromkeys(names)
+            await self._nodes.ask_all(sorted(names), lambda node: node.learn(decided))
+        return decided
+
+    async def _spread(self, ring: RingRecord) -> Layout:
+        """Bring a ring behind the barrier: to so many of each set of its first owners that no quorum of the ring before
+        is left. Those that are away learn it when they are back."""
+        self._stage = f"spreading ring {ring.number}"
+        layout = await asyncio.to_thread(Layout, ring)
+        groups = layout.old_groups()
+        stored: set[str] = set()
+        if ring.number == 1:
+            return layout  # there was no ring before
+        while True:
+            missing = sorted({member.name for member in ring.members} - stored)
+            answers, errors = await self._nodes.ask_all(missing, lambda node: node.learn(ring))
+            if any(held.number > ring.number for held in answers.values()):
+                raise Overtaken
+            stored |= answers.keys()
+            if all(sum(owner in stored for owner in group.owners) >= group.barrier for group in groups):
+                return layout
+            self._wait_for("; ".join(f"{name}: {error}" for name, error in errors.items()))
+            await self._sleep(_PAUSE_S)
+
+    async def _fill(self, filling: Filling) -> str:
+        """Fill whatever isn't. What was in the way, in words."""
+        filling.done = 0.0
+        blocked = ""
+
+        async def work(place: Place) -> None:
+            nonlocal blocked
+            try:
+                await filling.fill(place)
+            except Blocked as error:
+                blocked = str(error)
+
+        await side_by_side(JOBS, filling.places(), work)
+        return blocked
+
+    async def _release(self, layout: Layout, without: frozenset[str]) -> str:
+        """Remove copies from nodes that don't own them (rule 7). What is in the way, in words. Nodes are left out that
+        don't answer and are about to leave."""
+        ring = layout.ring
+        if ring.number == 1:
+            return ""  # where nobody has ever owned anything else
+        self._stage = "removing old copies"
+        members = {member.name for member in ring.members}
+        tasks = await asyncio.to_thread(layout.tasks, lambda group: even_out(group, without))
+        filling = Filling(self._nodes, ring, tasks, self._pace)
+        troubles = [
+            await self._release_of(name, layout, filling)
+            for name in list(self._names)
+            if name not in without and (name in members or await self._has_left(name))
+        ]
+        return "; ".join(filter(None, troubles))
+
+    async def _release_of(self, name: str, layout: Layout, filling: Filling) -> str:
+        ring = layout.ring
+        member = any(member.name == name for member in ring.members)
+        blocked = ""
+
+        async def work(partition: int) -> None:
+            nonlocal blocked
+            try:
+                for place in places_of(partition, layout.shift):
+                    await filling.settle(place)
+                if member:
+                    await self._nodes.ask_under(ring, name, lambda node: node.drop(ring.number, partition))
+            except Blocked as error:
+                blocked = str(error)
+
+        try:
+            leftovers = await asyncio.to_thread(Leftovers, self._nodes, layout, name)
+            await side_by_side(JOBS, leftovers.partitions(), work)
+            if not member and not blocked:
+                await self._nodes.ask_under(ring, name, lambda node: node.left(ring.number))
+        except SfssError as error:
+            return f"{name}: {error}"
+        return blocked
+
+    async def _has_left(self, name: str) -> bool:
+        """Whether a node that isn't in the ring is one of the cluster that can be told so."""
+        try:
+            identity = await self._nodes.ask(name, lambda node: node.identify())
+        except SfssError as error:
+            self._say(f"{name} is not in the ring and does not answer ({error}); its files can be deleted")
+            return False
+        return identity.cluster == self._cluster
+
+    def _wait_for(self, trouble: str) -> None:
+        if trouble != self._said:
+            self._said = trouble
+            self._say(f"waiting: {trouble}")
+
+
+def difference(ring: RingRecord) -> str:
+    """What a joint ring is on the way to, in words."""
+    old, new = ({member.name: member for member in placement.members} for placement in ring.placements)
+    parts = [
+        ("adds", sorted(new.keys() - old.keys())),
+        ("removes", sorted(old.keys() - new.keys())),
+        ("changes", sorted(name for name in old.keys() & new.keys() if old[name] != new[name])),
+    ]
+    return ", ".join(f"it {verb} {' '.join(names)}" for verb, names in parts if names) or "to the same nodes"

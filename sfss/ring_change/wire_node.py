@@ -1,0 +1,95 @@
+"""A node over the network, for whoever changes its ring."""
+
+from __future__ import annotations
+
+import time
+
+from sfss.addresses import host_and_port
+from sfss.errors import WrongCluster
+from sfss.memcache.access import OPEN, Access
+from sfss.memcache.client import MemcacheClient
+from sfss.ring_keeper import HeldRing, Prepared, Voted
+from sfss.ring_record import RingRecord
+from sfss.store import Applied, Call, Identity, Record
+
+_ANSWER_S = 5.0
+_DROP_S = 10.0
+"""What a node drops it notes on disk first, and looks up in its index."""
+
+
+class WireNode:
+    """Implements `sfss.ring_change.node.RingNode`."""
+
+    def __init__(self, host: str, port: int, access: Access = OPEN) -> None:
+        self._name = host_and_port(host, port)
+        self._met: Identity | None = None
+        self._expected: tuple[str, str] | None = None
+        self._client = MemcacheClient(host, port, access=access, greet=self._greet)
+
+    def expect(self, node: str, cluster: str) -> None:
+        self._expected = node, cluster
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def identify(self) -> Identity:
+        self._met = identity = await self._client.identify()
+        self._check()
+        return identity
+
+    async def bind(self, cluster: str, fingerprint: str) -> Identity:
+        self._met = bound = await self._client.bind(cluster, 1, fingerprint)
+        return bound
+
+    async def ring(self) -> HeldRing:
+        self._check()
+        return await self._client.tell_ring(self._call())
+
+    async def prepare(self, number: int, ballot: int) -> Prepared:
+        self._check()
+        return await self._client.prepare_ring(number, ballot, self._call())
+
+    async def accept(self, ballot: int, record: RingRecord) -> Voted:
+        self._check()
+        return await self._client.accept_ring(ballot, record, self._call())
+
+    async def learn(self, record: RingRecord) -> HeldRing:
+        self._check()
+        return await self._client.learn_ring(record, self._call())
+
+    async def left(self, number: int) -> None:
+        self._check()
+        await self._client.leave_ring(number, self._call(seconds=_DROP_S))
+
+    async def drop(self, number: int, partition: int) -> None:
+        self._check()
+        await self._client.drop_partition(number, partition, self._call(seconds=_DROP_S))
+
+    async def hashes(self, prefix: bytes) -> bytes:
+        self._check()
+        return await self._client.hashes(prefix, self._call())
+
+    async def read(self, key: bytes, number: int) -> Record | None:
+        self._check()
+        return await self._client.read(key, self._call(number))
+
+    async def apply(self, key: bytes, record: Record, number: int) -> Applied:
+        self._check()
+        return await self._client.apply(key, record, self._call(number))
+
+    def _call(self, ring: int = 0, seconds: float = _ANSWER_S) -> Call:
+        return Call(time.monotonic() + seconds, ring)
+
+    def _greet(self, _: MemcacheClient, identity: Identity) -> None:
+        self._met = identity
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse a node that isn't the one that it should be: its directory was emptied, or is another one's."""
+        if self._met is None or self._expected is None:
+            return
+        node, cluster = self._expected
+        if self._met.node != node:
+            raise WrongCluster(f"at {self._name} there was node {node} and now is {self._met.node}; put it back")
+        if self._met.cluster != cluster:
+            raise WrongCluster(f"{self._name} belongs to cluster {self._met.cluster or '-'}, not to {cluster}")

@@ -1,0 +1,281 @@
+"""The mover against nodes in memory, on virtual time: every change, a death at every step, two at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import cache
+
+import pytest
+
+from sfss.errors import SetupError
+from sfss.ring_change.mover import Outcome
+from sfss.ring_plan import Change
+from sfss.ring_record import Placement
+from sfss.store import Record
+from tests.unit.ring_lab import RingLab, record_of
+from tests.unit.virtual_time import in_virtual_time
+
+THREE = ("a:1", "b:1", "c:1")
+CHANGES = {
+    "add": (THREE, Change(add=("d:1",))),
+    "remove": ((*THREE, "d:1"), Change(remove=("b:1",))),
+    "replace": (THREE, Change(replace={"b:1": "d:1"})),
+    "weigh": ((*THREE, "d:1"), Change(weights={"a:1": 3})),
+    "grow": (("a:1",), Change(add=("b:1", "c:1"))),
+    "shrink": (THREE, Change(remove=("b:1", "c:1"))),
+    "all": (THREE, Change(replace={"a:1": "x:1", "b:1": "y:1", "c:1": "z:1"})),
+}
+
+
+_node_ring = cache(Placement.node_ring)
+
+
+@pytest.fixture(autouse=True)
+def rings_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 50 ms, which is most of the time of a run, and all runs have the same ones."""
+    monkeypatch.setattr(Placement, "node_ring", lambda *arguments: _node_ring(*arguments))
+
+
+def lab_for(change: Change, before: Iterable[str], seed: int = 0, partitions: int = 64) -> RingLab:
+    return RingLab(seed, before, spare=[*change.add, *change.replace.values()], partitions=partitions)
+
+
+def written(lab: RingLab, count: int = 40, at: int = 1) -> dict[bytes, Record]:
+    """Files and tombstones that a quorum of their owners has; some owners have an older version, or none."""
+    expected = {}
+    for number in range(count):
+        key = b"file/%d" % number
+        if number % 3:
+            lab.write(key, record_of(key, at))
+        expected[key] = record_of(key, at + 1, tombstone=number % 5 == 0)
+        lab.write(key, expected[key])
+    return expected
+
+
+def names_of(lab: RingLab) -> set[str]:
+    return {member.name for member in lab.ring.members}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@in_virtual_time
+async def test_each_change_ends_with_every_file_on_its_owners_and_nowhere_else(kind: str) -> None:
+    before, change = CHANGES[kind]
+    lab = lab_for(change, before)
+    expected = written(lab)
+
+    outcome = await lab.apply(change)
+
+    assert (outcome, lab.ring.number, lab.ring.joint) == (Outcome.DONE, 3, False)
+    lab.check_acknowledged(expected)
+    for key, record in expected.items():
+        [owners] = lab.owners(lab.ring, lab.partition(key))
+        assert lab.holders(key, record) <= set(owners)
+    assert {node.kept.held.number for node in lab.nodes.values()} == {3}
+
+
+@in_virtual_time
+async def test_nothing_moves_that_is_there_already() -> None:
+    lab = lab_for(CHANGES["add"][1], THREE)
+    keys = [b"file/%d" % number for number in range(40)]
+    for key in keys:
+        lab.write(key, record_of(key, 1), on=3)
+
+    await lab.apply(CHANGES["add"][1])
+
+    assert lab.applied == len(lab.nodes["d:1"].records)
+    lab.check_all({key: record_of(key, 1) for key in keys})
+
+
+@in_virtual_time
+async def test_a_death_at_any_step_loses_nothing_and_the_next_mover_carries_on() -> None:
+    lab = lab_for(CHANGES["replace"][1], THREE)
+    written(lab, 6)
+    await lab.apply(CHANGES["replace"][1])
+    calls = lab.calls
+    assert calls > 100
+
+    for crash_at in range(1, calls + 20, 5):
+        before, change = CHANGES["replace"]
+        lab = lab_for(change, before, seed=crash_at)
+        expected = written(lab, 6)
+
+        await lab.apply_until_done(change, crash_at)
+
+        lab.check_acknowledged(expected)
+        assert lab.ring.number == 3, crash_at
+        assert names_of(lab) == {"a:1", "c:1", "d:1"}
+        assert not lab.nodes["b:1"].records
+
+
+@pytest.mark.parametrize("seed", range(20))
+@in_virtual_time
+async def test_of_two_movers_with_different_wishes_one_wins_and_the_other_carries_on_with_it(seed: int) -> None:
+    lab = RingLab(seed, THREE, spare=["d:1", "e:1"])
+    expected = written(lab)
+
+    outcomes = await asyncio.gather(lab.apply(Change(add=("d:1",))), lab.apply(Change(replace={"c:1": "e:1"})))
+
+    if Outcome.OTHER in outcomes:
+        assert sorted(outcomes, key=lambda one: one.name) == [Outcome.DONE, Outcome.OTHER]
+        assert names_of(lab) == ({*THREE, "d:1"} if outcomes[0] is Outcome.DONE else {"a:1", "b:1", "e:1"})
+        assert lab.ring.number == 3
+        assert any("carrying on with the change that is under way" in line for line in lab.said)
+    else:  # one had not begun when the other was through
+        assert outcomes == [Outcome.DONE, Outcome.DONE]
+        assert (names_of(lab), lab.ring.number) == ({"a:1", "b:1", "d:1", "e:1"}, 5)
+    lab.check_acknowledged(expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@in_virtual_time
+async def test_a_change_that_is_given_up_leaves_the_ring_as_it_was(seed: int) -> None:
+    lab = lab_for(CHANGES["add"][1], THREE, seed=seed)
+    expected = written(lab)
+    lab.nodes["d:1"].up = True
+
+    async def give_up() -> Outcome:
+        while not lab.ring.joint:
+            await asyncio.sleep(0.01)
+        return await lab.mover().abort()
+
+    applied, aborted = await asyncio.gather(lab.apply(CHANGES["add"][1]), give_up())
+
+    assert (applied, aborted) in {(Outcome.GIVEN_UP, Outcome.DONE), (Outcome.DONE, Outcome.OTHER)}
+    assert names_of(lab) == {*THREE} if aborted is Outcome.DONE else {*THREE, "d:1"}
+    assert aborted is Outcome.OTHER or not lab.nodes["d:1"].records
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_a_dead_node_is_replaced() -> None:
+    _, change = CHANGES["replace"]
+    lab = lab_for(change, THREE)
+    expected = written(lab)
+    for key, record in expected.items():
+        lab.nodes["a:1"].put(key, record)  # acknowledged writes need two owners, and one of them is dead
+    lab.nodes["b:1"].up = False
+
+    outcome = await lab.apply(change)
+
+    assert outcome is Outcome.DONE
+    assert names_of(lab) == {"a:1", "c:1", "d:1"}
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_a_change_whose_new_node_dies_waits_says_so_and_can_be_given_up() -> None:
+    lab = lab_for(CHANGES["grow"][1], ("a:1",))
+    expected = written(lab)
+    moving = asyncio.ensure_future(lab.apply(CHANGES["grow"][1]))
+    while not lab.ring.joint:
+        await asyncio.sleep(0.001)
+    lab.nodes["b:1"].up = lab.nodes["c:1"].up = False
+
+    await asyncio.sleep(60)
+
+    assert not moving.done()
+    assert any(line.startswith("waiting: ") and "c:1: Connection refused" in line for line in lab.said)
+    moving.cancel()
+    assert await lab.mover().abort() in (Outcome.DONE, Outcome.COPIES_LEFT)
+    assert names_of(lab) == {"a:1"}
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_what_a_suspect_owner_says_counts_for_nothing() -> None:
+    lab = lab_for(CHANGES["replace"][1], THREE)
+    expected = written(lab)
+    lab.nodes["a:1"].suspect = True
+    moving = asyncio.ensure_future(lab.apply(CHANGES["replace"][1]))
+
+    await asyncio.sleep(60)
+    lab.nodes["c:1"].up = False
+    await asyncio.sleep(1)
+    lab.nodes["a:1"].suspect = False
+    lab.nodes["c:1"].up = True
+
+    assert await moving is Outcome.DONE
+    lab.check_acknowledged(expected)
+
+
+@pytest.mark.parametrize("partitions", [2, 64, 4096, 1 << 17])
+@in_virtual_time
+async def test_partitions_may_be_larger_or_smaller_than_places_of_the_tree(partitions: int) -> None:
+    lab = lab_for(CHANGES["add"][1], THREE, partitions=partitions)
+    lab.listed_max = 2
+    expected = written(lab, 20)
+
+    await lab.apply(CHANGES["add"][1])
+
+    lab.check_acknowledged(expected)
+    assert sum(len(node.records) for node in lab.nodes.values()) <= 3 * len(expected)
+
+
+@in_virtual_time
+async def test_one_change_follows_on_another() -> None:
+    lab = RingLab(1, THREE, spare=["d:1", "e:1"])
+    expected = written(lab)
+
+    await lab.apply(Change(add=("d:1",)))
+    await lab.apply(Change(replace={"a:1": "e:1"}))
+    await lab.apply(Change(remove=("b:1",)))
+    await lab.apply(Change(add=("a:1",)))  # it left, and comes back
+
+    assert lab.ring.number == 9
+    assert names_of(lab) == {"a:1", "c:1", "d:1", "e:1"}
+    lab.check_acknowledged(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Change(add=("a:1",)), "a:1 is in the ring already"),
+        (Change(add=("x:1",)), "x:1 does not answer (Connection refused); start it first"),
+        (Change(add=("twin:1",)), "a:1 and twin:1 are one and the same node"),
+        (Change(add=("full:1",)), "full:1 holds 1 files already; give it an empty data directory"),
+        (Change(add=("other:1",)), "other:1 belongs to cluster dddd"),
+        (Change(remove=("a:1", "b:1", "c:1")), "no node would be left"),
+    ],
+)
+@in_virtual_time
+async def test_what_cannot_be_done_is_refused_before_anything_is_changed(change: Change, message: str) -> None:
+    lab = RingLab(1, THREE, spare=["twin:1", "full:1", "other:1"])
+    lab.nodes["twin:1"].id = lab.nodes["a:1"].id
+    lab.nodes["full:1"].put(b"key", record_of(b"key", 1))
+    lab.nodes["other:1"].cluster = "d" * 32
+
+    with pytest.raises(SetupError) as refusal:
+        await lab.apply(change)
+
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert lab.ring.number == 1
+
+
+@in_virtual_time
+async def test_without_a_wish_and_a_change_under_way_nothing_is_done() -> None:
+    lab = RingLab(1, THREE)
+
+    assert await lab.apply(None) is Outcome.NOTHING
+    assert await lab.mover().abort() is Outcome.NOTHING
+    assert lab.ring.number == 1
+
+
+@in_virtual_time
+async def test_what_was_accepted_of_a_dead_mover_is_taken_up_without_a_wish() -> None:
+    """It dies between the acceptance of its ring and the moment at which the first node has it."""
+    finished = 0
+    for crash_at in range(1, 200):
+        lab = lab_for(CHANGES["add"][1], THREE, seed=3)
+        lab.calls, lab.crash_at = 0, crash_at
+        lab.victim = asyncio.ensure_future(lab.apply(CHANGES["add"][1]))
+        await asyncio.wait([lab.victim])
+        accepted = sum(node.kept.accepted is not None for node in lab.nodes.values())
+        if lab.ring.number > 1:
+            break
+        if accepted:
+            assert await lab.apply(None) is Outcome.DONE
+            assert names_of(lab) == {*THREE, "d:1"}
+            finished += 1
+    assert finished
