@@ -130,7 +130,7 @@ def _serve(
             volume_bytes=volume_mib * MIB,
             reserve_bytes=reserve_mib * MIB,
         )
-        store = await NodeStore.open(home, options)
+        store = await NodeStore.open(home, options, note_crashes=True)
         scraped: MetricsServer | None = None
         try:
             server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log, secret=password, tls=tls)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from nodes.crash_note import CrashNote
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, checksum_in, index_key, is_whole, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
@@ -159,17 +160,26 @@ def _unbegun(number: int, position: int, state: NodeState) -> Volume:
 def _open_index(
     directory: DataDirectory, state: NodeState, has_volumes: bool, aside: Path | None
 ) -> tuple[Index, Covered]:
+    note = CrashNote(directory.path)
     try:
+        _check_crash(note)
         index = Index.open(directory.index, state.node, read_only=aside is not None, distrusted=not state.closed)
     except IndexDamaged as error:
         _log.error("the index is damaged (%s) and will be rebuilt from the volumes", error)
         if aside is None:
             Index.remove(directory.index)
+            note.clear()
         index = Index.open(aside or directory.index, state.node)
     covered = index.covered()
     if has_volumes and not covered.volume:
         _log.info("building the index from the volumes")
     return index, covered
+
+
+def _check_crash(note: CrashNote) -> None:
+    crash = note.read()
+    if crash:
+        raise IndexDamaged(f"the process ended by a crash, perhaps over it: {crash}")
 
 
 def _tree_of(index: Index, covered: Covered) -> Tree:

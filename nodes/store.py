@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from nodes import index as indexes
 from nodes.compaction import Compactor
+from nodes.crash_note import CrashNote
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unpack_entry, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, Kind
 from nodes.free_space import FreeSpace
@@ -189,15 +190,19 @@ class NodeStore:
         *,
         now: Callable[[], float] = time.time,
         die: Callable[[str], None] = die,
+        note_crashes: bool = False,
     ) -> NodeStore:
         """Open a data directory, making it if there is none, and bring it into a state to serve. Raises `SetupError`.
 
-        `now` is Unix seconds; `die` is called from a thread when nothing may be acknowledged any more.
+        `now` is Unix seconds; `die` is called from a thread when nothing may be acknowledged any more. `note_crashes`
+        is for a process that is a node and nothing else.
         """
         options = options or NodeOptions()
         loop = asyncio.get_running_loop()
         data = DataDirectory.open(Path(directory))
         try:
+            if note_crashes:
+                CrashNote(data.path).keep()
             state, recovered, reserve, last_stamp = await loop.run_in_executor(None, _start, data, options, now)
         except BaseException:
             data.close()
