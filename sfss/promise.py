@@ -15,7 +15,6 @@ import asyncio
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
@@ -23,7 +22,7 @@ _PENDING, _DONE, _FAILED, _CANCELLED = range(4)
 
 
 class Turn:
-    """The promises of one event loop that are settled and whose callbacks haven't run. Get it from `turn_of`."""
+    """Promises that are settled and whose callbacks haven't run, of one event loop. Get it from `turn_of`."""
 
     __slots__ = ("_due", "_gathering", "loop")
 
@@ -53,14 +52,16 @@ class Turn:
         self._due.append(promise)
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+_latest: Turn | None = None
 
 
 def turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
-    """The loop's turn, always the same."""
-    turn = _turns.get(loop)
-    if turn is None:
-        turn = _turns[loop] = Turn(loop)
+    """The turn of a loop. A process has one loop; where there are several, one may get several turns, and promises of
+    two turns are merely not called back together."""
+    global _latest
+    turn = _latest
+    if turn is None or turn.loop is not loop:
+        turn = _latest = Turn(loop)
     return turn
 
 
