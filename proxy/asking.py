@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.peer import NodeAccess, Peer
-from sfss.errors import Expired, SfssError
+from sfss.errors import Expired, SfssError, StaleRing
 from sfss.store import Call, Reply, settled
 
 if TYPE_CHECKING:
@@ -21,19 +21,23 @@ async def ask(
     peer: Peer,
     question: Callable[[NodeAccess, Call], Reply[T]],
     *,
+    ring: int | None = None,
     suspect_too: bool = False,
 ) -> T:
-    """Put a question to a node, which has as long for it as for a client's request. `suspect_too`: a suspect node
-    answers it as well, so that an answer doesn't say that it is none. Raises `SfssError`."""
+    """Put a question to a node, which has as long for it as for a client's request. `ring` is the number of the ring
+    that says whom to ask, by default the one in use. `suspect_too`: a suspect node answers it as well, so that an
+    answer doesn't say that it is none. Raises `SfssError`."""
     asked_at = coordinator.monotonic()
     within = coordinator.options.deadline_s
-    call = Call(asked_at + within, coordinator.placed.number)
+    call = Call(asked_at + within, coordinator.placed.number if ring is None else ring)
     try:
         answer = await asyncio.wait_for(settled(question(peer.replica, call)), within)
     except TimeoutError:
         coordinator.health.silent(peer, asked_at)
         raise Expired(f"no answer in {within} s") from None
     except SfssError as error:
+        if isinstance(error, StaleRing) and coordinator.rings is not None:
+            coordinator.rings.heard(peer, error.ring)
         coordinator.health.failed(peer, error, asked_at)
         raise
     if (peer.silences or peer.down or peer.suspect) and not suspect_too:

@@ -4,6 +4,9 @@ A cluster is founded once, when all its nodes are up: the first node (in the rin
 cluster's id, which it does for exactly one coordinator, and the others are bound to that id. From then on a
 coordinator starts and serves with nodes away. Each new connection asks the node who it is, and one that belongs
 elsewhere or came back empty is left alone; at start, one that belongs elsewhere is refused in one line.
+
+The configuration's nodes are the cluster's only as long as the ring is the first one. Later ones are kept by the nodes
+and remembered in the state directory, and then the configuration only says where some of them can be found.
 """
 
 from __future__ import annotations
@@ -12,15 +15,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from proxy.comparer import Comparer
 from proxy.coordinator import Coordinator
+from proxy.following import Following, keeper, place
 from proxy.health import Health
 from proxy.hint_store import HintStore
 from proxy.hints import Hints
+from proxy.members import Members
 from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
 from proxy.placed_ring import PlacedRing
@@ -34,6 +40,8 @@ from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCl
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import MemcacheClient
 from sfss.ring import PARTITIONS, Member, NodeRing
+from sfss.ring_record import RingRecord
+from sfss.settings import parse_address
 from sfss.stamps import StampClock
 from sfss.store import Identity, settled
 
@@ -109,7 +117,8 @@ class Cluster:
     def __init__(
         self,
         coordinator: Coordinator,
-        clients: Sequence[NodeClient],
+        members: Members,
+        following: Following,
         directory: StateDirectory | None,
         reserve: StampReserve | None,
         hints: Hints,
@@ -127,17 +136,19 @@ class Cluster:
         self._refill.start()
         coordinator.figures.also(self._refill.figures)
         self._roll = roll
-        self._clients = clients
+        self._members = members
+        self._following = following
         self._directory = directory
         self._reserve = reserve
 
     async def close(self, grace_s: float = 5.0) -> None:
         """End what is under way, at most for `grace_s`, and let go of the nodes and the state directory; idempotent."""
         await self.coordinator.close(grace_s)
+        await self._following.close()
         await self._replay.close()
         await self._comparer.close()
         await self._refill.close()
-        await asyncio.gather(*(client.close() for client in self._clients))
+        await self._members.close()
         # Only now: a write that a slow node didn't answer until here leaves a hint, too.
         await self._hints.close()
         if self._reserve is not None:
@@ -155,54 +166,49 @@ async def open_cluster(
 ) -> Cluster:
     """Connect, found the cluster if need be, and check who answers. Raises `SetupError` with one line for a
     configuration that can't work, nodes that don't belong together, or a cluster that can't be founded."""
-    connect = connect or connect_by_memcache(config.access)
-    addresses = {address.ring_name: address for address in config.addresses}
-    members = [Member(address.ring_name, address.zone, address.weight) for address in config.addresses]
-    quorum = Quorum.over(len(members), config.n, config.w, config.r)
-    ring = NodeRing(members, quorum.n, partitions=config.partitions, number=_RING_NUMBER)
-    directory = StateDirectory(config.state) if config.state is not None else None
-    roll = _Roll(ring, directory)
-    clients: list[NodeClient] = []
-    peers: list[Peer] = []
-    health: Health | None = None
-    hints: Hints | None = None
+    async with AsyncExitStack() as stack:
+        directory = StateDirectory(config.state) if config.state is not None else None
+        if directory is not None:
+            stack.callback(directory.close)
+        members = _members(config, connect or connect_by_memcache(config.access))
+        stack.push_async_callback(members.close)
+        record = directory.ring if directory is not None else None
+        ring = _configured(config, members) if record is None else await place(record, members)
+        roll = _Roll(ring, record, members, directory)
+        stack.push_async_callback(roll.saved)
+        answers = await _met(config, roll, members)
+        peers = roll.ring.peers
+        following: Following | None = None
 
-    def greeter(index: int) -> Callable[[Identity], None]:
-        def greet(identity: Identity) -> None:
-            if health is not None:
-                health.identified(peers[index], identity)
+        def examine(peer: Peer, identity: Identity) -> None:
+            roll.examine(peer, identity)
+            if following is not None:
+                following.heard(peer, identity.ring)
 
-        return greet
-
-    try:
-        for index, member in enumerate(ring.members):
-            address = addresses[member.name]
-            client = connect(address, greeter(index))
-            clients.append(client)
-            peers.append(Peer(address.name, client, zone=address.zone))
-        answers = await _Founding(roll, peers, config).run()
         health = Health(
             peers,
             probe_s_min=config.options.probe_s_min,
             probe_s_max=config.options.probe_s_max,
-            examine=roll.examine,
+            examine=examine,
         )
         for peer, answer in zip(peers, answers, strict=True):
             health.met(peer, answer)
+        members.identified = health.identified
         reserve = StampReserve(directory, now) if directory is not None and not config.options.shared else None
-        schedule = Schedule(ring.partitions, config.options.compare_interval_s, config.options.compare_retry_s)
+        schedule = Schedule(roll.ring.partitions, config.options.compare_interval_s, config.options.compare_retry_s)
         hints = Hints(
             HintStore(config.state / _HINTS if config.state is not None else None),
-            ring,
+            roll.ring.partition,
             node_of=roll.node_of,
             mark=schedule.mark,
             durable=config.state is not None,
             options=config.options,
             now=now,
         )
+        stack.push_async_callback(hints.close)
         await hints.start()
         coordinator = Coordinator(
-            PlacedRing.of(ring, peers, quorum),
+            roll.ring,
             options=config.options,
             health=health,
             clock=StampClock(now, floor=reserve.floor if reserve else 0),
@@ -210,27 +216,76 @@ async def open_cluster(
             hints=hints,
             now=now,
         )
-    except BaseException:
-        await asyncio.gather(*(client.close() for client in clients))
-        if hints is not None:
-            await hints.close()
-        await roll.saved()
-        if directory is not None:
-            directory.close()
-        raise
-    return Cluster(coordinator, clients, directory, reserve, hints, schedule, roll)
+        coordinator.rings = following = Following(coordinator, members, roll.record, roll.go_by)
+        for peer, answer in zip(peers, answers, strict=True):
+            if isinstance(answer, Identity):
+                following.heard(peer, answer.ring)
+        stack.pop_all()
+        return Cluster(coordinator, members, following, directory, reserve, hints, schedule, roll)
+
+
+def _members(config: ClusterConfig, connect: Connect) -> Members:
+    """Nobody yet. A member that the configuration names is reached as that says, any other by its name in the ring."""
+    addresses = {address.ring_name: address for address in config.addresses}
+
+    def dial(name: str, greet: Callable[[Identity], None]) -> tuple[str, NodeClient]:
+        address = addresses.get(name)
+        if address is None:
+            found = parse_address(name)
+            address = NodeAddress(found.host, found.port)
+        return address.name, connect(address, greet)
+
+    return Members(dial)
+
+
+async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Identity | SfssError]:
+    """Who the members of the ring are, or why they can't be used; that ring may turn out to be a later one than `roll`
+    began with. Raises `SetupError`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + config.founding_s
+    while True:
+        founding = _Founding(roll, roll.ring.peers, config)
+        answers = await founding.run()
+        ahead = founding.ahead
+        if ahead is None:
+            return answers
+        try:
+            async with asyncio.timeout(config.options.node_deadline_s):
+                held = await settled(keeper(ahead.replica).tell_ring())
+            if held.record is not None:
+                roll.go_by(held.record, await place(held.record, members))
+                members.keep([member.name for member in held.record.members], 0.0)
+        except (SfssError, TimeoutError) as error:
+            if loop.time() >= until:
+                reason = str(error) or type(error).__name__
+                raise SetupError(f"the ring has changed, and node {ahead.name} doesn't tell it: {reason}") from None
+            await asyncio.sleep(_RETRY_S)
+
+
+def _configured(config: ClusterConfig, members: Members) -> PlacedRing:
+    """The ring that a cluster is founded with."""
+    nodes = [Member(address.ring_name, address.zone, address.weight) for address in config.addresses]
+    quorum = Quorum.over(len(nodes), config.n, config.w, config.r)
+    ring = NodeRing(nodes, quorum.n, partitions=config.partitions, number=_RING_NUMBER)
+    return PlacedRing.of(ring, [members.take_in(member.name, member.zone) for member in ring.members], quorum)
 
 
 class _Roll:
     """Who belongs to the cluster: its id, and the node id last met at each address."""
 
-    def __init__(self, ring: NodeRing, directory: StateDirectory | None) -> None:
-        self._ring = ring
+    def __init__(
+        self, ring: PlacedRing, record: RingRecord | None, members: Members, directory: StateDirectory | None
+    ) -> None:
+        self.ring = ring
+        self.record = record
+        """Of the ring, None while that is the one of the configuration."""
+        self._peers = members.peers
         self._directory = directory
         self._complete = False
         self._saving: set[asyncio.Future[None]] = set()
         self.cluster = directory.state.cluster if directory is not None else ""
-        self._members = dict(directory.state.members) if directory is not None else {}
+        known = directory.state.members if directory is not None else {}
+        self._members = self._nodes_of(record) if record is not None else dict(known)
 
     def examine(self, peer: Peer, identity: Identity) -> None:
         """Check a node that belongs to some cluster, or should; takes note of it. Raises `WrongCluster`."""
@@ -238,11 +293,14 @@ class _Roll:
             raise WrongCluster(f"node {peer.name} {_LOST}")
         if identity.cluster != self.cluster:
             raise WrongCluster(f"node {peer.name} belongs to cluster {identity.cluster}, not to {self.cluster}")
-        if identity.fingerprint != self._ring.fingerprint:
+        ring = self.ring
+        if identity.ring > ring.number:
+            return  # who belongs where is in that ring; it is examined once more under that one
+        if identity.ring == ring.number and identity.fingerprint != ring.fingerprint:
             raise WrongCluster(
                 f"node {peer.name} was bound to another ring ({identity.fingerprint[:8]}, not "
-                f"{self._ring.fingerprint[:8]}): nodes, zones, weights, N or partitions differ from those of the "
-                "existing files, and changing them isn't possible yet"
+                f"{ring.fingerprint[:8]}): nodes, zones, weights, N or partitions differ from those of the existing "
+                "files; put them back as they were when the cluster was founded"
             )
         known = self._members.get(peer.name)
         if known is not None and known != identity.node:
@@ -261,7 +319,7 @@ class _Roll:
 
     async def bind(self, peer: Peer) -> Identity:
         """Make an unbound node part of the cluster; the first one makes up the cluster's id. Raises `WrongCluster`."""
-        ring = self._ring
+        ring = self.ring
         try:
             identity = await settled(peer.replica.bind(self.cluster or "new", ring.number, ring.fingerprint))
         except WrongCluster as error:
@@ -272,12 +330,22 @@ class _Roll:
 
     def refuse_shared_machines(self) -> None:
         """Only before a cluster is founded: one that has files keeps its placement. Raises `WrongCluster`."""
-        members = self._ring.members
-        if not any(member.zone for member in members) and self._ring.sharing_machines():
+        ring = self.ring.rings[0]
+        if not any(member.zone for member in ring.members) and ring.sharing_machines():
             raise WrongCluster(
                 "some nodes share a machine, so that a file may have all copies on one; say which machine each node is "
                 "on, in the order of servers, as in zones = a,a,b,b,c"
             )
+
+    def go_by(self, record: RingRecord, ring: PlacedRing) -> None:
+        """A later ring is in use: it says which node is where."""
+        self.record, self.ring = record, ring
+        self._members = self._nodes_of(record)
+        if self._complete:
+            self._remember()
+
+    def _nodes_of(self, record: RingRecord) -> dict[str, str]:
+        return {self._peers[member.name].name: member.node for member in record.members}
 
     def complete(self) -> None:
         """The cluster is founded. Remembered only now: a founding that was cut short is taken up again."""
@@ -286,7 +354,7 @@ class _Roll:
 
     def _remember(self) -> None:
         if self._directory is not None:
-            saving = asyncio.get_running_loop().run_in_executor(None, self._save, dict(self._members))
+            saving = asyncio.get_running_loop().run_in_executor(None, self._save, dict(self._members), self.record)
             self._saving.add(saving)
             saving.add_done_callback(self._saving.discard)
 
@@ -295,9 +363,11 @@ class _Roll:
         if self._saving:
             await asyncio.wait(self._saving)
 
-    def _save(self, members: dict[str, str]) -> None:
+    def _save(self, members: dict[str, str], record: RingRecord | None) -> None:
         if self._directory is not None:
             try:
+                if record is not None:
+                    self._directory.keep_ring(record)
                 self._directory.update(cluster=self.cluster, members=members)
             except OSError as error:
                 _log.error("the state directory can't be written: %s", error)
@@ -311,6 +381,8 @@ class _Founding:
         self._remembered = bool(roll.cluster)
         self._peers = peers
         self._config = config
+        self.ahead: Peer | None = None
+        """Who is at a later ring: then that one is to be gone by, and nothing was settled."""
 
     async def run(self) -> list[Identity | SfssError]:
         """Return once the cluster is founded and whoever answers was checked: who each node is, or why it can't be
@@ -327,7 +399,8 @@ class _Founding:
             answers = await self._ask_all()
             try:
                 if await self._settle(answers, holds_files):
-                    self._roll.complete()
+                    if self.ahead is None:
+                        self._roll.complete()
                     return answers
             except WrongCluster as error:
                 raise SetupError(str(error)) from None
@@ -354,11 +427,15 @@ class _Founding:
         self._refuse_twins(met)
         bound = [(index, identity) for index, identity in met if identity.cluster]
         unbound = [index for index, identity in met if not identity.cluster]
-        founded = self._remembered or holds_files
-        if not founded and len(met) < len(self._peers):
-            return False
         if bound:
             roll.cluster = roll.cluster or bound[0][1].cluster
+            index, latest = max(bound, key=lambda one: one[1].ring)
+            if latest.cluster == roll.cluster and latest.ring > roll.ring.number:
+                self.ahead = self._peers[index]
+                return True
+        founded = self._remembered or holds_files or roll.record is not None
+        if not founded and len(met) < len(self._peers):
+            return False
         for index, identity in bound:
             roll.examine(self._peers[index], identity)
         if founded and unbound and not bound:

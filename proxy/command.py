@@ -89,7 +89,7 @@ async def _run(config: ProxyConfig, secret: Secret | None, tls: SSLContext | Non
                 raise refusal(error, where.listen, where.port, "`port` in [monitor]") from None
             _log.info("monitor on %s", host_and_port(where.listen, monitor.port))
         where_served = host_and_port(config.listen, server.port)
-        _log.info("serving on %s over %d nodes", where_served, len(config.cluster.addresses))
+        _log.info("serving on %s over %d nodes", where_served, len(cluster.coordinator.placed.peers))
         # What exists now stays, and requests leave next to no cycles behind: looking for them less often is 5 % faster.
         gc.collect()
         gc.freeze()

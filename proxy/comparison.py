@@ -159,10 +159,10 @@ class Comparison:
     async def _read(self, peer: Peer, key: bytes) -> Record | None:
         if peer.suspect:
             return None
-        return await ask(self._coordinator, peer, lambda replica, call: replica.read(key, call))
+        return await self._ask(peer, lambda replica, call: replica.read(key, call))
 
     async def _give(self, peer: Peer, key: bytes, record: Record) -> bool:
-        applied = await ask(self._coordinator, peer, lambda replica, call: replica.apply(key, record, call))
+        applied = await self._ask(peer, lambda replica, call: replica.apply(key, record, call))
         return applied.accepted
 
     # asking
@@ -207,7 +207,11 @@ class Comparison:
         return not (peer.down or peer.suspect)
 
     async def _hashes(self, peer: Peer, prefix: bytes) -> bytes:
-        return await ask(self._coordinator, peer, lambda replica, call: _hashes(replica, prefix, call))
+        return await self._ask(peer, lambda replica, call: _hashes(replica, prefix, call))
+
+    async def _ask(self, peer: Peer, question: Callable[[NodeAccess, Call], Reply[T]]) -> T:
+        """Under the ring that this comparison began with: who owns a key by that one may own it no more."""
+        return await ask(self._coordinator, peer, question, ring=self._placed.number)
 
 
 def newest_of(orders: Iterable[tuple[int, int]]) -> tuple[int, int]:

@@ -58,6 +58,9 @@ class Rings(Protocol):
     def teach(self, peer: Peer) -> Promise[None]:
         """Bring our ring to a peer that is behind. The future has an error where that fails."""
 
+    def heard(self, peer: Peer, number: int) -> None:
+        """A peer said that this is the number of its ring: see to it in time."""
+
 
 class Coordinator:
     """Implements `sfss.store.Store` over the members of `placed`.

@@ -273,7 +273,10 @@ class Gathering:
         """A replica refused, since its ring is number `ring`: bring it ours, or wait for that one. False where neither
         is to be had."""
         rings = self._coordinator.rings
-        if rings is None or self._left or self._finished or ring == self._owners.ring:
+        if rings is None or ring == self._owners.ring:
+            return False
+        if self._left or self._finished:
+            rings.heard(peer, ring)
             return False
         if ring > self._owners.ring:
             self._left = True

@@ -22,7 +22,6 @@ from proxy.hint_store import HINT_BYTES, Hint, HintStore, Waiting
 from proxy.options import Options
 from proxy.peer import Peer
 from sfss.errors import SetupError
-from sfss.ring import NodeRing
 from sfss.store import Record
 
 T = TypeVar("T")
@@ -60,15 +59,15 @@ class _Collected:
 class Hints:
     """Implements `proxy.coordinator.HintKeeper`.
 
-    `node_of` gives the id of the node that belongs at a peer's address, empty while that isn't known. `mark` is called
-    with each partition of which a hint was dropped. `durable` is whether the store outlives the process. `now` is Unix
-    seconds.
+    `partition` gives a key's partition, `node_of` the id of the node that belongs at a peer's address, empty while that
+    isn't known. `mark` is called with each partition of which a hint was dropped. `durable` is whether the store
+    outlives the process. `now` is Unix seconds.
     """
 
     def __init__(
         self,
         store: HintStore,
-        ring: NodeRing,
+        partition: Callable[[bytes], int],
         *,
         node_of: Callable[[Peer], str],
         mark: Callable[[int], None],
@@ -79,7 +78,7 @@ class Hints:
     ) -> None:
         options = options or Options()
         self._store = store
-        self._ring = ring
+        self._partition = partition
         self.node_of = node_of
         self._mark = mark
         self._bytes_max = options.hint_bytes_max if durable else options.hint_memory_bytes_max
@@ -263,7 +262,7 @@ class Hints:
             return
         self.dropped += len(keys)
         for key in keys:
-            self._mark(self._ring.partition(key))
+            self._mark(self._partition(key))
         self._complain(f"are dropped ({self.dropped} so far), their partitions are compared instead: {reason}")
 
     def _complain(self, what: str) -> None:

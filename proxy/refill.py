@@ -7,7 +7,7 @@ left out for being new, and nothing is copied from the node. Every coordinator d
 brought back is equal for the next. The argument: docs/replication.rst.
 
 A node counts its starts. When it is started again in the midst of this, everything begins anew, and it refuses to be
-trusted for what was compared in an earlier life.
+trusted for what was compared in an earlier life. The same where the ring changes: it may own other partitions then.
 """
 
 from __future__ import annotations
@@ -107,10 +107,11 @@ class Refilling(Comparison):
 
 
 class _Progress:
-    """How far the refill of one life of a node has come. `begins_at` is in monotonic seconds."""
+    """How far the refill of one life of a node, under one ring, has come. `begins_at` is in monotonic seconds."""
 
-    def __init__(self, epoch: int, begins_at: float) -> None:
+    def __init__(self, epoch: int, ring: int, begins_at: float) -> None:
         self.epoch = epoch
+        self.ring = ring
         self.begins_at = begins_at
         self.left = list(range(REGIONS))
         random.shuffle(self.left)  # so that several coordinators find much of it equal already
@@ -158,8 +159,7 @@ class Refill:
             now = self._coordinator.monotonic()
             if now >= ask_at:
                 ask_at = now + _ASK_S
-                others = [peer for peer in self._coordinator.placed.peers if not (peer.down or peer.suspect)]
-                await asyncio.gather(*map(self._ask_who_it_is, others))
+                await self._ask_others(None)
             for peer in self._coordinator.placed.peers:
                 if not peer.suspect:
                     self._progress.pop(peer, None)
@@ -176,14 +176,22 @@ class Refill:
                     if not done:
                         self._rest(peer)
 
-    async def _ask_who_it_is(self, peer: Peer) -> None:
+    async def _ask_others(self, peer: Peer | None) -> int:
+        """Ask all that seem to be well who they are, but one. The latest ring that any of them has."""
+        others = [one for one in self._coordinator.placed.peers if not (one.down or one.suspect or one is peer)]
+        return max(await asyncio.gather(*map(self._ask_who_it_is, others)), default=0)
+
+    async def _ask_who_it_is(self, peer: Peer) -> int:
         try:
             identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
             self._coordinator.health.identified(peer, identity)
         except WrongCluster as error:
             self._coordinator.health.failed(peer, error)
         except SfssError:
-            return  # its health was told
+            pass  # its health was told
+        else:
+            return identity.ring
+        return 0
 
     def _rest(self, peer: Peer) -> None:
         rest_s = min(2 * self._rest_s.get(peer, _REST_S_MIN / 2), _REST_S_MAX)
@@ -195,12 +203,13 @@ class Refill:
         is. Raises `SfssError`."""
         identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
         progress = self._progress.get(peer)
-        if progress is None or progress.epoch != identity.epoch:
+        ring = self._coordinator.placed.number
+        if progress is None or progress.epoch != identity.epoch or progress.ring != ring:
             _log.warning("node %s may have forgotten writes; what it lacks is brought back from the others", peer.name)
             # A write that the node took before it forgot may still be on its way to the owner that it is acknowledged
             # with. When all such writes have ended it is there, or never acknowledged.
             begins_at = self._coordinator.monotonic() + self._coordinator.options.compare_settle_s
-            progress = self._progress[peer] = _Progress(identity.epoch, begins_at)
+            progress = self._progress[peer] = _Progress(identity.epoch, ring, begins_at)
         if self._coordinator.monotonic() < progress.begins_at:
             return False
         for region in list(progress.left):
@@ -217,6 +226,9 @@ class Refill:
                 len(progress.left),
                 REGIONS,
             )
+            return False
+        # It may have counted for a write under a later ring, which others know and we don't yet.
+        if max(await self._ask_others(peer), self._coordinator.placed.number) != ring:
             return False
         epoch = progress.epoch
         trusted = await ask(self._coordinator, peer, lambda replica, call: _trust(replica, epoch), suspect_too=True)

@@ -179,7 +179,12 @@ class Replay:
                     # Where all have answered nobody has it: comparing them is all that is left to do.
                     return _Came.MOOT if heard == len(others) else _Came.LATER, 0
                 size = record.size
-                await ask(self._coordinator, peer, lambda replica, call: replica.apply(hint.key, record, call))
+                await ask(
+                    self._coordinator,
+                    peer,
+                    lambda replica, call: replica.apply(hint.key, record, call),
+                    ring=placed.number,
+                )
         except _AWAY:
             return _Came.AWAY, size
         except SfssError:

@@ -1,7 +1,8 @@
-"""What a proxy remembers over a restart: how far its stamps may have risen, and which cluster and nodes it serves.
+"""What a proxy remembers over a restart: how far its stamps may have risen, which cluster and nodes it serves, and by
+which ring, once that isn't the one of the configuration any more.
 
-One small text file in the state directory, replaced whole: written beside, fsynced, renamed, the directory fsynced. A
-lock keeps a second process away, which would issue the same stamps.
+Two small text files in the state directory, each replaced whole: written beside, fsynced, renamed, the directory
+fsynced. A lock keeps a second process away, which would issue the same stamps.
 
 The ceiling of the stamps is saved ahead: stamps up to it may be issued, and the next life begins above it. It is moved
 on in a thread before it is reached, so requests don't wait; where the disk is too slow for that, writes ask first.
@@ -21,10 +22,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sfss.errors import SetupError
+from sfss.errors import BadRequest, SetupError
+from sfss.ring_record import RingRecord
 from sfss.stamps import COUNT_BITS, stamp_time, too_far_ahead
 
 _MAGIC = "sfss-proxy-state"
+_RING_MAGIC = "sfss-proxy-ring"
 _FORMAT = 1
 _AHEAD_S = 4.0
 """How far ahead the ceiling is saved. Stamps after a restart may lie that far in the future."""
@@ -55,6 +58,7 @@ class StateDirectory:
     def __init__(self, path: Path) -> None:
         """Lock and read it; it is made where there is none. Raises `SetupError` for what stands in the way."""
         self._file = path / "state"
+        self._ring_file = path / "ring"
         self._updating = threading.Lock()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,6 +68,7 @@ class StateDirectory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.state = self._load()
+            self.ring = self._load_ring()
         except BlockingIOError:
             os.close(self._lock)
             raise SetupError(f"state directory {path} is in use by another proxy; give each its own") from None
@@ -78,17 +83,24 @@ class StateDirectory:
         """Change fields of `state`, durably; blocks, from any thread. Raises OSError; then nothing has changed."""
         with self._updating:
             state = replace(self.state, **changes)
-            self._replace_file(state)
+            self._replace_file(self._file, f"{_MAGIC} {_FORMAT}\n{json.dumps(asdict(state), sort_keys=True)}\n")
             self.state = state
 
-    def _replace_file(self, state: ProxyState) -> None:
-        beside = self._file.with_suffix(".new")
+    def keep_ring(self, ring: RingRecord) -> None:
+        """Remember the ring in use, unless that is a later one; blocks, from any thread. Raises OSError."""
+        with self._updating:
+            if self.ring is None or self.ring.number < ring.number:
+                self._replace_file(self._ring_file, f"{_RING_MAGIC} {_FORMAT}\n{ring.encode().decode()}\n")
+                self.ring = ring
+
+    def _replace_file(self, path: Path, text: str) -> None:
+        beside = path.with_suffix(".new")
         with open(beside, "w", encoding="utf-8") as file:
-            file.write(f"{_MAGIC} {_FORMAT}\n{json.dumps(asdict(state), sort_keys=True)}\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(beside, self._file)
-        directory = os.open(self._file.parent, os.O_RDONLY)
+        os.rename(beside, path)
+        directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
@@ -101,21 +113,38 @@ class StateDirectory:
             self._lock = -1
 
     def _load(self) -> ProxyState:
-        try:
-            head, _, body = self._file.read_text(encoding="utf-8", errors="replace").partition("\n")
-        except FileNotFoundError:
+        body = _body(self._file, _MAGIC)
+        if body is None:
             return ProxyState()
-        words = head.split()
-        if len(words) != 2 or words[0] != _MAGIC or not words[1].isdecimal():
-            raise SetupError(f"{self._file} is not a proxy's state; name another directory, or remove the file")
-        if int(words[1]) > _FORMAT:
-            raise SetupError(f"{self._file} has format {words[1]}, newer than this program; run the one that wrote it")
         try:
             return ProxyState(**json.loads(body))
         except (ValueError, TypeError):
             raise SetupError(
                 f"{self._file} is damaged; remove it (stamps then begin at the clock's time, which is safe)"
             ) from None
+
+    def _load_ring(self) -> RingRecord | None:
+        body = _body(self._ring_file, _RING_MAGIC)
+        if body is None:
+            return None
+        try:
+            return RingRecord.decode(body.rstrip("\n").encode())
+        except BadRequest:
+            raise SetupError(f"{self._ring_file} is damaged; remove it: the nodes tell the ring") from None
+
+
+def _body(path: Path, magic: str) -> str | None:
+    """What a file has below its head; None where there is no file. Raises `SetupError`."""
+    try:
+        head, _, body = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+    except FileNotFoundError:
+        return None
+    words = head.split()
+    if len(words) != 2 or words[0] != magic or not words[1].isdecimal():
+        raise SetupError(f"{path} is not a proxy's state; name another directory, or remove the file")
+    if int(words[1]) > _FORMAT:
+        raise SetupError(f"{path} has format {words[1]}, newer than this program; run the one that wrote it")
+    return body
 
 
 class StampReserve:

@@ -331,6 +331,7 @@ class Write:
             rings.teach(peer).add_done_callback(partial(self._taught, peer, self._owners, error))
             return True
         if self._settled:
+            rings.heard(peer, error.ring)
             return False
         self._left = True
         self._doubtful += self._accepted + self._waiting - 1

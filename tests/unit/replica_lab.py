@@ -202,7 +202,7 @@ class HintLab(Lab):
         weakref.finalize(self, self.store.close)
         self.hints = Hints(
             self.store,
-            self.ring,
+            self.ring.partition,
             node_of=lambda peer: self.nodes.get(peer.name, ""),
             mark=self.marked.append,
             options=self.coordinator.options,

@@ -185,7 +185,7 @@ class SimulatedCluster:
         weakref.finalize(self, store.close)
         hints = coordinator.hints = Hints(
             store,
-            self._ring,
+            self._ring.partition,
             node_of=lambda peer: f"node at {peer.name}",
             mark=self.marked.append,
             options=options,

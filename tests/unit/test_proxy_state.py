@@ -94,7 +94,7 @@ async def test_a_disk_that_fails_means_asking_first_and_not_an_end(tmp_path, mon
     reserve = StampReserve(directory, clock, monotonic=clock)
     tries = []
 
-    def broken(state):
+    def broken(_path, _text):
         tries.append(clock.seconds)
         raise OSError(28, "No space left on device")
 

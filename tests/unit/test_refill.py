@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.placed_ring import PlacedRing
 from proxy.refill import Refill, Refilling
 from sfss.errors import BadRequest, CorruptRecord, Outcome, OutOfDisk, Recovering, SfssError, Unreachable
 from sfss.store import NO_CALL, Applied, Call, Identity, Record
@@ -75,6 +76,31 @@ class Refilled:
             return await self.runner.refill(self.peer)
         finally:
             self.replicas.coordinator.health.close()
+
+
+async def test_a_node_is_not_trusted_while_another_one_knows_a_later_ring() -> None:
+    refilled = Refilled()
+    ahead = refilled.others[0].identify()
+    refilled.others[0].identify = lambda: replace(ahead, ring=2)  # type: ignore[method-assign]
+
+    assert not await refilled.refill()
+
+    assert refilled.forgetful.suspect
+
+
+@in_virtual_time
+async def test_what_was_refilled_under_one_ring_says_nothing_about_the_next() -> None:
+    refilled = Refilled(settle_s=1.0)
+    placed = refilled.replicas.coordinator.placed
+    assert not await refilled.refill()
+    await asyncio.sleep(1.0)
+    refilled.replicas.coordinator.take_over(
+        PlacedRing(2, "next", placed.rings, placed.quorums, {peer.name: peer for peer in placed.peers})
+    )
+
+    assert not await refilled.refill()
+
+    assert refilled.forgetful.suspect
 
 
 async def test_what_was_forgotten_is_brought_back_and_the_node_is_trusted() -> None:

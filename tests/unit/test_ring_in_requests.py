@@ -1,5 +1,6 @@
 """Reads and writes while the ring changes: joint owners, and replicas whose ring is another one."""
 
+import asyncio
 import functools
 
 import pytest
@@ -62,9 +63,13 @@ class Followed:
     def __init__(self):
         self.waiting = []
         self.teaching = {}
+        self.told = []
 
     def after(self, number, peer, then):
         self.waiting.append((number, peer.name[0], then))
+
+    def heard(self, peer, number):
+        self.told.append((peer.name[0], number))
 
     def teach(self, peer):
         return self.teaching.setdefault(peer.name[0], new_promise())
@@ -400,6 +405,25 @@ async def test_asking_before_a_stamp_begins_anew_under_the_later_ring():
 
     assert reply.result().durable == 3
     assert lab["d"].held is not None
+
+
+@in_virtual_time
+async def test_a_later_ring_is_heard_of_when_the_request_is_answered_already():
+    lab = JointLab("abc", "bcd")
+    lab.use(lab.old)
+    written = lab.coordinator.set(KEY, b"new")
+    for name in "ab":
+        await lab[name].call("apply").answer()
+    await lab["c"].call("apply").refuse(StaleRing(3))
+    read = lab.coordinator.get(KEY)
+    await asyncio.sleep(0.1)
+    await lab["a"].call("read").answer()
+    await lab["b"].call("inspect").answer()
+    await lab["c"].call("read").refuse(StaleRing(3))
+
+    assert written.done()
+    assert read.done()
+    assert lab.followed.told == [("c", 3), ("c", 3)]
 
 
 # Replicas that are behind.
