@@ -194,6 +194,10 @@ class Refill:
         return 0
 
     def _rest(self, peer: Peer) -> None:
+        progress = self._progress.get(peer)
+        if progress is not None and self._coordinator.monotonic() < progress.begins_at:
+            self._rests_until[peer] = progress.begins_at
+            return
         rest_s = min(2 * self._rest_s.get(peer, _REST_S_MIN / 2), _REST_S_MAX)
         self._rest_s[peer] = rest_s
         self._rests_until[peer] = self._coordinator.monotonic() + rest_s

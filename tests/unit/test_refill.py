@@ -261,6 +261,18 @@ async def test_the_runner_sees_a_suspect_node_by_itself() -> None:
     assert lab.keys[0] in lab.forgetful.records
 
 
+@in_virtual_time
+async def test_the_runner_rests_no_longer_than_until_such_writes_have_ended() -> None:
+    lab = Refilled(settle_s=10.0)
+
+    lab.runner.start()
+    await asyncio.sleep(13.0)
+    await lab.runner.close()
+    lab.replicas.coordinator.health.close()
+
+    assert not lab.forgetful.suspect
+
+
 async def test_a_refill_content_with_one_other_owner_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Refilling, "is_enough", lambda self, prefix: True)
 
