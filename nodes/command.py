@@ -30,7 +30,7 @@ from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run
 from sfss.subcommands import check_nothing_before
 
 if TYPE_CHECKING:
-    from sfss.http.metrics_server import MetricsServer
+    from sfss.http.small_server import SmallServer
     from sfss.settings import Address
 
 _SWITCH_INTERVAL_S = 0.0001
@@ -131,7 +131,7 @@ def _serve(
             reserve_bytes=reserve_mib * MIB,
         )
         store = await NodeStore.open(home, options, note_crashes=True)
-        scraped: MetricsServer | None = None
+        scraped: SmallServer | None = None
         try:
             server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log, secret=password, tls=tls)
             try:
@@ -173,11 +173,11 @@ def _metrics_address(text: str | None, insecure: bool) -> Address | None:
     return address
 
 
-async def _start_metrics(store: NodeStore, server: MemcacheServer, where: Address) -> MetricsServer:
+async def _start_metrics(store: NodeStore, server: MemcacheServer, where: Address) -> SmallServer:
     from nodes.metrics import node_families
-    from sfss.http.metrics_server import MetricsServer
+    from sfss.http.metrics_server import metrics_server
 
-    scraped = MetricsServer(lambda: node_families({**server.service.figures(), **store.stats()}))
+    scraped = metrics_server(lambda: node_families({**server.service.figures(), **store.stats()}))
     try:
         await scraped.start(*where)
     except OSError as error:

@@ -21,14 +21,14 @@ from aiohttp import web
 
 from proxy.metrics import proxy_families
 from sfss.durability import durability_of
-from sfss.http.metrics import CONTENT_TYPE, exposition
+from sfss.http.metrics_server import metrics_response
 from sfss.http.negotiation import prefers_html
 from sfss.http.page import render_page
+from sfss.http.small_server import SmallServer
 
 _FRESH_S = 1.0
 """Figures younger than this are given again; the page asks every 2 s."""
 
-_CLOSE_S_MAX = 2.0
 _HEADERS = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 _log = logging.getLogger("sfss.proxy.monitor")
@@ -83,28 +83,19 @@ class Monitor:
         self._page = render_page("monitor")
         self._asking: asyncio.Task[Figures] | None = None
         self._asked_at = float("-inf")
-        self._runner: web.AppRunner | None = None
-        self.port = 0
+        self._server = SmallServer({"/": self._answer, "/metrics": self._metrics})
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError where that can't be."""
-        app = web.Application()
-        app.router.add_get("/", self._answer)
-        app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S_MAX)
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host, port).start()
-        except OSError:
-            await self.close()
-            raise
-        self.port = self._runner.addresses[0][1]
+        await self._server.start(host, port)
 
     async def close(self) -> None:
         """Stop listening, end what is in hand; idempotent, takes at most about two seconds."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
+        await self._server.close()
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
@@ -129,8 +120,7 @@ class Monitor:
             figures = await self._figures()
         except Exception as error:
             return _no_figures(error)
-        told = exposition(proxy_families(figures["proxy"], figures["stats"], figures["storages"]))
-        return web.Response(body=told, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+        return metrics_response(proxy_families(figures["proxy"], figures["stats"], figures["storages"]))
 
     async def _figures(self) -> Figures:
         """Figures not older than `_FRESH_S`. Requests that come meanwhile wait for the same answer; one that leaves
