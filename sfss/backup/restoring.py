@@ -18,20 +18,15 @@ from typing import TypeVar
 
 from sfss.backup.errors import BackupFailed
 from sfss.backup.manifest import Manifest, Row
+from sfss.backup.patience import Patience
 from sfss.backup.segments import segment_path
 from sfss.backup.verifying import Say, read_whole, text_of
-from sfss.errors import CorruptRecord, OutOfDisk, SfssError, Unavailable
+from sfss.errors import CorruptRecord, OutOfDisk, SfssError
 from sfss.pace import Pace, side_by_side
-from sfss.promise import Promise
-from sfss.store import Call, Store, settled
+from sfss.store import Call, Reply, Store, settled
 
 T = TypeVar("T")
 
-ANSWER_S = 10.0
-PAUSES_S = (0.2, 1.0, 3.0)
-"""How long to wait before a write that failed is repeated. It may well have been carried out: it is the same file."""
-
-FAILURES_IN_A_ROW_MAX = 50
 _ROWS = 256
 
 
@@ -76,8 +71,7 @@ class Restoring:
         self._only_absent = only_absent
         self._verify = verify
         self._now = now
-        self._sleep = sleep
-        self._failures_in_a_row = 0
+        self._patience = Patience("written", "go on with --into-existing", sleep)
         self._thread = ThreadPoolExecutor(1, "sfss-archive")
         self._open = (0, -1)
         """The segment that is open, and its descriptor."""
@@ -121,9 +115,11 @@ class Restoring:
                 f"the nodes have no room ({error}); make some, then go on with --into-existing"
             ) from None
         except SfssError as error:
-            self._fail(row, error)
+            progress.failed += 1
+            self._say(f"{text_of(row.key)}: {str(error) or type(error).__name__}")
+            self._patience.failed(error)
             return
-        self._failures_in_a_row = 0
+        self._patience.succeeded()
         progress.written += 1
         progress.bytes_written += row.size
         await self._pace.spend(row.size)
@@ -138,25 +134,8 @@ class Restoring:
         ):
             raise CorruptRecord("what is read is not what was written")
 
-    def _fail(self, row: Row, error: SfssError) -> None:
-        self.progress.failed += 1
-        self._say(f"{text_of(row.key)}: {str(error) or type(error).__name__}")
-        if not isinstance(error, Unavailable):
-            return  # it is this file's own trouble
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_IN_A_ROW_MAX:
-            raise BackupFailed(
-                f"the last {FAILURES_IN_A_ROW_MAX} files could not be written; see to the cluster, then go on with "
-                "--into-existing"
-            )
-
-    async def _patiently(self, ask: Callable[[Call], T | Promise[T]]) -> T:
-        for pause_s in PAUSES_S:
-            try:
-                return await settled(ask(Call(time.monotonic() + ANSWER_S)))
-            except Unavailable:
-                await self._sleep(pause_s)
-        return await settled(ask(Call(time.monotonic() + ANSWER_S)))
+    async def _patiently(self, ask: Callable[[Call], Reply[T]]) -> T:
+        return await self._patience.ask(lambda call: settled(ask(call)))
 
     def _read(self, row: Row) -> bytes:
         number, fd = self._open

@@ -13,16 +13,15 @@ be read keep the version of an earlier run, if there is one; they are counted, n
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from sfss.backup.archive import Archive
-from sfss.backup.errors import BackupFailed
 from sfss.backup.known import Known
 from sfss.backup.manifest import Row
+from sfss.backup.patience import Patience
 from sfss.backup.tree import Newest, Trees
 from sfss.errors import RemoteError, SfssError, Unavailable
 from sfss.hash_tree import LEAF_DIGITS, Branch
@@ -30,15 +29,6 @@ from sfss.pace import Pace, side_by_side
 from sfss.store import Call, Record, Store, settled
 
 T = TypeVar("T")
-
-READ_S = 10.0
-"""For one try at reading a file."""
-
-PAUSES_S = (0.2, 1.0, 3.0)
-"""How long to wait before a file that could not be read is tried again."""
-
-FAILURES_IN_A_ROW_MAX = 50
-"""So many files that can't be read one after the other mean that none can."""
 
 _DIGITS = "0123456789abcdef"
 
@@ -75,8 +65,7 @@ class Saving:
         self._trees = trees
         self._jobs = jobs
         self._pace = pace
-        self._sleep = sleep
-        self._failures_in_a_row = 0
+        self._patience = Patience("read", "run it again: it goes on from there", sleep)
         # All work on the archive is done here, in the order in which it was asked for: a disk holds up no request.
         self._thread = ThreadPoolExecutor(1, "sfss-archive")
 
@@ -140,11 +129,13 @@ class Saving:
         """Bring one file up to date; returns whether it is settled: until a node's digest says otherwise, no reader
         finds anything else."""
         try:
-            record = await self._read(key, newest)
+            record = await self._patience.ask(lambda call: self._read(key, newest, call))
         except SfssError as error:
-            await self._fail(key, error)
+            self.progress.failed += 1
+            await self._archived(self._manifest.fail, key, str(error) or type(error).__name__)
+            self._patience.failed(error)
             return False
-        self._failures_in_a_row = 0
+        self._patience.succeeded()
         if record is None:
             if row is not None:
                 await self._drop(key)
@@ -164,16 +155,8 @@ class Saving:
             return newest.record.tombstone or newest.holders >= self._trees.w
         return record.order() >= newest.record.order()
 
-    async def _read(self, key: bytes, newest: Newest | None) -> Record | None:
-        for pause_s in PAUSES_S:
-            try:
-                return await self._read_once(key, newest)
-            except Unavailable:
-                await self._sleep(pause_s)
-        return await self._read_once(key, newest)
-
-    async def _read_once(self, key: bytes, newest: Newest | None) -> Record | None:
-        record = await settled(self._store.get(key, Call(time.monotonic() + READ_S)))
+    async def _read(self, key: bytes, newest: Newest | None, call: Call) -> Record | None:
+        record = await settled(self._store.get(key, call))
         if record is not None:
             if not record.version:
                 raise RemoteError("the server that answered keeps no versions")
@@ -185,18 +168,6 @@ class Saving:
     async def _drop(self, key: bytes) -> None:
         await self._archived(self._manifest.drop, key)
         self.progress.dropped += 1
-
-    async def _fail(self, key: bytes, error: SfssError) -> None:
-        self.progress.failed += 1
-        await self._archived(self._manifest.fail, key, str(error) or type(error).__name__)
-        if not isinstance(error, Unavailable):
-            return  # it is this file's own trouble
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_IN_A_ROW_MAX:
-            raise BackupFailed(
-                f"the last {FAILURES_IN_A_ROW_MAX} files could not be read ({error}); see to the cluster and run it "
-                "again, it goes on from there"
-            )
 
     async def _archived(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
