@@ -1,5 +1,5 @@
 # make run     start a local cluster on this machine and print what to try   (ARGS="--nodes 5" passes options on)
-# make test    run the tests                                                 (ARGS="tests/unit -x" narrows them)
+# make test    run the tests                                                 (ARGS="tests/unit -x" narrows them; -n 0: one by one)
 # make check   lint, format, types and imports
 # make bench   measure this machine                                          (ARGS passes options on)
 # make torture break scratch clusters and judge what clients saw   (T=kill-node SEED=1 MINUTES=5; ARGS=--list tells names)
@@ -14,6 +14,10 @@ VENV := .venv
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
 
+# A file's tests run in one process and in their order, those marked `alone` last. A crash of a
+# process ends the run: pytest-xdist would run the test that crashed again.
+two_at_a_time := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 compiled := *__mypyc.*.so sfss/*.so sfss/memcache/*.so sfss/memcache/commands/*.so sfss/web/*.so proxy/*.so nodes/*.so
 sources := $(wildcard sfss/*.py sfss/memcache/*.py sfss/memcache/commands/*.py sfss/web/*.py proxy/*.py nodes/*.py)
 
@@ -23,7 +27,7 @@ run: $(VENV)/compiled
 	@exec $(bin)/sfss up $(ARGS)
 
 test: $(VENV)/installed-test $(VENV)/compiled
-	@exec $(bin)/python -m pytest $(ARGS)
+	@exec $(bin)/python -m pytest $(two_at_a_time) $(ARGS)
 
 check: $(VENV)/installed-check
 	$(bin)/ruff check .

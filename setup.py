@@ -20,6 +20,7 @@ tests_require = [
     "pytest>=9,<10",
     "pytest-asyncio>=1.5,<2",
     "pytest-aiohttp>=1.1,<2",
+    "pytest-xdist>=3.8,<4",
     "hypothesis>=6.150,<7",
     "pymemcache>=4,<5",
     "setuptools>=77",  # builds the archives that tests/integration/test_setup.py looks into

@@ -7,13 +7,17 @@
 * Tests run the packages' sources in their own process, also where they are compiled; the servers that they start as
   processes run as they are installed.
 * With CI set, a skip is a failure: a machine that lacks a tool must not look like a machine where the test passed.
+* `make test` runs in two processes (pytest-xdist). Files marked `alone` come last, one test at a time: what they
+  measure says something only where nobody else keeps the machine busy.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -56,6 +60,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
     if not IN_CI and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(config.getoption("--seed"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_runs_alone)
+
+
+def _runs_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    # Outside of what is timed: a wait for tests in the other process is no test's own time.
+    with Path(__file__).open() as both_have:
+        fcntl.flock(both_have, fcntl.LOCK_EX if _runs_alone(item) else fcntl.LOCK_SH)
+        return (yield)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

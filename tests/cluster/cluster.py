@@ -23,9 +23,6 @@ WEB_SETTINGS: Mapping[str, str] = {
     "SFSS_STORAGE_PROXY_TIMEOUT_SECONDS": "2.5",
     "SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.5",
 }
-SETTLED_S = ASK_AGAIN_S_MIN + ASK_S_MAX + 2.5 + 0.5
-"""With these settings writes ask first until so long after a web process was started (docs/replication.rst)."""
-
 NODE_OPTIONS = ("--volume-mib", "4")
 """Volumes so small that they fill up and are compacted while a test runs."""
 
@@ -162,8 +159,11 @@ class Cluster:
         )
 
     async def settled(self) -> None:
-        """Wait until writes no longer ask first because two web processes might use two proxies."""
-        await asyncio.sleep(SETTLED_S)
+        """Wait until writes no longer ask first because two web processes might use two proxies
+        (docs/replication.rst)."""
+        times = ("TIMEOUT", "RETRY_AFTER")
+        own_s = sum(float(self._web_env[f"SFSS_STORAGE_PROXY_{name}_SECONDS"]) for name in times)
+        await asyncio.sleep(ASK_AGAIN_S_MIN + ASK_S_MAX + own_s)
 
     async def ready(self, webs: Iterable[Part] | None = None, seconds: float = 60.0) -> float:
         """Wait until the web processes say that they can serve and store a file; returns the seconds it took."""

@@ -50,7 +50,7 @@ def _bounded(request: pytest.FixtureRequest) -> Generator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _standing(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("standing"))
     try:

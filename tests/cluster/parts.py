@@ -32,16 +32,26 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _ports_of_this_process() -> range:
+    # pytest-xdist calls its processes gw0, gw1, …
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 22_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return range(10_000 + number * share, 10_000 + (number + 1) * share)
+
+
+PORTS = _ports_of_this_process()
+"""What servers listen on in tests. They are below those that the kernel gives to outgoing connections, and tests in
+another process have others: a part that is down may not lose its port to one of them."""
+
 _given_ports: set[int] = set()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the kernel gives to outgoing connections: a part that is down may
-    not lose its port to one of them. None is given twice: it may belong to a part that is down just now."""
+    """Ports that nobody listens on. None is given twice: it may belong to a part that is down just now."""
     rng = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
     ports: list[int] = []
     while len(ports) < count:
-        port = rng.randrange(10_000, 32_000)
+        port = rng.choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             if port not in _given_ports:

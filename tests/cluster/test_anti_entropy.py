@@ -26,7 +26,6 @@ from tests.cluster.cluster import PROXY_TIMES, Cluster
 pytestmark = pytest.mark.slow
 
 COPIES = 3
-INTERVAL_S = 8
 _SIDE_BY_SIDE = 200
 _PASS_S_MAX = 90.0
 
@@ -107,12 +106,12 @@ async def cluster_that_compares_nothing(
         yield cluster
 
 
-async def compare_from_now_on(cluster: Cluster) -> None:
-    """Start the proxy again, with comparisons."""
+async def compare_from_now_on(cluster: Cluster, interval_s: int) -> None:
+    """Start the proxy again, with a comparison of everything in so many seconds."""
     [proxy] = cluster.proxies
     await proxy.stop()
     file = cluster.directory / "proxy-0.ini"
-    file.write_text(file.read_text().replace("compare_interval = 0", f"compare_interval = {INTERVAL_S}"))
+    file.write_text(file.read_text().replace("compare_interval = 0", f"compare_interval = {interval_s}"))
     await proxy.start()
 
 
@@ -133,20 +132,22 @@ async def passes(cluster: Cluster, partitions: int) -> dict[str, int]:
         await client.close()
 
 
-async def test_anti_entropy_repairs_exactly_what_differs_and_then_moves_nothing(tmp_path, rng):
+async def test_anti_entropy_repairs_exactly_what_differs_and_then_moves_nothing(tmp_path, rng, fault_seconds):
+    count = 20_000 if fault_seconds else 6_000
+    apart = count // 20
     async with cluster_that_compares_nothing(tmp_path, nodes=5) as cluster:
         nodes = Nodes(cluster)
-        expected = await diverge(nodes, count=20_000, apart=1000, rng=rng)
-        assert len(await nodes.wrong(expected)) == 1000
+        expected = await diverge(nodes, count, apart, rng)
+        assert len(await nodes.wrong(expected)) == apart
 
-        await compare_from_now_on(cluster)
+        await compare_from_now_on(cluster, interval_s=5)
         first = await passes(cluster, PARTITIONS)
 
         assert await nodes.wrong(expected) == []
-        assert first["comparison_repaired_keys"] == 1000
+        assert first["comparison_repaired_keys"] == apart
         assert first["comparison_unrepaired"] == 0
         second = await passes(cluster, first["comparison_partitions"] + PARTITIONS)
-        assert second["comparison_repaired_keys"] == 1000
+        assert second["comparison_repaired_keys"] == apart
         assert second["comparison_repaired_bytes"] == first["comparison_repaired_bytes"]
         print(f"first pass {first}, second {second}")
         await nodes.close()
@@ -158,9 +159,9 @@ async def test_a_comparison_that_spreads_the_older_record_is_caught(tmp_path, rn
         nodes = Nodes(cluster)
         expected = await diverge(nodes, count=200, apart=50, rng=rng)
 
-        await compare_from_now_on(cluster)
+        await compare_from_now_on(cluster, interval_s=3)
         await passes(cluster, 1)
-        await asyncio.sleep(2 * INTERVAL_S)
+        await asyncio.sleep(6)
 
         assert await nodes.wrong(expected) != []
         await nodes.close()

@@ -14,6 +14,7 @@ import pytest
 
 from nodes.format import VOLUME_HEADER_BYTES, unpack_volume_header
 from nodes.scan import Found, reader_of, walk
+from sfss.memcache.client import MemcacheClient
 from tests.cluster.cluster import Cluster
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.history import WRITES, History, Outcome
@@ -106,13 +107,22 @@ async def test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_los
                 # What is cut off now was hardly in the index; after a rest, all of it is.
                 await restart_torn(standing, node, rng)
         if at_rest:
-            await asyncio.sleep(1.5)
+            await indexed(node)
             await restart_torn(standing, node, rng)
             assert "lost" in node.tail(), "the node did not notice that indexed records are gone"
         await read_all(standing.web_addresses, history)
         await trust(standing, node)
 
     history.check()
+
+
+async def indexed(node: Part) -> None:
+    """Wait until all that a node has is in its index."""
+    client = MemcacheClient(*node.address)
+    async with asyncio.timeout(30):
+        while (await client.stats())["unindexed_records"] != "0":
+            await asyncio.sleep(0.05)
+    await client.close()
 
 
 async def trust(cluster: Cluster, node: Part) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.history import History, Outcome
 from tests.cluster.http_client import HttpClient
+from tests.cluster.parts import Part
 from tests.cluster.workload import Workload, keys_of, read_all
 
 pytestmark = pytest.mark.slow
@@ -107,15 +108,20 @@ async def test_a_rolling_restart_is_not_noticed(standing, history):
 
 
 async def test_a_stop_of_one_of_two_proxies_fails_no_request(standing, history):
+    async def stop_and_start(proxy: Part) -> None:
+        await asyncio.sleep(0.5)
+        stopped = time.monotonic()
+        assert await proxy.stop() == 0
+        assert time.monotonic() - stopped < 20
+        await asyncio.sleep(0.5)
+        await proxy.start()
+
+    first, second = standing.proxies
     async with Workload(standing.web_addresses, history, keys=keys_of("drain")):
-        for proxy in standing.proxies:
-            await asyncio.sleep(0.5)
-            stopped = time.monotonic()
-            assert await proxy.stop() == 0
-            assert time.monotonic() - stopped < 20
-            await asyncio.sleep(0.5)
-            await proxy.start()
-            await standing.settled()
+        await stop_and_start(first)
+        await standing.settled()
+        await stop_and_start(second)
+        await asyncio.sleep(1)
     await read_all(standing.web_addresses, history)
 
     history.check()

@@ -29,13 +29,19 @@ async def relayed_cluster(
     """3 nodes, each behind a relay for both proxies. `timeouts`: seconds for a request, and for one question to a node;
     short, so that a fault outlasts them."""
     settings = "timeout = {}\nnode_timeout = {}\n".format(*timeouts)
+    web_settings = {
+        "SFSS_STORAGE_PROXY_TIMEOUT_SECONDS": str(timeouts[0] + 0.5),
+        "SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.25",
+    }
     async with AsyncExitStack() as stack:
         relays = [Relay() for _ in range(3)]
         for relay in relays:
             await relay.start()
             stack.push_async_callback(relay.close)
         ports = [relay.port for relay in relays]
-        cluster = Cluster(directory, nodes=3, node_ports=ports, proxy_settings=settings, **options)
+        cluster = Cluster(
+            directory, nodes=3, node_ports=ports, proxy_settings=settings, web_settings=web_settings, **options
+        )
         for relay, node in zip(relays, cluster.nodes, strict=True):
             relay.target = node.address
         yield await stack.enter_async_context(cluster), relays

@@ -22,7 +22,7 @@ from tests.cluster.parts import Part
 from tests.cluster.values import make_value
 from tests.cluster.workload import Address, Mix, Workload, keys_of, read_all
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MIB = 1 << 20
 BODY_BYTES = 2 * MIB

@@ -14,7 +14,7 @@ from tests.cluster.parts import Part
 from tests.cluster.strace import SYNCS, injected, needs_strace
 from tests.cluster.workload import Workload, keys_of, read_all
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, needs_root, needs_strace]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.root, needs_root, needs_strace]
 
 DELAY_S = 1.0
 

@@ -1,7 +1,8 @@
-"""What the tests' own common ground promises: the loop, the seed, and that nothing is skipped in CI."""
+"""What the tests' own common ground promises: the loop, the seed, that nothing is skipped in CI, and who is alone."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -89,6 +90,34 @@ def test_a_run_can_be_repeated_with_the_seed_that_it_printed(folder: Path) -> No
     drawn = [re.search(r"drawn (\S+)", said) for said in (first, other, again)]
     assert None not in drawn
     assert drawn[0][1] == drawn[2][1] != drawn[1][1]  # type: ignore[index]
+
+
+LOGGING = """
+import pathlib, time
+import pytest
+
+@pytest.mark.parametrize("number", range(5))
+def test_logs(number):
+    for word in ("begins", "ends"):
+        with open("log", "a") as log:
+            log.write(f"{pathlib.Path(__file__).stem} {word}\\n")
+        time.sleep(0.05)
+"""
+
+
+def test_of_two_processes_one_waits_while_a_file_runs_alone(folder: Path) -> None:
+    for name in ("test_first", "test_second", "test_third"):
+        (folder / f"{name}.py").write_text(LOGGING)
+    (folder / "test_a_lonely.py").write_text(LOGGING + "pytestmark = pytest.mark.alone\n")
+
+    said = run_pytest(folder, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+
+    assert "20 passed" in said
+    log = (folder / "log").read_text().splitlines()
+    assert "test_first begins" not in log[log.index("test_a_lonely begins") :]
+    for line, following in itertools.pairwise(log):
+        if line == "test_a_lonely begins":
+            assert following == "test_a_lonely ends"
 
 
 def test_the_sources_are_run_also_where_a_folder_on_the_command_line_imports_what_is_compiled(folder: Path) -> None:

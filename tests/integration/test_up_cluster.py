@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from sfss.commands.local_cluster import installed_command
+from tests.cluster.parts import PORTS
 
 DEADLINE_S = 60.0
 STOP_S_MAX = 20.0
@@ -31,9 +32,9 @@ FILES = {
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row, below those that the system hands out by itself."""
+    """The first of `count` free ports in a row."""
     while True:
-        first = random.SystemRandom().randrange(10_000, 32_000 - count)
+        first = random.SystemRandom().choice(PORTS[:-count])
         with ExitStack() as held:
             try:
                 for port in range(first, first + count):

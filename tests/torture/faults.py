@@ -84,7 +84,7 @@ FAULTS = {
         ),
     ),
     "anti-entropy": Fault(
-        "1,000 of 20,000 keys differ between nodes; a node has lost records",
+        "one of 20 keys differs between nodes (of 20,000 in the long form); a node has lost records",
         (f"{CLUSTER}anti_entropy.py",),
     ),
     "disk-full": Fault(
