@@ -12,6 +12,10 @@ takes three steps, which a crash may interrupt anywhere:
 After each slice of work comes a pause, so that clients have the machine while they want it: `nodes.pace` says what
 share of the time the work may take. The busier the machine is, the longer a slice takes, and so the pause.
 
+What clients may have to wait for is bounded by work, not by time: `TURN_RECORDS` of a turn of the loop, a slice's bytes
+and one record more of what is appended with their writes, a slice's look-ups where the index's map has to grow.
+`turn_s_max` and `append_s_max` tell what that came to.
+
 In append order a key's versions only rise, so what is older than a record lies before it. A tombstone is dropped when
 its volume is the oldest there is: then nothing older than it is left anywhere. Elsewhere it moves along, and in a
 cluster it always does, since replicas or hints may still hold what it deleted. An expired record counts as a
@@ -52,6 +56,9 @@ _SLICE_BYTES = 128 * 1024
 """All of a slice's live records are appended as one batch, which clients' writes wait for."""
 
 _SLICE_RECORDS = 2000
+TURN_RECORDS = 64
+"""So many records are handed to the writer before the loop gets its turn: well under a millisecond's work."""
+
 _BREATH_RECORDS = 32
 _BREATH_S = 0.00005
 """A look-up in the index gives the interpreter away and takes it back. While one thread does so over and over, the
@@ -144,6 +151,10 @@ class Compactor:
         self._task: asyncio.Task[None] | None = None
         self.compacted = 0
         self.moved_bytes = 0
+        self.turn_s_max = 0.0
+        """The longest that the loop was held."""
+        self.append_s_max = 0.0
+        """The longest that a slice was on its way to disk, which clients' writes may wait for."""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -157,7 +168,9 @@ class Compactor:
 
     async def compact(self) -> bool:
         """Compact what has the most garbage, if anything has enough. Returns whether there was something."""
+        began = self._clock()
         victims = self._victims()
+        self._held_since(began)
         if not victims:
             return False
         for number in await self._compact(victims):
@@ -269,7 +282,26 @@ class Compactor:
             self._share_now = share_of_time(garbage, allowed, self._options.compact_share)
         return self._share_now
 
+    def _held_since(self, began: float) -> None:
+        self.turn_s_max = max(self.turn_s_max, self._clock() - began)
+
     async def _append_again(self, volume: Volume, live: list[_Live]) -> None:
+        """Append records again, but those that have changed meanwhile; returns once they are durable."""
+        first = self._clock()
+        appended: list[Promise[None]] = []
+        for start in range(0, len(live), TURN_RECORDS):
+            if start:
+                await asyncio.sleep(0)
+            began = self._clock()
+            appended += self._hand_over(volume, live[start : start + TURN_RECORDS])
+            self._held_since(began)
+        for durable in appended:
+            await durable
+        if appended:
+            self.append_s_max = max(self.append_s_max, self._clock() - first)
+
+    def _hand_over(self, volume: Volume, live: list[_Live]) -> list[Promise[None]]:
+        """Give records to the writer; what is returned tells when the last of them is durable."""
         writes = []
         for _, lookup, entry, header, value in live:
             if self._is_pending(lookup) or self._overlay.newest(lookup) != entry:
@@ -286,10 +318,11 @@ class Compactor:
             self.moved_bytes += write.size
             self._writer.add(write)
             writes.append(write)
-        if writes:
-            last: Promise[None] = new_promise()
-            writes[-1].wait(last, None)  # they become durable in order
-            await last
+        if not writes:
+            return []
+        last: Promise[None] = new_promise()
+        writes[-1].wait(last, None)  # they become durable in order
+        return [last]
 
     async def _retire(self, volume: Volume) -> None:
         # First the name, for good: what is forgotten must not come back at the next start, since with it gone

@@ -28,6 +28,18 @@ _ROWS = (
     Row("cold_reads", "cold_reads_total", "Reads that waited for the disk"),
     Row("compacted_volumes", "compacted_volumes_total", "Volumes compacted"),
     Row("compacted_bytes", "compacted_bytes_total", "Bytes copied by compaction"),
+    Row(
+        "compaction_turn_max_ms",
+        "compaction_turn_max_seconds",
+        "Longest that compaction held the event loop",
+        scale=0.001,
+    ),
+    Row(
+        "compaction_append_max_ms",
+        "compaction_append_max_seconds",
+        "Longest that a slice of compaction was on its way to disk",
+        scale=0.001,
+    ),
     Row("scrubbed_bytes", "scrubbed_bytes_total", "Bytes read in search of rot"),
     Row("scrub_faults", "scrub_faults_total", "Faults that scrubbing found"),
     Row("scrub_passes", "scrub_passes_total", "Times that everything was scrubbed"),

@@ -315,6 +315,8 @@ class NodeStore:
             "cold_reads": str(self._reader.cold_reads),
             "compacted_volumes": str(self._compactor.compacted),
             "compacted_bytes": str(self._compactor.moved_bytes),
+            "compaction_turn_max_ms": f"{self._compactor.turn_s_max * 1000:.2f}",
+            "compaction_append_max_ms": f"{self._compactor.append_s_max * 1000:.2f}",
             "scrubbed_bytes": str(self._scrubber.scrubbed_bytes),
             "scrub_faults": str(self._scrubber.faults),
             "scrub_passes": str(self._scrubber.passes),
