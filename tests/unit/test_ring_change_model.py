@@ -6,6 +6,7 @@ A failure prints the seed of its schedule: `SEEDS` narrowed to it repeats the ru
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -40,6 +41,12 @@ CHANGES = {
 }
 
 
+@functools.cache
+def followed(change: str, seed: int) -> Run:
+    """A run in which nobody breaks a rule; several tests look at each."""
+    return history_of(seed, CHANGES[change])
+
+
 def history_of(seed: int, placements: list[Placement], rules: Rules | None = None, coordinators: int = 4) -> Run:
     async def changed() -> Run:
         model = Run(random.Random(seed), placements, rules or Rules(), coordinators)
@@ -54,25 +61,26 @@ def is_clean(model: Run) -> bool:
     return all(linearizable(history) for history in model.world.histories.values())
 
 
-def caught(rules: Rules, change: str = "all owners are replaced", coordinators: int = 4) -> bool:
-    """Whether some schedule shows the fault that was planted."""
-    return any(not is_clean(history_of(seed, CHANGES[change], rules, coordinators)) for seed in PLANTED_SEEDS)
+def caught(rules: Rules, change: str = "all owners are replaced", coordinators: int = 4, likely_seed: int = 0) -> bool:
+    """Whether some schedule shows the fault that was planted. `likely_seed` is of one that did: it is tried first."""
+    seeds = (likely_seed, *PLANTED_SEEDS)
+    return any(not is_clean(history_of(seed, CHANGES[change], rules, coordinators)) for seed in seeds)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("placements", CHANGES.values(), ids=CHANGES)
-def test_every_history_is_linearizable_through_changes_of_the_ring(placements: list[Placement], seed: int) -> None:
-    model = history_of(seed, placements)
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_history_is_linearizable_through_changes_of_the_ring(change: str, seed: int) -> None:
+    model = followed(change, seed)
 
     assert is_clean(model), f"seed {seed}: {model.world.histories}"
-    assert max(node.ring.number for node in model.world.nodes.values()) == 2 * len(placements) - 1
+    assert max(node.ring.number for node in model.world.nodes.values()) == 2 * len(CHANGES[change]) - 1
 
 
-@pytest.mark.parametrize("placements", CHANGES.values(), ids=CHANGES)
-def test_clients_are_served_all_the_while(placements: list[Placement]) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_clients_are_served_all_the_while(change: str) -> None:
     outcomes: dict[str, int] = {}
     for seed in range(5):
-        for outcome, count in history_of(seed, placements).world.outcomes.items():
+        for outcome, count in followed(change, seed).world.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
 
     served = outcomes["r ok"] + outcomes["w ok"]
@@ -132,4 +140,4 @@ def test_movers_that_do_not_agree_on_the_next_ring_are_caught() -> None:
         def decides(self) -> bool:
             return False
 
-    assert caught(EachItsOwn(), "one change after another", coordinators=2)
+    assert caught(EachItsOwn(), "one change after another", coordinators=2, likely_seed=124)
