@@ -213,7 +213,7 @@ def trust(directory: Path) -> None:
     """Declare that what a node has is all there is to be had, after data was lost. It then answers reads again.
 
     With replicas, files that it lost may then be answered as absent. As long as the others serve, leave it as it is: it
-    takes writes, and counts toward no quorum. Wiping it does not help, since an empty node isn't refilled yet.
+    takes writes, counts toward no quorum, and gets back from them what it lacks.
     """
     sys.exit(_offline(lambda: _trust(directory)))
 

@@ -98,10 +98,11 @@ class Housekeeper:
         """Take a cluster as the node's, from now on; `save` puts it on disk."""
         self._change(cluster=cluster, ring=ring, fingerprint=fingerprint)
 
-    async def trust(self) -> None:
-        """The node isn't suspect any more, once that is on disk. Raises `OutOfDisk` or `Unavailable`."""
+    async def become(self, decide: Callable[[NodeState], dict[str, Any]]) -> None:
+        """Change what `decide` says, given who the node is when nothing else is being changed; it counts once that is
+        on disk. Raises what `decide` raises, `OutOfDisk` or `Unavailable`."""
         try:
-            await self.save(suspect="")
+            await self.save(decide=decide)
         except OSError as error:
             raise _refusal(error) from None
 
@@ -109,11 +110,12 @@ class Housekeeper:
         self.state = replace(self.state, **changes)
         self._on_state(self.state)
 
-    async def save(self, floor: int = 0, **changes: Any) -> None:
+    async def save(self, floor: int = 0, decide: Callable[[NodeState], dict[str, Any]] = lambda _: {}) -> None:
         """Put who the node is on disk; with a new stamp floor and other changes, these count from then on."""
         loop = asyncio.get_running_loop()
         async with self._saving:
             floor = max(floor, self.state.stamp_floor)
+            changes = decide(self.state)
             wanted = replace(self.state, stamp_floor=floor, position=self._writer.synced_position, **changes)
             await loop.run_in_executor(self._thread, save_for_sure, self._directory, wanted, self._reserve)
             self._change(stamp_floor=floor, **changes)

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import xxhash
@@ -30,6 +30,9 @@ _LOCK = "lock"
 LOG_FILE = "node.log"
 """Where a node in the background logs to; the rest of the code never looks at it."""
 
+STARTS_MAX = 256
+"""Words of so many starts are kept."""
+
 _HARMLESS = (_LOCK, _IDENTITY + ".new", LOG_FILE)
 
 
@@ -37,11 +40,13 @@ _HARMLESS = (_LOCK, _IDENTITY + ".new", LOG_FILE)
 class NodeState:
     """What a node must know about itself over a restart.
 
-    `node` names the directory for ever. `cluster`, `ring` and `fingerprint` defend against being used by a
-    coordinator that places keys otherwise. `epoch` counts starts. `position` is one that was durable, and
-    `stamp_floor` one that was never passed by a stamp issued: both defend against an older copy of the directory, or
-    a lost tail, going unnoticed. `suspect` is the reason why acknowledged writes may be missing, empty if they are
-    not. `closed` tells whether the last stop was clean."""
+    `node` names the directory for ever, in volumes and index too; `member` is the node id that it is known by where it
+    took the place of one that was lost, else empty. `cluster`, `ring` and `fingerprint` defend against being used by a
+    coordinator that places keys otherwise. `epoch` rises with each start; `starts` are the random words of the last
+    ones, this one's at the end, and `since` is the epoch from which on they count (`nodes.lineage`). `position` is one
+    that was durable, and `stamp_floor` one that was never passed by a stamp issued: both defend against an older copy
+    of the directory, or a lost tail, going unnoticed. `suspect` is the reason why acknowledged writes may be missing,
+    empty if they are not. `closed` tells whether the last stop was clean."""
 
     node: str
     cluster: str = ""
@@ -52,6 +57,14 @@ class NodeState:
     stamp_floor: int = 0
     suspect: str = ""
     closed: bool = True
+    member: str = ""
+    starts: tuple[str, ...] = ()
+    since: int = 0
+
+    def word_of(self, epoch: int) -> str:
+        """The word of a start up to this one; empty where that isn't known any more."""
+        place = len(self.starts) - 1 - (self.epoch - epoch)
+        return self.starts[place] if place >= 0 else ""
 
     @property
     def node_bytes(self) -> bytes:
@@ -61,13 +74,14 @@ class NodeState:
     def identity(self, position: int) -> Identity:
         """What is told to coordinators. `position` is the one that is durable now."""
         return Identity(
-            node=self.node,
+            node=self.member or self.node,
             cluster=self.cluster,
             ring=self.ring,
             fingerprint=self.fingerprint,
             epoch=self.epoch,
             position=position,
             state="suspect" if self.suspect else "ok",
+            start=self.word_of(self.epoch),
         )
 
 
@@ -141,7 +155,8 @@ class DataDirectory:
             raise SetupError(f"{path} was written on a machine of {words[2]} byte order; this one's is {sys.byteorder}")
         if check.strip() != _check_of(head, body):
             raise SetupError(f"{path} is damaged: its checksum is wrong; restore it or wipe the directory")
-        return NodeState(**json.loads(body))
+        fields = json.loads(body)
+        return NodeState(**fields | {"starts": tuple(fields.get("starts", ()))})
 
     def save(self, state: NodeState) -> None:
         """Replace who the node is, durably."""
@@ -165,8 +180,3 @@ class DataDirectory:
 
 def _check_of(head: bytes, body: bytes) -> bytes:
     return b"%016x" % xxhash.xxh3_64_intdigest(head + b"\n" + body)
-
-
-def next_epoch(state: NodeState) -> NodeState:
-    """The state of a node that starts."""
-    return replace(state, epoch=state.epoch + 1, closed=False)

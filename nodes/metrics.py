@@ -49,7 +49,7 @@ _ROWS = (
     Row("disk_free_bytes", "disk_free_bytes", "Free room on the disk"),
     Row("appended_bytes", "appended_bytes_total", "Bytes written to volumes"),
     Row("replayed_records", "replayed_records", "Records that the last start took from volumes"),
-    Row("epoch", "epoch", "Number of starts"),
+    Row("epoch", "epoch", "Number of this start"),
 )
 
 

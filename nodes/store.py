@@ -30,8 +30,9 @@ from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unp
 from nodes.format import RECORD_HEADER_BYTES, Kind
 from nodes.free_space import FreeSpace
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
-from nodes.identity import DataDirectory, NodeState, next_epoch
+from nodes.identity import DataDirectory, NodeState
 from nodes.indexer import Indexer
+from nodes.lineage import changes_from, next_start, why_not_from
 from nodes.listing import Lister
 from nodes.options import NodeOptions, Sync
 from nodes.reading import ValueReader
@@ -65,6 +66,7 @@ from sfss.store import (
     Identity,
     Record,
     Reply,
+    Seen,
     Written,
     checksum_of,
     settled,
@@ -330,6 +332,8 @@ class NodeStore:
             "epoch": str(self._state.epoch),
             "ring": str(self._state.ring),
         }
+        if self._suspect:
+            told["suspect_reason"] = self._suspect
         if scrubbed_at is not None:
             told["last_scrub_age_s"] = f"{time.monotonic() - scrubbed_at:.1f}"
         return told
@@ -411,16 +415,53 @@ class NodeStore:
         return self._spawn(self._saved_identity())
 
     def trust(self, epoch: int) -> Reply[Identity]:
-        if epoch != self._state.epoch:
-            raise BadRequest(f"the node was started {self._state.epoch} times, not {epoch}")
+        self._check_epoch(epoch)
         if not self._suspect:
             return self.identify()
-        return self._spawn(self._trusted())
+        return self._spawn(self._trusted(epoch))
 
-    async def _trusted(self) -> Identity:
-        await self._housekeeper.trust()
+    async def _trusted(self, epoch: int) -> Identity:
+        await self._housekeeper.become(partial(self._without_suspicion, epoch))
         _log.info("trusted again: whatever may have been missing was compared with the other nodes")
         return self.identify()
+
+    def _without_suspicion(self, epoch: int, _: NodeState) -> dict[str, Any]:
+        self._check_epoch(epoch)  # it may have been found to have gone back meanwhile
+        return {"suspect": ""}
+
+    def _check_epoch(self, epoch: int) -> None:
+        if epoch != self._state.epoch:
+            raise BadRequest(f"the node is at its start {self._state.epoch}, not {epoch}")
+
+    def recall(self, seen: Seen) -> Reply[Identity]:
+        if not why_not_from(self._state, self._writer.synced_position, seen):
+            return self.identify()
+        return self._spawn(self._gone_back(seen))
+
+    async def _gone_back(self, seen: Seen) -> Identity:
+        known = bool(self._suspect)
+        await self._housekeeper.become(lambda state: changes_from(state, self._writer.synced_position, seen))
+        if not known:
+            _log.error("acknowledged writes may be missing here, so reads are refused: %s", self._suspect)
+        return self.identify()
+
+    def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Reply[Identity]:
+        changes: dict[str, Any] = {"cluster": cluster, "ring": ring, "fingerprint": fingerprint, "member": node}
+        return self._spawn(self._adopted(changes | {"suspect": f"its directory is empty, and node {node} had files"}))
+
+    async def _adopted(self, changes: dict[str, Any]) -> Identity:
+        await self._housekeeper.become(partial(self._unless_used, changes))
+        return self.identify()
+
+    def _unless_used(self, changes: dict[str, Any], state: NodeState) -> dict[str, Any]:
+        if state.cluster:
+            return {}
+        if self._pending or self._overlay.figures.files or self._writer.synced_position:
+            raise WrongCluster("the node has had files of no cluster; give it an empty data directory")
+        _log.warning(
+            "takes the place of node %s, which had files: they are brought back from the others", changes["member"]
+        )
+        return changes
 
     async def _saved_identity(self) -> Identity:
         await self._housekeeper.save()
@@ -701,7 +742,7 @@ def _start(
         reserve.make_room(_START_BYTES)  # a full disk still serves reads and deletes after a restart
         recovered = recover(data, state)
         last = max(state.stamp_floor, recovered.overlay.figures.version_max)
-        state = replace(next_epoch(state), suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
+        state = replace(next_start(state), suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
         save_for_sure(data, state, reserve)
     except indexes.IndexDiskFull:
         reserve.close()

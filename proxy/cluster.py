@@ -2,8 +2,9 @@
 
 A cluster is founded once, when all its nodes are up: the first node (in the ring's order) is asked to make up the
 cluster's id, which it does for exactly one coordinator, and the others are bound to that id. From then on a
-coordinator starts and serves with nodes away. Each new connection asks the node who it is, and one that belongs
-elsewhere or came back empty is left alone; at start, one that belongs elsewhere is refused in one line.
+coordinator starts and serves with nodes away. Each new connection tells the node what is remembered of it and asks who
+it is. One that belongs elsewhere is left alone, or refused in one line at start; one that came back empty takes the
+place of the one that was there (`proxy.adoption`).
 
 The configuration's nodes are the cluster's only as long as the ring is the first one. Later ones are kept by the nodes
 and remembered in the state directory, and then the configuration only says where some of them can be found.
@@ -20,12 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from proxy.adoption import Adoption, Vacancy
 from proxy.comparer import Comparer
 from proxy.coordinator import Coordinator
 from proxy.following import Following, keeper, place
 from proxy.health import Health
 from proxy.hint_store import HintStore
 from proxy.hints import Hints
+from proxy.last_seen import LastSeen
 from proxy.members import Members
 from proxy.options import Options
 from proxy.peer import NodeAccess, Peer
@@ -34,7 +37,7 @@ from proxy.quorum import Quorum
 from proxy.refill import Refill
 from proxy.replay import Replay
 from proxy.schedule import Schedule
-from proxy.state import StampReserve, StateDirectory
+from proxy.state import Notes, StampReserve, StateDirectory
 from sfss.addresses import host_and_port
 from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
 from sfss.memcache.access import OPEN, Access
@@ -43,12 +46,12 @@ from sfss.ring import PARTITIONS, Member, NodeRing
 from sfss.ring_record import RingRecord
 from sfss.settings import parse_address
 from sfss.stamps import StampClock
-from sfss.store import Identity, settled
+from sfss.store import Identity, Seen, settled
 
 _RING_NUMBER = 1
 _HINTS = "hints"
 _RETRY_S = 0.2
-_LOST = "belongs to no cluster and the others do: it was wiped or replaced, can't be refilled yet, and is left alone"
+_LOST = "belongs to no cluster and the others do: it was wiped or replaced"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _log = logging.getLogger("sfss.proxy.cluster")
@@ -97,16 +100,24 @@ class NodeClient(NodeAccess, Protocol):
     async def close(self) -> None: ...
 
 
-Connect = Callable[[NodeAddress, Callable[[Identity], None]], NodeClient]
-"""Makes the client of a node. It calls the given function with who the node says it is, on each new connection, and
-drops the connection if that raises."""
+Greet = Callable[[Identity], None]
+LastSeenOf = Callable[[], Seen | None]
+Connect = Callable[[NodeAddress, Greet, LastSeenOf], NodeClient]
+"""Makes the client of a node. On each new connection it tells the node what the last function returns, calls the first
+with who the node says it is, and drops the connection if that raises."""
 
 
 def connect_by_memcache(access: Access) -> Connect:
     """Connects as the nodes ask for it."""
 
-    def connect(address: NodeAddress, greet: Callable[[Identity], None]) -> NodeClient:
-        return MemcacheClient(address.host, address.port, access=access, greet=lambda _, identity: greet(identity))
+    def connect(address: NodeAddress, greet: Greet, last_seen: LastSeenOf) -> NodeClient:
+        return MemcacheClient(
+            address.host,
+            address.port,
+            access=access,
+            greet=lambda _, identity: greet(identity),
+            last_seen=last_seen,
+        )
 
     return connect
 
@@ -135,6 +146,9 @@ class Cluster:
         self._refill = Refill(coordinator)
         self._refill.start()
         coordinator.figures.also(self._refill.figures)
+        self._adoption = Adoption(roll, coordinator, members.stranger)
+        self._adoption.start()
+        coordinator.figures.also(self._adoption.figures)
         self._roll = roll
         self._members = members
         self._following = following
@@ -148,12 +162,13 @@ class Cluster:
         await self._replay.close()
         await self._comparer.close()
         await self._refill.close()
+        await self._adoption.close()
         await self._members.close()
         # Only now: a write that a slow node didn't answer until here leaves a hint, too.
         await self._hints.close()
         if self._reserve is not None:
             await self._reserve.close()
-        await self._roll.saved()
+        await self._roll.close()
         if self._directory is not None:
             self._directory.close()
 
@@ -175,7 +190,8 @@ async def open_cluster(
         record = directory.ring if directory is not None else None
         ring = _configured(config, members) if record is None else await place(record, members)
         roll = _Roll(ring, record, members, directory)
-        stack.push_async_callback(roll.saved)
+        stack.push_async_callback(roll.close)
+        members.last_seen = roll.last_seen_of
         answers = await _met(config, roll, members)
         peers = roll.ring.peers
         following: Following | None = None
@@ -228,12 +244,12 @@ def _members(config: ClusterConfig, connect: Connect) -> Members:
     """Nobody yet. A member that the configuration names is reached as that says, any other by its name in the ring."""
     addresses = {address.ring_name: address for address in config.addresses}
 
-    def dial(name: str, greet: Callable[[Identity], None]) -> tuple[str, NodeClient]:
+    def dial(name: str, greet: Greet, last_seen: LastSeenOf) -> tuple[str, NodeClient]:
         address = addresses.get(name)
         if address is None:
             found = parse_address(name)
             address = NodeAddress(found.host, found.port)
-        return address.name, connect(address, greet)
+        return address.name, connect(address, greet, last_seen)
 
     return Members(dial)
 
@@ -271,7 +287,7 @@ def _configured(config: ClusterConfig, members: Members) -> PlacedRing:
 
 
 class _Roll:
-    """Who belongs to the cluster: its id, and the node id last met at each address."""
+    """Who belongs to the cluster: its id, the node id last met at each address, and what was last seen of each."""
 
     def __init__(
         self, ring: PlacedRing, record: RingRecord | None, members: Members, directory: StateDirectory | None
@@ -280,17 +296,20 @@ class _Roll:
         self.record = record
         """Of the ring, None while that is the one of the configuration."""
         self._peers = members.peers
-        self._directory = directory
+        self._notes = Notes(directory)
         self._complete = False
-        self._saving: set[asyncio.Future[None]] = set()
-        self.cluster = directory.state.cluster if directory is not None else ""
-        known = directory.state.members if directory is not None else {}
-        self._members = self._nodes_of(record) if record is not None else dict(known)
+        self._last_seen = LastSeen(self._notes)
+        self._lost: dict[Peer, str] = {}
+        """Empty nodes that are to take the place of one of the cluster's, and what to say of it."""
+        known = self._notes.state
+        self.cluster = known.cluster
+        self._members = self._nodes_of(record) if record is not None else dict(known.members)
 
     def examine(self, peer: Peer, identity: Identity) -> None:
         """Check a node that belongs to some cluster, or should; takes note of it. Raises `WrongCluster`."""
         if not identity.cluster:
-            raise WrongCluster(f"node {peer.name} {_LOST}")
+            raise self.lost(peer, identity)
+        self._lost.pop(peer, None)
         if identity.cluster != self.cluster:
             raise WrongCluster(f"node {peer.name} belongs to cluster {identity.cluster}, not to {self.cluster}")
         ring = self.ring
@@ -312,6 +331,36 @@ class _Roll:
             self._members[peer.name] = identity.node
             if self._complete:
                 self._remember()
+        self._last_seen.note(identity)
+
+    def lost(self, peer: Peer, identity: Identity) -> WrongCluster:
+        """Take note of an unbound node, which is to take the place of the one that was there. What to say of it."""
+        was = self.node_of(peer)
+        if was and not identity.position:
+            told = self._lost.setdefault(peer, f"it takes the place of node {was}")
+        else:
+            self._lost.pop(peer, None)
+            told = "it has had files of no cluster; give it an empty data directory"
+            if not was:
+                told = "nobody here knows which node it was (docs/operations.rst)"
+        return WrongCluster(f"node {peer.name} {_LOST}; {told}")
+
+    def vacancy_at(self, peer: Peer) -> Vacancy | None:
+        """The place that the empty node at a peer's address is to take; None where no empty node was met."""
+        if not self._complete or peer not in self._lost:
+            return None
+        # What it is bound to is the first ring, as with every node; a later one it is taught.
+        fingerprint = self.ring.fingerprint if self.ring.number == _RING_NUMBER else "-"
+        return Vacancy(self.cluster, _RING_NUMBER, fingerprint, self.node_of(peer))
+
+    def not_adopted(self, peer: Peer, why: str) -> None:
+        """An empty node can't take the place that it is to take."""
+        if peer in self._lost:
+            self._lost[peer] = f"it can't take the place of node {self.node_of(peer)}: {why}"
+
+    def last_seen_of(self, peer: Peer) -> Seen | None:
+        """What is remembered of the node that belongs at a peer's address."""
+        return self._last_seen.of(self.node_of(peer))
 
     def node_of(self, peer: Peer) -> str:
         """The id of the node that belongs at a peer's address; empty while it was never met."""
@@ -353,24 +402,12 @@ class _Roll:
         self._remember()
 
     def _remember(self) -> None:
-        if self._directory is not None:
-            saving = asyncio.get_running_loop().run_in_executor(None, self._save, dict(self._members), self.record)
-            self._saving.add(saving)
-            saving.add_done_callback(self._saving.discard)
+        self._notes.write(self.record, cluster=self.cluster, members=dict(self._members))
 
-    async def saved(self) -> None:
-        """Wait for what is being remembered: once the directory is let go of, another process may own it."""
-        if self._saving:
-            await asyncio.wait(self._saving)
-
-    def _save(self, members: dict[str, str], record: RingRecord | None) -> None:
-        if self._directory is not None:
-            try:
-                if record is not None:
-                    self._directory.keep_ring(record)
-                self._directory.update(cluster=self.cluster, members=members)
-            except OSError as error:
-                _log.error("the state directory can't be written: %s", error)
+    async def close(self) -> None:
+        """Write down what is known, and let go of the state directory."""
+        self._last_seen.save()
+        await self._notes.close()
 
 
 class _Founding:
@@ -444,8 +481,9 @@ class _Founding:
                 "were wiped or replaced; use another state directory for a new cluster"
             )
         if founded:
-            for index in unbound:
-                answers[index] = WrongCluster(_LOST)
+            for index, identity in met:
+                if not identity.cluster:
+                    answers[index] = roll.lost(self._peers[index], identity)
             return True
         if not bound:
             roll.refuse_shared_machines()

@@ -27,6 +27,7 @@
     founding_timeout = 30              seconds to wait for all nodes of a new cluster
     compare_interval = 21600           seconds in which all replicas are compared once; 0: only what is known to differ
     compare_rate = 8388608             bytes a second that this takes at most
+    compare_settle = 10                seconds in which every write has ended; at least twice `timeout`
     hint_mib = 128                     room in `state` to note what nodes miss while they are away; about 800,000 files
     hint_hours = 48                    how long a node may be away and get what it missed from these notes
     hint_rate = 1000                   files a second that a node gets so, once it is back
@@ -76,6 +77,7 @@ _KEYS = {
         "founding_timeout",
         "compare_interval",
         "compare_rate",
+        "compare_settle",
         "hint_mib",
         "hint_hours",
         "hint_rate",
@@ -155,7 +157,7 @@ class _Reader:
         node_timeout = self._value("proxy", "node_timeout", _seconds, min(options.node_deadline_s, timeout))
         if node_timeout > timeout:
             raise SetupError(f"node_timeout = {node_timeout:g} in [proxy] is more than timeout = {timeout:g}")
-        settle = max(options.compare_settle_s, 2 * timeout)
+        settle = max(self._value("proxy", "compare_settle", _seconds, options.compare_settle_s), 2 * timeout)
         state = self._value("proxy", "state", _text, "")
         access_log = self._value("proxy", "accesslog", _switch_or_file, None)
         config = ProxyConfig(

@@ -113,7 +113,9 @@ class Figures:
         except Exception as error:  # whatever is wrong with one node, the others are told
             return {"state": "dead", "error": str(error) or type(error).__name__}
         suspect = peer.suspect or stats.get("state") == "suspect"
-        return {**stats, "state": "suspect" if suspect else "ok"} | ({"error": peer.error} if peer.error else {})
+        reason = stats.get("suspect_reason", "")
+        trouble = f"{peer.error} ({reason})" if peer.error and reason else peer.error
+        return {**stats, "state": "suspect" if suspect else "ok"} | ({"error": trouble} if trouble else {})
 
     def _items(self, storages: NodeStats) -> dict[str, str]:
         """Files by what the living nodes say, each of which is kept N times; of the dead ones an average is assumed."""

@@ -142,6 +142,11 @@ class Health:
         else:
             self._suspect(peer)
 
+    def explain(self, peer: Peer, why: str) -> None:
+        """Why a suspect peer stays one."""
+        if peer.suspect and not peer.down:
+            peer.error = f"recovering: {why}"
+
     # transitions
 
     def _down(self, peer: Peer, error: str) -> None:

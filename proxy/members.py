@@ -9,17 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.peer import Peer
-from sfss.store import Identity
+from sfss.store import Identity, Seen
 
 if TYPE_CHECKING:
     from proxy.cluster import NodeClient
 
 
 class Members:
-    """`dial` makes the client of the member of that name, and tells its address as configured. The client calls the
-    given function with who the node says it is, on each new connection."""
+    """`dial` makes the client of the member of that name, and tells its address as configured. The client tells the
+    node what the last function returns, and calls the first with who the node says it is, on each new connection."""
 
-    def __init__(self, dial: Callable[[str, Callable[[Identity], None]], tuple[str, NodeClient]]) -> None:
+    def __init__(
+        self, dial: Callable[[str, Callable[[Identity], None], Callable[[], Seen | None]], tuple[str, NodeClient]]
+    ) -> None:
         self._dial = dial
         self._clients: dict[str, NodeClient] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -28,16 +30,24 @@ class Members:
         """By their names in the ring."""
         self.identified: Callable[[Peer, Identity], None] | None = None
         """Called with who a peer says it is, once somebody wants to know; raises for one that must not be used."""
+        self.last_seen: Callable[[Peer], Seen | None] | None = None
+        """What is remembered of a peer, once somebody remembers it."""
 
     def take_in(self, name: str, zone: str) -> Peer:
         """The peer of that name, a new one where it isn't known."""
         peer = self.peers.get(name)
         if peer is None:
-            address, client = self._dial(name, partial(self._greeted, name))
+            address, client = self._dial(name, partial(self._greeted, name), partial(self._recalled, name))
             self._clients[name] = client
             peer = self.peers[name] = Peer(address, client)
         peer.zone = zone
         return peer
+
+    def stranger(self, peer: Peer) -> NodeClient:
+        """A connection of its own to whoever answers at a peer's address; the caller closes it."""
+        name = next(name for name, one in self.peers.items() if one is peer)
+        _, client = self._dial(name, lambda identity: None, lambda: None)
+        return client
 
     def keep(self, names: Collection[str], after_s: float) -> None:
         """Let go of all others: their connections are closed when what is under way has had so long to end."""
@@ -64,3 +74,7 @@ class Members:
         peer = self.peers.get(name)
         if peer is not None and self.identified is not None:
             self.identified(peer, identity)
+
+    def _recalled(self, name: str) -> Seen | None:
+        peer = self.peers.get(name)
+        return self.last_seen(peer) if peer is not None and self.last_seen is not None else None

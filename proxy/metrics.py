@@ -42,6 +42,7 @@ _ROWS = (
     Row("refill_keys", "refilled_keys_total", "Keys that suspect nodes were refilled with"),
     Row("refill_bytes", "refilled_bytes_total", "Bytes of these"),
     Row("refilled_nodes", "refilled_nodes_total", "Suspect nodes that were refilled"),
+    Row("adopted_nodes", "adopted_nodes_total", "Empty nodes that were given the place of one that was lost"),
     Row("ring_number", "ring_number", "Number of the ring"),
 )
 

@@ -43,6 +43,8 @@ _REST_S_MIN = 2.0
 _REST_S_MAX = 60.0
 """How long to leave a node alone after too few others could be heard, at first and at last."""
 
+_TRUST = "`sfss-node trust` (docs/operations.rst)"
+
 _log = logging.getLogger("sfss.proxy.refill")
 
 
@@ -55,7 +57,7 @@ class Refilling(Comparison):
 
     def is_enough(self, prefix: bytes) -> bool:
         """After `compare` of a place: whether the node has all there that an acknowledged write may have counted on."""
-        if self._target in self._away or self.unrepaired:
+        if self.not_given():
             return False
         return all(self._are_enough(owners) for owners in self.owners_below(prefix))
 
@@ -64,6 +66,14 @@ class Refilling(Comparison):
             return all(self._are_enough(side) for side in owners.joint if self._target in side.peers)
         heard = set(owners.peers) - self._away - {self._target}
         return len(heard) > owners.copies - owners.w
+
+    def missed(self) -> set[str]:
+        """The others that couldn't be heard."""
+        return {peer.name for peer in self._away if peer is not self._target}
+
+    def not_given(self) -> bool:
+        """Whether the node doesn't take, or tell of, what the others have."""
+        return bool(self.unrepaired) or self._target in self._away
 
     def owners_below(self, prefix: bytes) -> set[Owners]:
         return {owners for owners in super().owners_below(prefix) if self._target in owners.peers}
@@ -115,8 +125,26 @@ class _Progress:
         self.begins_at = begins_at
         self.left = list(range(REGIONS))
         random.shuffle(self.left)  # so that several coordinators find much of it equal already
+        self.missed: set[str] = set()
+        """The others that couldn't be heard the last time."""
+        self.ungiven = False
+        """Whether something wasn't given to it then."""
         self.keys = 0
         self.bytes = 0
+
+
+def _why_not(progress: _Progress) -> str:
+    """Why parts are left, and what to do."""
+    parts = f"{len(progress.left)} of {REGIONS} parts of what it may have forgotten"
+    if progress.ungiven:
+        return f"{parts} couldn't be given to it; its log and those of the others say why"
+    if not progress.missed:
+        return f"{parts} are kept by no other node; put its directory back as it was, or declare it whole: {_TRUST}"
+    missed = ", ".join(sorted(progress.missed))
+    return (
+        f"{parts} can't be known without {missed}; once enough of these answer and are trusted, it is refilled, and "
+        f"where they are lost for good: {_TRUST}"
+    )
 
 
 class Refill:
@@ -216,6 +244,8 @@ class Refill:
             progress = self._progress[peer] = _Progress(identity.epoch, ring, begins_at)
         if self._coordinator.monotonic() < progress.begins_at:
             return False
+        progress.missed = set()
+        progress.ungiven = False
         for region in list(progress.left):
             if await self._refill_region(peer, progress, region):
                 progress.left.remove(region)
@@ -224,12 +254,9 @@ class Refill:
         if not peer.suspect:
             return True  # another coordinator was sooner
         if progress.left:
-            _log.warning(
-                "node %s isn't refilled yet: %d of %d parts couldn't be compared with enough others, or not given",
-                peer.name,
-                len(progress.left),
-                REGIONS,
-            )
+            why = _why_not(progress)
+            _log.warning("node %s isn't refilled yet: %s", peer.name, why)
+            self._coordinator.health.explain(peer, why)
             return False
         # It may have counted for a write under a later ring, which others know and we don't yet.
         if max(await self._ask_others(peer), self._coordinator.placed.number) != ring:
@@ -251,6 +278,8 @@ class Refill:
             self._bytes += refilling.repaired_bytes
             progress.keys += refilling.repaired
             progress.bytes += refilling.repaired_bytes
+            progress.missed |= refilling.missed()
+            progress.ungiven |= refilling.not_given()
         return refilling.is_enough(prefix)
 
 

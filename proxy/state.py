@@ -17,8 +17,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,13 @@ _log = logging.getLogger("sfss.proxy.state")
 @dataclass(frozen=True, slots=True)
 class ProxyState:
     """`ceiling` is a stamp that none issued so far exceeds. `cluster` is the cluster's id, `members` the node id last
-    met at each address: both defend against serving other files than those of before."""
+    met at each address: both defend against serving other files than those of before. `seen` has by node id the epoch,
+    the start's word and the position that were told last: against a node that went back (`proxy.last_seen`)."""
 
     ceiling: int = 0
     cluster: str = ""
     members: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, tuple[int, str, int]] = field(default_factory=dict)
 
 
 class StateDirectory:
@@ -145,6 +148,57 @@ def _body(path: Path, magic: str) -> str | None:
     if int(words[1]) > _FORMAT:
         raise SetupError(f"{path} has format {words[1]}, newer than this program; run the one that wrote it")
     return body
+
+
+class Notes:
+    """Writes fields of a coordinator's state down in a thread, one save at a time and of each field the newest. A
+    coordinator without a directory forgets them. For the loop's thread."""
+
+    def __init__(self, directory: StateDirectory | None) -> None:
+        self._directory = directory
+        self._unsaved: dict[str, Any] = {}
+        self._ring: RingRecord | None = None
+        self._saving: asyncio.Future[None] | None = None
+        self._failing = False
+        self.state = directory.state if directory is not None else ProxyState()
+        """What was written down by an earlier life."""
+
+    def write(self, ring: RingRecord | None = None, **changes: Any) -> None:
+        """Have a ring and fields of the state on disk soon. What can't be written now is tried again with the next."""
+        if self._directory is not None:
+            self._ring = ring or self._ring
+            self._unsaved |= changes
+            if self._saving is None:
+                self._save(self._directory)
+
+    def _save(self, directory: StateDirectory) -> None:
+        changes, self._unsaved = self._unsaved, {}
+        self._saving = asyncio.get_running_loop().run_in_executor(None, _put, directory, self._ring, changes)
+        self._saving.add_done_callback(partial(self._saved, directory, changes))
+
+    def _saved(self, directory: StateDirectory, changes: dict[str, Any], saving: asyncio.Future[None]) -> None:
+        self._saving = None
+        error = saving.exception()
+        if error is None:
+            self._failing = False
+            if self._unsaved:
+                self._save(directory)
+            return
+        self._unsaved = changes | self._unsaved
+        if not self._failing:
+            self._failing = True
+            _log.error("the state directory can't be written: %s", error)
+
+    async def close(self) -> None:
+        """Wait for what is being written: once the directory is let go of, another process may own it."""
+        while self._saving is not None:
+            await asyncio.wait([self._saving])
+
+
+def _put(directory: StateDirectory, ring: RingRecord | None, changes: Mapping[str, Any]) -> None:
+    if ring is not None:
+        directory.keep_ring(ring)
+    directory.update(**changes)
 
 
 class StampReserve:

@@ -149,9 +149,9 @@ class Store(Protocol):
 class Identity:
     """Who a node says it is. `cluster` is empty and `ring` 0 while it belongs to none.
 
-    `node` names the data directory, and stays with it; `epoch` counts its starts; `position` is a number of bytes that
-    never falls (what was ever durably appended). `state` is `ok`, or `suspect` when the node may have forgotten
-    acknowledged writes.
+    `node` names the data directory, and stays with it; `epoch` rises with each start; `position` is a number of bytes
+    that never falls (what was ever durably appended). `state` is `ok`, or `suspect` when the node may have forgotten
+    acknowledged writes. `start` is a random word of this start; empty where it isn't told.
     """
 
     node: str
@@ -161,6 +161,16 @@ class Identity:
     epoch: int = 0
     position: int = 0
     state: str = "ok"
+    start: str = ""
+
+
+class Seen(NamedTuple):
+    """What is remembered of a node: the start that it was last seen in, and the highest position that it told then."""
+
+    node: str
+    epoch: int
+    start: str
+    position: int
 
 
 @runtime_checkable
@@ -205,8 +215,18 @@ class Refillable(Protocol):
         """The same as `Comparable.hashes`, but also while it is suspect: what it has, not what it should have."""
 
     def trust(self, epoch: int) -> Reply[Identity]:
-        """Count again, durably: since it was last started, for the `epoch`-th time, it got all that it may have
-        forgotten. Refuses (`BadRequest`) another epoch. One that isn't suspect changes nothing."""
+        """Count again, durably: since it was last started, with this `epoch`, it got all that it may have forgotten.
+        Refuses (`BadRequest`) another epoch. One that isn't suspect changes nothing."""
+
+    def recall(self, seen: Seen) -> Reply[Identity]:
+        """Hear what is remembered of it, and say who it is. One that can't have been that went back: it is suspect,
+        with an epoch above what was seen, and durably so before it answers. What was seen of another node changes
+        nothing."""
+
+    def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Reply[Identity]:
+        """Make an unbound, empty node take the place, and the id, of one of the cluster's that lost its directory:
+        suspect, durably. A bound one changes nothing and answers who it is: the caller compares. Refuses
+        (`WrongCluster`) an unbound node that has had files."""
 
 
 class Change(NamedTuple):

@@ -45,7 +45,7 @@ from sfss.memcache.tls_transport import TlsProtocol
 from sfss.promise import Promise, Turn, new_promise, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
-from sfss.store import NO_CALL, Applied, Call, Identity, Record, Written
+from sfss.store import NO_CALL, Applied, Call, Identity, Record, Seen, Written
 
 _log = logging.getLogger("sfss.memcache")
 
@@ -88,13 +88,19 @@ class ClientLimits:
 
 
 Greet = Callable[["MemcacheClient", Identity], None]
+LastSeen = Callable[[], Seen | None]
+
+
+def _nothing() -> Seen | None:
+    return None
 
 
 class MemcacheClient:
     """A server at `host:port`. Connects when first asked for something, and again after a loss.
 
     Each connection begins as `access` says: with the handshake of TLS, then with user and password. `greet` is called
-    with what `sfss identity` says on every new connection, and may raise to refuse it.
+    with what `sfss identity` says on every new connection, and may raise to refuse it. The server is told first what
+    `last_seen` knows of it.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class MemcacheClient:
         access: Access = OPEN,
         limits: ClientLimits | None = None,
         greet: Greet | None = None,
+        last_seen: LastSeen = _nothing,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.host = host
@@ -115,6 +122,7 @@ class MemcacheClient:
         self._access = access
         self._found_open = False
         self._greet = greet
+        self._last_seen = last_seen
         self._monotonic = monotonic
         self._sequence = 0
         self._held = 0
@@ -235,6 +243,15 @@ class MemcacheClient:
         self._needs_sfss("trust")
         return self._ask(self._reads, AskIdentity(b"sfss trust %d\r\n" % epoch), NO_CALL)
 
+    def recall(self, seen: Seen) -> Promise[Identity]:
+        self._needs_sfss("recall")
+        return self._ask(self._reads, AskIdentity(_recall(seen)), NO_CALL)
+
+    def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Promise[Identity]:
+        self._needs_sfss("adopt")
+        line = f"sfss adopt {cluster} {ring} {fingerprint} {node}\r\n".encode()
+        return self._ask(self._reads, AskIdentity(line), NO_CALL)
+
     # RingKeeper. What takes long waits on the lane of large writes, where no other answer is behind it.
 
     def tell_ring(self, call: Call = NO_CALL) -> Promise[HeldRing]:
@@ -322,7 +339,7 @@ class MemcacheClient:
             if self._access.words:
                 await self._authenticate(link)
             if self._greet is not None:
-                self._greet(self, await self._first(link, AskIdentity(b"sfss identity\r\n"), "identity"))
+                self._greet(self, await self._first(link, self._introduction(), "identity"))
         except SfssError as error:
             link.close(error)
             raise
@@ -350,6 +367,10 @@ class MemcacheClient:
             sock.close()
             raise
 
+    def _introduction(self) -> AskIdentity:
+        seen = self._last_seen()
+        return AskIdentity(b"sfss identity\r\n" if seen is None else _recall(seen))
+
     async def _authenticate(self, link: Link) -> None:
         try:
             await self._first(link, Authenticate(self._access), "answer to the user and password")
@@ -371,6 +392,10 @@ class MemcacheClient:
                 return await exchange.promise
         except TimeoutError:
             raise Unreachable(f"no {what} within {self.limits.connect_s} s") from None
+
+
+def _recall(seen: Seen) -> bytes:
+    return f"sfss recall {seen.node} {seen.epoch} {seen.start} {seen.position}\r\n".encode()
 
 
 def _checked(key: bytes) -> bytes:

@@ -300,7 +300,8 @@ class AskStats(Exchange):
 
 
 class AskIdentity(Exchange):
-    """`sfss identity`, or `sfss bind` and `sfss trust`, which may be repeated: then they change nothing."""
+    """`sfss identity`, or another `sfss` command that is answered likewise. All may be repeated: then they change
+    nothing."""
 
     __slots__ = ("_line",)
 
@@ -319,7 +320,8 @@ class AskIdentity(Exchange):
         if words[0] != "IDENTITY":
             raise unexpected(line)
         try:
-            _, node, cluster, ring, fingerprint, epoch, position, state = words
+            _, node, cluster, ring, fingerprint, epoch, position, state = words[:8]
+            start = words[8] if len(words) > 8 else ""
             return Identity(
                 node,
                 "" if cluster == "-" else cluster,
@@ -328,6 +330,7 @@ class AskIdentity(Exchange):
                 int(epoch),
                 int(position),
                 state,
+                start,
             )
         except ValueError:
             raise OutOfStep(f"{line[:80]!r} is no identity") from None

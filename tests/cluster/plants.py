@@ -90,6 +90,14 @@ def hint_counted() -> None:
 
 
 @_plant
+def remembers_nothing() -> None:
+    """A proxy that never tells a node what it saw of it."""
+    from proxy.last_seen import LastSeen
+
+    LastSeen.of = lambda self, node: None  # type: ignore[method-assign]
+
+
+@_plant
 def oldest_spread() -> None:
     """A proxy that takes the oldest of several records for the one that all should have."""
     from proxy import comparison

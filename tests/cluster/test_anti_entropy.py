@@ -101,7 +101,7 @@ async def diverge(nodes: Nodes, count: int, apart: int, rng: random.Random) -> d
 async def cluster_that_compares_nothing(
     directory: Path, nodes: int, plants: dict[str, str] | None = None
 ) -> AsyncIterator[Cluster]:
-    settings = f"{PROXY_TIMES}compare_interval = 0\n"
+    settings = f"{PROXY_TIMES}compare_interval = 0\ncompare_settle = 4\n"
     async with Cluster(directory, nodes=nodes, proxies=1, webs=1, proxy_settings=settings, plants=plants) as cluster:
         yield cluster
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cluster.cluster import Cluster
 from tests.cluster.disks import needs_root, needs_xfs
 from tests.cluster.history import History, Violation
 from tests.cluster.test_cancel_storm import narrow_cluster, storm
+from tests.cluster.test_forgotten import OLD_COPY, forget_while_another_is_dead
 from tests.cluster.test_network_faults import overtake, read_half_made_writes, relayed_cluster
 from tests.cluster.test_power_cut import cluster_on_disks, cut_all
 
@@ -92,5 +94,14 @@ async def test_replies_that_reach_the_wrong_request_are_caught_by_the_cancel_sto
     async def scenario(attempt, number):
         async with narrow_cluster(tmp_path / str(number), plants={"web": "wrong-slot"}) as cluster:
             await storm(cluster, attempt, 4.0)
+
+    await caught(scenario, history)
+
+
+async def test_a_proxy_that_does_not_tell_nodes_what_it_saw_of_them_is_caught_by_an_old_copy(tmp_path, history):
+    async def scenario(attempt, number):
+        plants = {"proxy": "remembers-nothing"}
+        async with Cluster(tmp_path / str(number), nodes=3, proxies=1, webs=1, plants=plants) as cluster:
+            await forget_while_another_is_dead(cluster, attempt, OLD_COPY)
 
     await caught(scenario, history)

@@ -18,6 +18,7 @@ from sfss.errors import (
     ConnectionLost,
     Expired,
     Outcome,
+    SfssError,
     TooLarge,
     Unavailable,
     Unreachable,
@@ -30,7 +31,7 @@ from sfss.memory import MemoryStore
 from sfss.promise import new_promise
 from sfss.settings import Settings
 from sfss.stamps import StampClock
-from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Identity, Record, Replica, Written, checksum_of
+from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Identity, Record, Replica, Seen, Written, checksum_of
 
 SOON = ClientLimits(connect_s=2.0, answer_s=5.0, silence_s=0.1, sweep_s=0.01)
 
@@ -369,6 +370,34 @@ async def test_the_right_server_is_greeted_on_every_connection() -> None:
         assert greeted == ["memory", "memory"]
         assert client.in_flight == 0
         assert client._held == 0
+
+
+async def test_a_server_is_told_on_every_connection_what_was_seen_of_it_before_anything_else() -> None:
+    lines = []
+
+    async def note(reader: Any, writer: Any, number: int) -> None:
+        lines.append(await reader.readline())
+        writer.write(b"IDENTITY n - 0 - 8 1 suspect word\r\n")
+        lines.append(await reader.readline())
+        writer.close()
+
+    greeted = []
+    seen = iter([Seen("n", 7, "other", 1 << 40), None])
+    async with (
+        scripted(note) as port,
+        client_of(
+            port,
+            ClientLimits(links=1),
+            greet=lambda client, identity: greeted.append(identity),
+            last_seen=lambda: next(seen),
+        ) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(SfssError):
+                await client.stats(call=within(5))
+
+    assert lines == [b"sfss recall n 7 other 1099511627776\r\n", b"stats\r\n", b"sfss identity\r\n", b"stats\r\n"]
+    assert {identity.start for identity in greeted} == {"word"}
 
 
 async def test_a_server_that_is_out_of_step_after_the_greeting_is_left_for_a_new_connection(

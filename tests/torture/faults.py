@@ -78,10 +78,7 @@ FAULTS = {
     ),
     "wipe": Fault(
         "a node comes back with an empty directory, or with an old copy of it",
-        (
-            f"{CLUSTER}forgotten.py::test_a_node_with_an_old_copy_is_not_noticed_among_others",
-            f"{CLUSTER}forgotten.py::test_what_only_a_node_that_forgot_and_a_dead_one_had_is_an_error_and_never_a_miss[empty]",
-        ),
+        (f"{CLUSTER}forgotten.py",),
     ),
     "anti-entropy": Fault(
         "one of 20 keys differs between nodes (of 20,000 in the long form); a node has lost records",

@@ -133,6 +133,11 @@ REPLIES: list[tuple[Any, bytes, Any]] = [
         Identity("n1", "c1", 3, "f-1", 4, 500, "suspect"),
     ),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1 - 0 - 1 0 ok\r\n", Identity("n1", epoch=1)),
+    (
+        lambda: AskIdentity(b"sfss recall n1 1 word 5\r\n"),
+        b"IDENTITY n1 - 0 - 1 5 ok word\r\n",
+        Identity("n1", epoch=1, position=5, start="word"),
+    ),
     (TELL_RING, b"RING 0 - 0\r\n\r\n", HeldRing(0, "")),
     (TELL_RING, b"RING 1 f1 0\r\n\r\n", HeldRing(1, "f1")),
     (TELL_RING, b"RING 2 %b %d\r\n%b\r\n" % (FINGERPRINT, len(LINE), LINE), HeldRing.of(JOINT)),

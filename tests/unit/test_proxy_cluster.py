@@ -7,11 +7,11 @@ import pytest
 
 from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
-from sfss.errors import SetupError, Unreachable
+from sfss.errors import SetupError, Unreachable, Unsupported, WrongCluster
 from sfss.memory import MemoryStore
-from sfss.promise import new_promise, promised
+from sfss.promise import Promise, new_promise, promised
 from sfss.ring import Member, NodeRing
-from sfss.store import settled
+from sfss.store import Seen, settled
 from tests.unit.virtual_time import in_virtual_time
 
 KEY = b"some/file"
@@ -27,20 +27,49 @@ class Node:
         self.silent = False
         self.state = "ok"
         self.appended = 0
+        self.start = ""
+        self.epoch = 0
+        self.told = []
+        self.id = ""
+        self.refuses = ""
 
     def identity(self):
-        return replace(self.store.identify(), position=self.appended + len(self.store.records), state=self.state)
+        position = self.appended + len(self.store.records)
+        told = replace(self.store.identify(), position=position, state=self.state, epoch=self.epoch, start=self.start)
+        return replace(told, node=self.id) if self.id else told
 
     def wipe(self):
         self.store = MemoryStore(node=self.name + "-new", durable=True)
+
+    def begin(self, start, epoch):
+        """As after a start; whoever is connected finds out."""
+        self.start = start
+        self.epoch = epoch
+
+    def recall(self, seen):
+        self.told.append(seen)
+        if seen.epoch > self.epoch or (seen.epoch == self.epoch and seen.start != self.start):
+            self.state = "suspect"
+            self.begin("after", max(seen.epoch, self.epoch) + 1)
+        return self.identity()
+
+    def adopt(self, cluster, ring, fingerprint, node):
+        if self.refuses:
+            raise WrongCluster(self.refuses)
+        if not self.store.identify().cluster:
+            self.store.bind(cluster, ring, fingerprint)
+            self.id = node
+            self.state = "suspect"
+        return self.identity()
 
 
 class Client:
     """A connection to a node; greets on its first use and on the first after an outage, as the real one does."""
 
-    def __init__(self, node, greet):
+    def __init__(self, node, greet, last_seen):
         self._node = node
         self._greet = greet
+        self._last_seen = last_seen
         self._greeted = False
         self.closed = False
 
@@ -49,7 +78,8 @@ class Client:
             self._greeted = False
             raise Unreachable(f"{self._node.name}: refused")
         if not self._greeted:
-            self._greet(self._node.identity())
+            seen = self._last_seen()
+            self._greet(self._node.identity() if seen is None else self._node.recall(seen))
             self._greeted = True
         return self._node.store
 
@@ -60,7 +90,22 @@ class Client:
         return self._node.identity()
 
     def bind(self, cluster, ring, fingerprint):
-        return self._reach().bind(cluster, ring, fingerprint)
+        reply = self._reach().bind(cluster, ring, fingerprint)
+        return reply if isinstance(reply, Promise) else self._node.identity()
+
+    def hashes_held(self, prefix, call=None):
+        raise Unsupported("no tree here")
+
+    def trust(self, epoch):
+        raise Unsupported("no tree here")
+
+    def recall(self, seen):
+        self._reach()
+        return self._node.recall(seen)
+
+    def adopt(self, cluster, ring, fingerprint, node):
+        self._reach()
+        return self._node.adopt(cluster, ring, fingerprint, node)
 
     def read(self, key, call=None):
         return self._reach().read(key)
@@ -85,8 +130,8 @@ class Network:
         self.nodes = {7900 + index: Node(f"n{index}") for index in range(count)}
         self.clients = []
 
-    def connect(self, address, greet):
-        client = Client(self.nodes[address.port], greet)
+    def connect(self, address, greet, last_seen):
+        client = Client(self.nodes[address.port], greet, last_seen)
         self.clients.append(client)
         return client
 
@@ -389,7 +434,7 @@ async def test_nodes_that_changed_places_are_refused_where_that_is_remembered(tm
 
 
 @in_virtual_time
-async def test_a_wiped_node_is_left_alone_and_the_others_serve():
+async def test_a_wiped_node_that_nobody_remembers_is_left_alone_and_the_others_serve():
     network = Network()
     await found(network)
     network.nodes[7901].wipe()
@@ -399,7 +444,7 @@ async def test_a_wiped_node_is_left_alone_and_the_others_serve():
     assert (await settled(cluster.coordinator.get(KEY))).value == b"there"
     peer = next(peer for peer in cluster.coordinator.placed.peers if peer.name == "localhost:7901")
     assert peer.down
-    assert "wiped" in peer.error
+    assert peer.error.endswith("nobody here knows which node it was (docs/operations.rst)")
     assert network.nodes[7901].store.records == {}
     await cluster.close()
 
@@ -418,6 +463,138 @@ async def test_a_node_wiped_while_others_serve_is_not_taken_back_as_a_member_tha
     for _ in range(10):
         assert (await settled(cluster.coordinator.get(KEY))).value == b"new"
     assert network.nodes[7901].store.records == {}
+    await cluster.close()
+
+
+def peer_at(cluster, port):
+    return next(peer for peer in cluster.coordinator.placed.peers if peer.name == f"localhost:{port}")
+
+
+@in_virtual_time
+async def test_what_was_seen_of_a_node_is_told_to_it_with_each_new_connection_and_after_a_restart(tmp_path):
+    network = Network()
+    node = network.nodes[7901]
+    node.begin("first", 7)
+    cluster = await network.open(state=tmp_path)
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    assert node.told == []
+    cluster.coordinator.health.identified(peer_at(cluster, 7901), node.identity())
+    await cluster.close()
+
+    cluster = await network.open(state=tmp_path)
+
+    assert set(node.told) == {Seen("n1", 7, "first", 1)}
+    assert cluster.coordinator.health.well
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_that_went_back_is_suspect_and_keeps_no_coordinator_from_starting(tmp_path):
+    network = Network()
+    for node in network.nodes.values():
+        node.begin("first", 7)
+    await found(network, state=tmp_path)
+    network.nodes[7901].begin("copy", 5)
+
+    cluster = await network.open(state=tmp_path)
+
+    assert peer_at(cluster, 7901).suspect
+    assert network.nodes[7901].epoch == 8
+    assert (await settled(cluster.coordinator.set(KEY, b"new"))).durable == 2
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_that_goes_back_while_a_coordinator_runs_is_suspect_before_it_is_asked_for_anything():
+    network = Network()
+    node = network.nodes[7901]
+    node.begin("first", 7)
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    node.up = False
+    await settled(cluster.coordinator.set(KEY, b"new"))
+
+    node.begin("copy", 7)
+    node.up = True
+    await asyncio.sleep(1)
+
+    assert node.told
+    assert peer_at(cluster, 7901).suspect
+    assert (await settled(cluster.coordinator.get(KEY))).value == b"new"
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_an_empty_node_takes_the_place_of_the_one_that_was_there_and_counts_for_nothing_yet():
+    network = Network()
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    network.nodes[7901].up = False
+    await settled(cluster.coordinator.set(KEY, b"new"))
+
+    network.nodes[7901].wipe()
+    network.nodes[7901].up = True
+    await asyncio.sleep(3)
+
+    peer = peer_at(cluster, 7901)
+    assert network.nodes[7901].identity().node == "n1"
+    assert (peer.down, peer.suspect) == (False, True)
+    assert (await settled(cluster.coordinator.get(KEY))).value == b"new"
+    assert (await settled(cluster.coordinator.stats()))["adopted_nodes"] == "1"
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_coordinator_knows_by_its_state_which_place_an_empty_node_is_to_take(tmp_path):
+    network = Network()
+    await found(network, state=tmp_path)
+    network.nodes[7901].wipe()
+
+    cluster = await network.open(state=tmp_path)
+    await asyncio.sleep(3)
+
+    assert network.nodes[7901].identity().node == "n1"
+    assert peer_at(cluster, 7901).suspect
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_an_empty_node_that_can_not_take_its_place_is_left_alone_and_says_why_until_it_can():
+    network = Network()
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    network.nodes[7901].up = False
+    await settled(cluster.coordinator.set(KEY, b"new"))
+    network.nodes[7901].wipe()
+    network.nodes[7901].refuses = "its disk is full"
+    network.nodes[7901].up = True
+    await asyncio.sleep(5)
+
+    peer = peer_at(cluster, 7901)
+    assert peer.down
+    assert peer.error.endswith("it can't take the place of node n1: its disk is full")
+
+    network.nodes[7901].refuses = ""
+    await asyncio.sleep(5)
+
+    assert (peer.down, peer.suspect) == (False, True)
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_node_with_files_of_no_cluster_takes_nobodys_place():
+    network = Network()
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    network.nodes[7901].up = False
+    await settled(cluster.coordinator.set(KEY, b"new"))
+    network.nodes[7901].wipe()
+    network.nodes[7901].appended = 4096
+    network.nodes[7901].up = True
+    await asyncio.sleep(5)
+
+    assert network.nodes[7901].identity().cluster == ""
+    assert peer_at(cluster, 7901).error.endswith("it has had files of no cluster; give it an empty data directory")
     await cluster.close()
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.placed_ring import PlacedRing
 from proxy.refill import Refill, Refilling
-from sfss.errors import BadRequest, CorruptRecord, Outcome, OutOfDisk, Recovering, SfssError, Unreachable
-from sfss.store import NO_CALL, Applied, Call, Identity, Record
+from sfss.errors import BadRequest, CorruptRecord, Outcome, OutOfDisk, Recovering, SfssError, Unreachable, WrongCluster
+from sfss.store import NO_CALL, Applied, Call, Identity, Record, Seen
 from tests.unit.test_comparison import Replicas, TreeStore, file_of
 from tests.unit.virtual_time import in_virtual_time
 
@@ -53,6 +53,12 @@ class ForgetfulStore(TreeStore):
             raise BadRequest(f"started {self.epoch} times")
         self.suspect = False
         return self.identify()
+
+    def recall(self, seen: Seen) -> Identity:
+        return self.identify()
+
+    def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Identity:
+        raise WrongCluster("it has files")
 
 
 class Refilled:

@@ -6,6 +6,7 @@ refusal before would leave the block to be read as commands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,14 @@ from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
 from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
-from sfss.store import Identity, Reply
+from sfss.store import Identity, Reply, Seen
 
-_EPOCH_MAX = 2**32
+_NUMBER_MAX = 2**63
+_NODE_ID = re.compile(b"[0-9a-f]{32}").fullmatch
 _SIZE_MAX = 2**62
 _USAGE = (
-    "usage: sfss identity | bind <cluster or new> <ring> <fingerprint> | trust <epoch> | ring |"
+    "usage: sfss identity | bind <cluster or new> <ring> <fingerprint> | trust <epoch> |"
+    " recall <node> <epoch> <start> <position> | adopt <cluster> <ring> <fingerprint> <node> | ring |"
     " ring prepare <number> <ballot> | ring accept <number> <ballot> <bytes> | ring learn <bytes> |"
     " ring left <number> | drop <ring> <partition>"
 )
@@ -44,22 +47,34 @@ def _identity(service: Service, request: Request) -> Answer:
 
 def _bind(service: Service, request: Request) -> Answer:
     cluster, ring, fingerprint = request.arguments
-    bound = service.replica.bind(
-        cluster.decode("ascii", "replace"), _ring_number(ring), fingerprint.decode("ascii", "replace")
-    )
+    bound = service.replica.bind(_text(cluster), _ring_number(ring), _text(fingerprint))
     return answer(bound, _identity_line)
 
 
 def _trust(service: Service, request: Request) -> Answer:
-    return answer(service.refillable.trust(number_of(request.arguments[0], _EPOCH_MAX)), _identity_line)
+    return answer(service.refillable.trust(number_of(request.arguments[0], _NUMBER_MAX)), _identity_line)
+
+
+def _recall(service: Service, request: Request) -> Answer:
+    node, epoch, start, position = request.arguments
+    seen = Seen(_text(node), number_of(epoch, _NUMBER_MAX), _text(start), number_of(position, _NUMBER_MAX))
+    return answer(service.refillable.recall(seen), _identity_line)
+
+
+def _adopt(service: Service, request: Request) -> Answer:
+    cluster, ring, fingerprint, node = request.arguments
+    if not _NODE_ID(node):
+        raise BadRequest("a node id is 32 hex digits")
+    adopted = service.refillable.adopt(_text(cluster), _ring_number(ring), _text(fingerprint), _text(node))
+    return answer(adopted, _identity_line)
 
 
 def _identity_line(identity: Identity) -> bytes:
     line = (
         f"IDENTITY {identity.node} {identity.cluster or '-'} {identity.ring} {identity.fingerprint or '-'}"
-        f" {identity.epoch} {identity.position} {identity.state}\r\n"
+        f" {identity.epoch} {identity.position} {identity.state} {identity.start}"
     )
-    return line.encode()
+    return line.rstrip().encode() + b"\r\n"
 
 
 def _tell_ring(service: Service, request: Request) -> Answer:
@@ -111,6 +126,10 @@ def _with_record(head: bytes, record: RingRecord | None) -> Buffers:
     return with_block(b"%b %d\r\n" % (head, len(line)), line)
 
 
+def _text(word: bytes) -> str:
+    return word.decode("ascii", "replace")
+
+
 def _ring_number(word: bytes) -> int:
     return number_of(word, RING_NUMBER_MAX, "no number of a ring")
 
@@ -133,6 +152,8 @@ _FORMS = {
     (b"identity",): _form(2, _identity, writes=False),
     (b"bind",): _form(5, _bind, writes=False),
     (b"trust",): _form(3, _trust, writes=False),
+    (b"recall",): _form(6, _recall, writes=False),
+    (b"adopt",): _form(6, _adopt, writes=False),
     (b"ring",): _form(2, _tell_ring, writes=False),
     (b"ring", b"prepare"): _form(5, _prepare_ring),
     (b"ring", b"accept"): _form(6, _accept_ring, block=True),
