@@ -86,7 +86,11 @@ class SimulatedNode:
         if kind == "read" and self._rng.random() < self._weather.corrupt:
             loop.call_later(self._delay(), self._fail, promise, CorruptRecord("simulated"))
             return
-        answer = getattr(self._store, kind)(*args)
+        try:
+            answer = getattr(self._store, kind)(*args)
+        except SfssError as error:
+            loop.call_later(self._delay(), self._fail, promise, error)
+            return
         if self._rng.random() < self._weather.lost:
             loop.call_later(self._delay(), self._fail, promise, ConnectionLost("simulated", Outcome.UNKNOWN))
         else:
@@ -102,13 +106,13 @@ class SimulatedNode:
             promise.exception()
 
     def read(self, key: bytes, call: Call = NO_CALL) -> Any:
-        return self._send("read", key)
+        return self._send("read", key, call)
 
     def inspect(self, key: bytes, call: Call = NO_CALL) -> Any:
-        return self._send("inspect", key)
+        return self._send("inspect", key, call)
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Any:
-        return self._send_until(call.deadline, "apply", key, record)
+        return self._send_until(call.deadline, "apply", key, record, call)
 
     def identify(self) -> Any:
         return self._send_until(asyncio.get_running_loop().time() + 1.0, "identify")
@@ -143,6 +147,8 @@ class SimulatedCluster:
         self._cut_off_until = [0.0, 0.0, 0.0]
         self._stores = [node(self.now, node=f"n{index}", durable=True) for index in range(3)]
         self._ring = NodeRing([Member(f"n{index}:1") for index in range(3)], 3, partitions=2)
+        for store in self._stores:
+            store.bind("cluster", self._ring.number, self._ring.fingerprint)
         self._quorum = quorum or Quorum.over(3)
         self._value = 0
         self.histories: dict[bytes, list[Operation]] = {}
