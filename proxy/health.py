@@ -5,8 +5,8 @@ requests in a row. A node that is down, or says that it is suspect, is asked who
 up to `probe_s_max`, each time jittered so that coordinators don't knock together; the first good answer ends it.
 Whether a down node is skipped is decided where the quorum is known: never if that would make one impossible.
 
-One that answers, and is soon down again, as with a disk that hangs, is left alone for twice as long each time, whatever
-it answers meanwhile. The log then tells no more of it until it has been up for a while.
+One that answers, and is soon silent again, as with a disk that hangs, is left alone for twice as long each time,
+whatever it answers meanwhile. The log then tells no more of it until it has been up for a while.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sfss.store import Identity
 SILENCES_MAX = 3
 
 CALM_S = 10.0
-"""A node that is down again sooner than this after it came back is left alone for longer, up to as long as this."""
+"""A node that is silent again sooner than this after it came back is left alone for longer, up to as long as this."""
 
 _SUSPECT = "recovering: it may have forgotten acknowledged writes"
 
@@ -123,7 +123,7 @@ class Health:
             return  # it has come back since
         peer.silences += 1
         if peer.silences >= SILENCES_MAX:
-            self._down(peer, f"no answer to {peer.silences} requests in a row")
+            self._down(peer, f"no answer to {peer.silences} requests in a row", silent=True)
 
     def met(self, peer: Peer, answer: Identity | SfssError) -> None:
         """Who a peer said it is at start, or why it can't be used."""
@@ -149,26 +149,25 @@ class Health:
 
     # transitions
 
-    def _down(self, peer: Peer, error: str) -> None:
+    def _down(self, peer: Peer, error: str, *, silent: bool = False) -> None:
         peer.error = error
         if peer.down:
             return
         peer.down = True
         self.well = False
+        calming = self._calming.pop(peer, None)
+        if calming is not None:
+            calming.cancel()
         now = self._monotonic()
-        if now >= peer.up_at + CALM_S:
-            peer.rest_s = self._probe_s_min
-            _log.warning("node %s is down: %s", peer.name, error)
-        else:
+        if silent and now < peer.up_at + CALM_S:
             peer.rest_s = min(peer.rest_s * 2, CALM_S)
             peer.rests_until = now + peer.rest_s
-            calming = self._calming.pop(peer, None)
-            if calming is not None:
-                calming.cancel()
-            else:
-                _log.warning(
-                    "node %s is down again: %s; it is said to be up once it stays so for %g s", peer.name, error, CALM_S
-                )
+            told = "node %s is down again: %s; it will be said to be up once it has stayed so for a while"
+        else:
+            peer.rest_s = self._probe_s_min
+            told = "node %s is down: %s"
+        if calming is None:
+            _log.warning(told, peer.name, error)
         self._probe_after(peer, peer.rest_s)
 
     def _up(self, peer: Peer) -> None:

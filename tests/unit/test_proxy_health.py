@@ -263,3 +263,19 @@ async def test_what_was_asked_before_a_node_came_back_says_nothing_of_it_now():
     health.failed(peer, ConnectionLost("cut"), before)
     assert peer.down
     health.close()
+
+
+@in_virtual_time
+async def test_a_node_that_restarts_again_and_again_is_up_as_soon_as_it_answers(caplog):
+    caplog.set_level("INFO")
+    node, peer, health = watched()
+    node.answer = IDENTITY
+
+    for _ in range(5):
+        health.failed(peer, Unreachable("refused"))
+        await asyncio.sleep(0.5)
+        assert not peer.down
+
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["node a:1 is down: refused", "node a:1 is up"] * 5
+    health.close()
