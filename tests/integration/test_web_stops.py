@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from web_tier import PATIENCE_S, request, web_tier
+from web_tier import PATIENCE_S, SlowStore, eventually, request, web_tier
 
+from sfss.store import VALUE_BYTES_MAX
 from sfss.web import server
+from sfss.web.connection import ConnectionLimits
 
 GET = request("GET", "/healthz")
 
@@ -61,3 +63,37 @@ async def test_a_server_without_connections_waits_for_nobody(monkeypatch):
             await client.send(GET)
             await client.reply()
         await asyncio.wait_for(web.server.close(1e6), PATIENCE_S)
+
+
+async def test_a_stop_lets_requests_finish_and_closes_idle_connections() -> None:
+    store = SlowStore(held=True)
+    async with web_tier(store) as web, await web.connect() as idle, await web.connect() as busy:
+        await busy.send(request("PUT", "/file?path=x", body=b"1"))
+        await eventually(lambda: store.calls)
+        closing = asyncio.create_task(web.server.close(10))
+
+        assert await idle.ended()
+        store.gate.set()
+        reply = await busy.reply()
+        await closing
+
+    assert (reply.status, reply.closes) == (200, True)
+
+
+async def test_a_stop_ends_a_connection_once_its_slow_reader_has_the_answer() -> None:
+    async with web_tier(limits=ConnectionLimits(idle_s=300.0)) as web, await web.connect() as client:
+        web.store.set(b"x", bytes(VALUE_BYTES_MAX))
+        client.writer.transport.pause_reading()
+        answers = 0
+        while not web.memory.held:  # until the kernel takes no more of them
+            answers += 1
+            await client.send(request("GET", "/file?path=x"))
+            await eventually(lambda count=answers: web.answered("get") == count)
+        stopping = asyncio.create_task(web.server.close(grace_s=300.0))
+        await asyncio.sleep(0)
+        client.writer.transport.resume_reading()
+
+        for _ in range(answers):
+            assert len((await client.reply()).body) == VALUE_BYTES_MAX
+        assert await client.ended()
+        await asyncio.wait_for(stopping, PATIENCE_S)
