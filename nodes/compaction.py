@@ -51,6 +51,7 @@ from nodes.writer import Write, Writer
 from sfss.errors import SfssError
 from sfss.promise import Promise, new_promise
 from sfss.store import KEY_BYTES_MAX, checksum_of
+from sfss.tasks import end
 
 _SLICE_BYTES = 128 * 1024
 """All of a slice's live records are appended as one batch, which clients' writes wait for."""
@@ -161,9 +162,7 @@ class Compactor:
 
     async def close(self) -> None:
         """Stop, in the middle of a volume if need be."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
         self._thread.shutdown()
 
     async def compact(self) -> bool:

@@ -28,6 +28,7 @@ from nodes.tree import Tree
 from nodes.tree_check import TreeChecker
 from nodes.volume import Volume, Volumes, volume_path
 from sfss.errors import SfssError
+from sfss.tasks import end
 
 _SLICE_BYTES = 1024 * 1024
 _SLICE_RECORDS = 500
@@ -84,9 +85,7 @@ class Scrubber:
 
     async def close(self) -> None:
         """Stop, in the middle of a volume if need be."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
         self._thread.shutdown()
 
     async def scrub(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from proxy.peer import NodeAccess, Peer
 from sfss.errors import SfssError
 from sfss.store import Refillable, settled
+from sfss.tasks import end
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
@@ -68,9 +69,7 @@ class Adoption:
 
     async def close(self) -> None:
         """Stop. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     def figures(self) -> dict[str, str]:
         """What `stats` tells of it; a count since the start."""

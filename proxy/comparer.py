@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from proxy.comparison import Comparison, Pace
 from proxy.schedule import REGION_DIGITS, REGIONS, Schedule
+from sfss.tasks import end
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
@@ -42,9 +43,7 @@ class Comparer:
 
     async def close(self) -> None:
         """Stop; a write to a replica that is under way may still be carried out there. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     def figures(self) -> dict[str, str]:
         """What `stats` tells of it; counts since the start."""

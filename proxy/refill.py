@@ -26,6 +26,7 @@ from sfss.errors import SfssError, Unsupported, WrongCluster
 from sfss.hash_tree import read_listing
 from sfss.keys import hash_key
 from sfss.store import Identity, Record, Refillable, Reply
+from sfss.tasks import end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,9 +167,7 @@ class Refill:
 
     async def close(self) -> None:
         """Stop. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     def figures(self) -> dict[str, str]:
         """What `stats` tells of it; counts since the start."""
