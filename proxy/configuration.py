@@ -2,7 +2,7 @@
 
     [default]
     server_port = 7900                 port of servers named without one
-    servers = localhost,localhost:7901,localhost:7902
+    servers = localhost,localhost:7901,localhost:7902     once the ring has changed: where some nodes can be found
     zones = a,b,c                      optional: what may fail together, in the order of servers
     weights = 1,1,2                    optional: shares, in the order of servers
     partitions = 65536                 optional: fixed once the cluster is founded

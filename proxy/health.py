@@ -77,8 +77,9 @@ class Health:
 
     def watch(self, peers: Sequence[Peer]) -> None:
         """The ring has other members from now on."""
-        for peer in set(self._probes) - set(peers):
-            self._probes.pop(peer).cancel()
+        for waiting in (self._probes, self._calming):
+            for peer in set(waiting) - set(peers):
+                waiting.pop(peer).cancel()
         self._peers = peers
         self._reckon()
 
@@ -154,7 +155,7 @@ class Health:
         if peer.down:
             return
         peer.down = True
-        self.well = False
+        self._reckon()
         calming = self._calming.pop(peer, None)
         if calming is not None:
             calming.cancel()
@@ -197,7 +198,7 @@ class Health:
         if not peer.suspect:
             peer.suspect = True
             peer.error = _SUSPECT
-            self.well = False
+            self._reckon()
             _log.warning("node %s is %s", peer.name, _SUSPECT)
             self._probe_after(peer, self._probe_s_min)
 

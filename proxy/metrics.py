@@ -44,6 +44,7 @@ _ROWS = (
     Row("refilled_nodes", "refilled_nodes_total", "Suspect nodes that were refilled"),
     Row("adopted_nodes", "adopted_nodes_total", "Empty nodes that were given the place of one that was lost"),
     Row("ring_number", "ring_number", "Number of the ring"),
+    Row("ring_joint", "ring_joint", "Whether the ring is on its way to another one"),
 )
 
 _OF_NODE = (

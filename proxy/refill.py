@@ -235,6 +235,10 @@ class Refill:
         identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
         progress = self._progress.get(peer)
         ring = self._coordinator.placed.number
+        if identity.ring != ring:
+            if self._coordinator.rings is not None:
+                self._coordinator.rings.heard(peer, identity.ring)
+            return False
         if progress is None or progress.epoch != identity.epoch or progress.ring != ring:
             _log.warning("node %s may have forgotten writes; what it lacks is brought back from the others", peer.name)
             # A write that the node took before it forgot may still be on its way to the owner that it is acknowledged

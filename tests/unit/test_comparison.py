@@ -98,7 +98,7 @@ class Replicas:
         self.stores = stores
         loop = asyncio.get_running_loop()
         members = [Member(f"{name}:1") for name in "abcdefgh"[: len(stores)]]
-        self.ring = NodeRing(members, n, partitions=partitions)
+        self.ring = NodeRing(members, n, partitions=partitions, number=0)
         self.peers = [Peer(member.name, store) for member, store in zip(members, stores, strict=True)]
         self.coordinator = Coordinator(
             PlacedRing.of(self.ring, self.peers, Quorum.over(len(stores), n, 2, 2)),

@@ -62,6 +62,21 @@ async def test_a_node_that_is_gone_or_not_ours_is_down_at_once(error):
 
 
 @in_virtual_time
+async def test_a_member_that_the_ring_names_no_more_is_neither_watched_nor_minded():
+    node, peer, health = watched()
+    health.failed(peer, Unreachable("refused"))
+
+    health.watch([Peer("b:1", Node())])
+    assert health.well
+    health.failed(peer, ConnectionLost("closed"))
+    health.failed(peer, Recovering("forgot"))
+    await asyncio.sleep(60)
+
+    assert health.well
+    assert node.asked_at == []
+
+
+@in_virtual_time
 async def test_a_node_whose_ring_has_another_number_is_well():
     _, peer, health = watched()
 

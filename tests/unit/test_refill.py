@@ -100,9 +100,20 @@ async def test_what_was_refilled_under_one_ring_says_nothing_about_the_next() ->
     placed = refilled.replicas.coordinator.placed
     assert not await refilled.refill()
     await asyncio.sleep(1.0)
+    for store in (refilled.forgetful, *refilled.others):
+        store._identity = replace(store._identity, ring=2)
     refilled.replicas.coordinator.take_over(
         PlacedRing(2, "next", placed.rings, placed.quorums, {peer.name: peer for peer in placed.peers})
     )
+
+    assert not await refilled.refill()
+
+    assert refilled.forgetful.suspect
+
+
+async def test_a_node_is_not_refilled_while_its_ring_is_another_one() -> None:
+    refilled = Refilled()
+    refilled.forgetful._identity = replace(refilled.forgetful._identity, ring=2)
 
     assert not await refilled.refill()
 
