@@ -2,7 +2,8 @@
 
 A node that belongs to no cluster, and is met where one of the cluster's was, lost its data directory. Whoever remembers
 which node that was tells the empty one so. It takes over the id, and is suspect from then on until it has been refilled
-(`proxy.refill`), so what it doesn't have is never believed. The old directory, should it be put back, is that of a node
+(`proxy.refill`), so what it doesn't have is never believed. Until enough of the others are there for that it is left
+alone. The old directory, should it be put back, is that of a node
 that went back (`proxy.last_seen`).
 """
 
@@ -80,8 +81,24 @@ class Adoption:
             await asyncio.sleep(_LOOK_S)
             for peer in self._coordinator.placed.peers:
                 vacancy = self._places.vacancy_at(peer)
-                if vacancy is not None and (trouble := await self._adopt(peer, vacancy)):
+                if vacancy is not None and (trouble := self._too_soon(peer) or await self._adopt(peer, vacancy)):
                     self._places.not_adopted(peer, trouble)
+
+    def _too_soon(self, peer: Peer) -> str:
+        """Why a node couldn't be refilled now, or nothing. Had it taken the place, and were the old directory only not
+        mounted, as perhaps those of others are, that one would be taken for an old copy, and nobody have the files."""
+        away = {one for one in self._coordinator.placed.peers if one.down or one.suspect}
+        unknown = [
+            owners
+            for owners in self._coordinator.placed.groups
+            if peer in owners.peers and not owners.others_know(peer, away)
+        ]
+        if not unknown:
+            return ""
+        missed = sorted({one.name for owners in unknown for one in owners.peers if one in away and one is not peer})
+        if not missed:
+            return "no other node keeps what it had; put its directory back"
+        return f"what it had can't be known without {', '.join(missed)}"
 
     async def _adopt(self, peer: Peer, vacancy: Vacancy) -> str:
         """Have an empty node take a place. Returns why it can't, or nothing."""

@@ -356,7 +356,7 @@ class _Roll:
     def not_adopted(self, peer: Peer, why: str) -> None:
         """An empty node can't take the place that it is to take."""
         if peer in self._lost:
-            self._lost[peer] = f"it can't take the place of node {self.node_of(peer)}: {why}"
+            self._lost[peer] = f"it can't take the place of node {self.node_of(peer)} yet: {why}"
 
     def last_seen_of(self, peer: Peer) -> Seen | None:
         """What is remembered of the node that belongs at a peer's address."""

@@ -10,7 +10,7 @@ its key, and goes by what it got to its end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from proxy.peer import Peer
 from proxy.quorum import Quorum
@@ -50,6 +50,14 @@ class Owners:
         self.holders = holders
         self.joint = joint
         self.strictly = strictly or self
+
+    def others_know(self, peer: Peer, away: Collection[Peer]) -> bool:
+        """Whether enough of the other owners are left, without those `away`, that one of them has each acknowledged
+        write that `peer` may have counted for."""
+        if self.joint is not None:
+            return all(side.others_know(peer, away) for side in self.joint if peer in side.peers)
+        left = [one for one in self.peers if one is not peer and one not in away]
+        return len(left) > self.copies - self.w
 
     @staticmethod
     def under(quorum: Quorum, ring: int, peers: tuple[Peer, ...]) -> Owners:
@@ -108,6 +116,8 @@ class PlacedRing:
         """A key's partition is its hash shifted right by this."""
         self.table = self._place(peers)
         """For each partition its owners; equal ones are one object."""
+        self.groups = tuple(dict.fromkeys(self.table))
+        """The different ones among them."""
         self.shares = self.rings[-1].shares()
         """For each member of the last placement what it owns, relative to its fair part."""
         self.held = dict.fromkeys(self.peers, 0)

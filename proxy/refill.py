@@ -60,13 +60,7 @@ class Refilling(Comparison):
         """After `compare` of a place: whether the node has all there that an acknowledged write may have counted on."""
         if self.not_given():
             return False
-        return all(self._are_enough(owners) for owners in self.owners_below(prefix))
-
-    def _are_enough(self, owners: Owners) -> bool:
-        if owners.joint is not None:
-            return all(self._are_enough(side) for side in owners.joint if self._target in side.peers)
-        heard = set(owners.peers) - self._away - {self._target}
-        return len(heard) > owners.copies - owners.w
+        return all(owners.others_know(self._target, self._away) for owners in self.owners_below(prefix))
 
     def missed(self) -> set[str]:
         """The others that couldn't be heard."""

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.cluster import ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
-from sfss.errors import SetupError, Unreachable, Unsupported, WrongCluster
+from sfss.errors import QuorumUnavailable, SetupError, Unreachable, Unsupported, WrongCluster
 from sfss.memory import MemoryStore
 from sfss.promise import Promise, new_promise, promised
 from sfss.ring import Member, NodeRing
@@ -572,12 +572,38 @@ async def test_an_empty_node_that_can_not_take_its_place_is_left_alone_and_says_
 
     peer = peer_at(cluster, 7901)
     assert peer.down
-    assert peer.error.endswith("it can't take the place of node n1: its disk is full")
+    assert peer.error.endswith("it can't take the place of node n1 yet: its disk is full")
 
     network.nodes[7901].refuses = ""
     await asyncio.sleep(5)
 
     assert (peer.down, peer.suspect) == (False, True)
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_an_empty_node_takes_its_place_only_once_the_others_can_refill_it():
+    """Were two disks of three not mounted, both would be old copies later, and the third alone doesn't know enough."""
+    network = Network()
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    for port in (7901, 7902):
+        network.nodes[port].up = False
+    with pytest.raises(QuorumUnavailable):
+        await settled(cluster.coordinator.get(KEY))
+    network.nodes[7901].wipe()
+    network.nodes[7901].up = True
+    await asyncio.sleep(5)
+
+    assert network.nodes[7901].identity().cluster == ""
+    assert peer_at(cluster, 7901).error.endswith(
+        "it can't take the place of node n1 yet: what it had can't be known without localhost:7902"
+    )
+
+    network.nodes[7902].up = True
+    await asyncio.sleep(5)
+
+    assert peer_at(cluster, 7901).suspect
     await cluster.close()
 
 
