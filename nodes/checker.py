@@ -99,6 +99,8 @@ class _Check:
             self._unindexed.clear()
             return
         key = index_key(header.key)
+        if self._offline.ring.dropped.is_dead(key, volume.header.position + found.offset):
+            return
         packed = self._offline.newest(key)
         newer = f"{where} is newer than what the index has"
         if packed is None:

@@ -19,6 +19,7 @@ from nodes.daemon import Daemon, log_to
 from nodes.export import export_directory
 from nodes.identity import LOG_FILE, DataDirectory
 from nodes.options import MIB, NodeOptions, Sync
+from nodes.ring_file import read_ring_file, write_ring_file
 from nodes.store import NodeStore
 from sfss import __version__
 from sfss.addresses import host_and_port
@@ -222,10 +223,14 @@ def _trust(directory: Path) -> int:
     data = DataDirectory.open(directory, create=False)
     try:
         state = data.load()
+        ring = read_ring_file(data.path, state)
+        if ring.kept.forgot:
+            click.echo("its word on the next ring counts, although it may have given another one before")
+            write_ring_file(data.path, replace(ring, kept=replace(ring.kept, forgot=0)).encode(0))
         if state.suspect:
             click.echo(f"trusted, although {state.suspect}")
             data.save(replace(state, suspect=""))
-        else:
+        elif not ring.kept.forgot:
             click.echo("nothing is known to be missing; nothing was changed")
     finally:
         data.close()

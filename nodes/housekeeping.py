@@ -10,11 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nodes.identity import DataDirectory, NodeState
 from nodes.options import NodeOptions, Sync
 from nodes.reserve import FULL, Reserve
+from nodes.ring_file import RING, RingFile, write_ring_file
 from nodes.writer import Writer
 from sfss.errors import OutOfDisk, SfssError, Unavailable
 from sfss.stamps import COUNT_BITS, StampClock
@@ -29,8 +32,8 @@ _PERIOD_S = 1.0
 _PERIOD_S_MAX = 60.0
 """Between rounds that fail one after the other."""
 
-_IDENTITY_BYTES = 64 * 1024
-"""Room that replacing the identity file needs on any file system, with slack."""
+_SMALL_BYTES = 64 * 1024
+"""Room that replacing a file of a few blocks needs on any file system, with slack."""
 
 _log = logging.getLogger("sfss.node")
 
@@ -43,17 +46,26 @@ def floor_ahead(now: float, last: int) -> int:
 
 def save_for_sure(directory: DataDirectory, state: NodeState, reserve: Reserve) -> None:
     """Put who the node is on disk, if need be with room from the reserve."""
+    _with_room(partial(directory.save, state), _SMALL_BYTES, reserve)
+
+
+def _save_ring(directory: Path, file: RingFile, oldest: int, reserve: Reserve) -> None:
+    body = file.encode(oldest)
+    _with_room(partial(write_ring_file, directory, body), _SMALL_BYTES + len(body), reserve)
+
+
+def _with_room(save: Callable[[], None], size: int, reserve: Reserve) -> None:
     try:
-        directory.save(state)
+        save()
     except OSError as error:
-        if error.errno not in FULL or not reserve.release(_IDENTITY_BYTES):
+        if error.errno not in FULL or not reserve.release(size):
             raise
-        directory.save(state)
+        save()
 
 
 class Housekeeper:
-    """The only one that writes the identity file while the node runs. For the loop's thread. `on_state` is called
-    with each new state."""
+    """The only one that writes the identity file, and the ring's, while the node runs. For the loop's thread.
+    `on_state` is called with each new state."""
 
     def __init__(
         self,
@@ -97,6 +109,24 @@ class Housekeeper:
     def bind(self, cluster: str, ring: int, fingerprint: str) -> None:
         """Take a cluster as the node's, from now on; `save` puts it on disk."""
         self._change(cluster=cluster, ring=ring, fingerprint=fingerprint)
+
+    async def save_ring(self, file: RingFile, oldest: int) -> None:
+        """Put what the node keeps of its ring on disk; `oldest` is the position of its oldest volume. Raises
+        `OutOfDisk` or `Unavailable`."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, _save_ring, self._directory.path, file, oldest, self._reserve)
+        except OSError as error:
+            raise _refusal(error, RING) from None
+
+    async def take_ring(self, number: int, fingerprint: str) -> None:
+        """Be in a ring that was learnt; the file that says so is on disk."""
+        self._change(ring=number, fingerprint=fingerprint, taught=True)
+        try:
+            await self.save()
+        except OSError as error:
+            # The other file counts; this one only tells when that is lost.
+            _log.error("the identity file can't be written and will be later: %s", error)
 
     async def become(self, decide: Callable[[NodeState], dict[str, Any]]) -> None:
         """Change what `decide` says, given who the node is when nothing else is being changed; it counts once that is
@@ -155,9 +185,9 @@ class Housekeeper:
             await self._writer.sync()
 
 
-def _refusal(error: OSError) -> SfssError:
-    """What to answer to what needed a new identity file."""
-    _log.error("the identity file can't be written: %s", error)
+def _refusal(error: OSError, name: str = "identity") -> SfssError:
+    """What to answer to what needed a file to be replaced."""
+    _log.error("the %s file can't be written: %s", name, error)
     if error.errno in FULL:
         return OutOfDisk("out of disk")
-    return Unavailable(f"the identity file can't be written: {error.strerror}")
+    return Unavailable(f"the {name} file can't be written: {error.strerror}")

@@ -1,7 +1,6 @@
 """A data directory: whose it is, and who works in it.
 
-`identity` is a small text file: a first line with magic, format and byte order, one JSON object, and a last line with
-the checksum of what is above. It is replaced whole: written beside, fsynced, renamed, and the directory fsynced.
+`identity` is a small file (`nodes.small_file`) with one JSON object.
 `lock` is held by flock as long as the process lives, so that two processes never write one directory.
 """
 
@@ -11,15 +10,12 @@ import errno
 import fcntl
 import json
 import os
-import sys
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import xxhash
-
-from nodes.format import FORMAT
-from nodes.volume import make_directory, sync_directory
+from nodes.small_file import UNFINISHED, read_small_file, replace_small_file
+from nodes.volume import make_directory
 from sfss.errors import SetupError
 from sfss.store import Identity
 
@@ -33,7 +29,7 @@ LOG_FILE = "node.log"
 STARTS_MAX = 256
 """Words of so many starts are kept."""
 
-_HARMLESS = (_LOCK, _IDENTITY + ".new", LOG_FILE)
+_HARMLESS = (_LOCK, _IDENTITY + UNFINISHED, LOG_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,8 @@ class NodeState:
     ones, this one's at the end, and `since` is the epoch from which on they count (`nodes.lineage`). `position` is one
     that was durable, and `stamp_floor` one that was never passed by a stamp issued: both defend against an older copy
     of the directory, or a lost tail, going unnoticed. `suspect` is the reason why acknowledged writes may be missing,
-    empty if they are not. `closed` tells whether the last stop was clean."""
+    empty if they are not. `closed` tells whether the last stop was clean. `taught`: the ring is one that was learnt, so
+    the file `ring` (`nodes.ring_file`) must be there."""
 
     node: str
     cluster: str = ""
@@ -60,6 +57,7 @@ class NodeState:
     member: str = ""
     starts: tuple[str, ...] = ()
     since: int = 0
+    taught: bool = False
 
     def word_of(self, epoch: int) -> str:
         """The word of a start up to this one; empty where that isn't known any more."""
@@ -137,46 +135,13 @@ class DataDirectory:
 
     def load(self) -> NodeState:
         """Read who the node is. Raises `SetupError` for a damaged file or a newer format."""
-        path = self.path / _IDENTITY
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise SetupError(f"{path} can't be read: {error.strerror or error}") from None
-        head, _, rest = text.partition(b"\n")
-        body, _, check = rest.partition(b"\n")
-        words = head.decode("ascii", "replace").split()
-        if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit():
-            raise SetupError(f"{path} is damaged: it does not begin with {_MAGIC!r}; restore it or wipe the directory")
-        if int(words[1]) > FORMAT:
-            raise SetupError(
-                f"{path} has format {words[1]}, which is newer than this program; run the version that wrote it"
-            )
-        if words[2] != sys.byteorder:
-            raise SetupError(f"{path} was written on a machine of {words[2]} byte order; this one's is {sys.byteorder}")
-        if check.strip() != _check_of(head, body):
-            raise SetupError(f"{path} is damaged: its checksum is wrong; restore it or wipe the directory")
-        fields = json.loads(body)
+        fields = json.loads(read_small_file(self.path / _IDENTITY, _MAGIC))
         return NodeState(**fields | {"starts": tuple(fields.get("starts", ()))})
 
     def save(self, state: NodeState) -> None:
         """Replace who the node is, durably."""
-        head = f"{_MAGIC} {FORMAT} {sys.byteorder}".encode()
-        body = json.dumps(asdict(state), sort_keys=True).encode()
-        path = self.path / _IDENTITY
-        unfinished = self.path / (_IDENTITY + ".new")
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, head + b"\n" + body + b"\n" + _check_of(head, body) + b"\n")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(unfinished, path)
-        sync_directory(self.path)
+        replace_small_file(self.path / _IDENTITY, _MAGIC, json.dumps(asdict(state), sort_keys=True).encode())
 
     def close(self) -> None:
         """Let another process in."""
         os.close(self._lock_fd)
-
-
-def _check_of(head: bytes, body: bytes) -> bytes:
-    return b"%016x" % xxhash.xxh3_64_intdigest(head + b"\n" + body)

@@ -40,7 +40,7 @@ class Rotten(NamedTuple):
 
 class Mender:
     """Walks the index and mends it. For the loop's thread; blocking work is done in `thread`. `on_fault` gets
-    sentences, `on_mended` index keys."""
+    sentences, `on_mended` index keys; `is_dead` is the `Scrubber`'s."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Mender:
         thread: ThreadPoolExecutor,
         on_fault: Callable[[str], None],
         on_mended: Callable[[bytes], None],
+        is_dead: Callable[[bytes, int], bool],
     ) -> None:
         self._volumes = volumes
         self._index = index
@@ -57,6 +58,7 @@ class Mender:
         self._thread = thread
         self._on_fault = on_fault
         self._on_mended = on_mended
+        self._is_dead = is_dead
 
     async def mend(self) -> None:
         """Walk through the whole index once."""
@@ -89,6 +91,8 @@ class Mender:
         # A record that something else points to agrees in neither.
         if entry[:BODY_BYTES] != rotten.entry[:BODY_BYTES] and entry[BODY_BYTES:] != rotten.entry[BODY_BYTES:]:
             return False
+        if self._is_dead(key, volume.header.position + offset):
+            return False  # it would come back under its own key, behind the drop that missed it
         if not await self._indexer.put_right(rotten.before, rotten.key, rotten.entry, key, entry):
             return False
         self._on_mended(key)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nodes.identity import DataDirectory, NodeState
 from nodes.recovery import Recovered, recover
+from nodes.ring_file import RingFile, read_ring_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Offline:
 
     directory: DataDirectory
     state: NodeState
+    ring: RingFile
     recovered: Recovered
 
     def newest(self, key: bytes) -> bytes | None:
@@ -46,10 +48,11 @@ def open_offline(path: Path) -> Iterator[Offline]:
     directory = DataDirectory.open(path, create=False)
     try:
         state = directory.load()
+        ring = read_ring_file(directory.path, state)
         with tempfile.TemporaryDirectory(prefix="sfss-node-") as aside:
-            recovered = recover(directory, state, Path(aside))
+            recovered = recover(directory, state, ring, Path(aside))
             try:
-                yield Offline(directory, state, recovered)
+                yield Offline(directory, state, ring, recovered)
             finally:
                 recovered.index.close()
     finally:

@@ -13,16 +13,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 from nodes.crash_note import CrashNote
+from nodes.dropped import Dropped
+from nodes.dropping import remove_dead
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, checksum_in, index_key, is_whole, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
 from nodes.overlay import Figures, Overlay
+from nodes.ring_file import RingFile
 from nodes.scan import Batch, Damage, Found, reader_of, walk
 from nodes.tree import Tree
 from nodes.volume import Volume, find_volumes, volume_path
@@ -49,6 +52,9 @@ class Recovered:
     lost: set[bytes] = field(default_factory=set)
     """Index keys of records that the index knows and no volume has."""
 
+    ring: RingFile = field(default_factory=RingFile)
+    """As it is on disk, with nothing left to remove."""
+
 
 @dataclass(slots=True)
 class _Tail:
@@ -59,11 +65,13 @@ class _Tail:
     fd: int = field(default=-1)
 
 
-def recover(directory: DataDirectory, state: NodeState, aside: Path | None = None) -> Recovered:
+def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: Path | None = None) -> Recovered:
     """Make volumes and index agree. Blocks; to be called before anything is served. Raises `SetupError`.
 
+    What `ring` says is dropped is left out, and taken out of the index where a crash has left it there.
     With `aside` nothing in the directory is changed: the tail stays in the overlay, and an index that can't be used
     is built anew in that folder."""
+    dropped = ring.dropped
     volumes, damaged = find_volumes(directory.volumes, state.node_bytes, clean=aside is None)
     index, covered = _open_index(directory, state, bool(volumes), aside)
     index.refresh()
@@ -79,14 +87,14 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
         if volume.number >= covered.volume
     ]
     newest_number = max([covered.volume, *found_numbers, *damaged], default=0)
-    replay = _Replay(index, overlay, state)
+    replay = _Replay(index, overlay, state, dropped)
     try:
         for tail in tails:
             access = os.O_RDWR if aside is None else os.O_RDONLY
             tail.fd = os.open(volume_path(directory.volumes, tail.volume.number), access | os.O_CLOEXEC)
             if not state.closed and aside is None:
                 _read_from_disk_itself(tail.fd)
-        floor = max([covered.position, state.position, *(_highest_durable(tail) for tail in tails)])
+        floor = max([covered.position, state.position, dropped.highest, *(_highest_durable(tail) for tail in tails)])
         for tail in tails:
             if replay.torn:
                 # Nothing above a torn place was promised; a later volume there can't exist, unless it was put there.
@@ -103,15 +111,16 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
     reasons += replay.reasons
     reasons += _unknown_losses([tail.volume for tail in tails], covered, state.closed)
     end = volumes[-1].end_position if volumes else 0
+    begun = bool(volumes) and volumes[-1].number == newest_number and end >= floor
+    newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
+    remove_dead(index, overlay, dropped, ring.removing, volumes, lambda: replay.commit_if_large(newest, begun))
     lost: set[bytes] = set()
     if missing or end < covered.position:
-        lost = _lost_entries(index, volumes, missing)
+        lost = {key for key in _lost_entries(index, volumes, missing) if overlay.newest(key) is not None}
         _log.error("%d records that the index knows are lost; their reads fail until they are written again", len(lost))
     if max(end, covered.position) < floor:
         reasons.append(f"data ends at position {end}, but {floor} was durable")
-    begun = bool(volumes) and volumes[-1].number == newest_number and end >= floor
-    newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
-    replay.commit(newest, begun, always=bool(reasons))
+    replay.commit(newest, begun, always=bool(reasons or ring.removing))
     return Recovered(
         index,
         overlay,
@@ -123,6 +132,7 @@ def recover(directory: DataDirectory, state: NodeState, aside: Path | None = Non
         replay.rotten,
         replay.cut_bytes,
         lost,
+        replace(ring, removing=()),
     )
 
 
@@ -224,10 +234,11 @@ def _highest_durable(tail: _Tail) -> int:
 class _Replay:
     """Puts what tails hold into the overlay, and that into the index from time to time."""
 
-    def __init__(self, index: Index, overlay: Overlay, state: NodeState) -> None:
+    def __init__(self, index: Index, overlay: Overlay, state: NodeState, dropped: Dropped) -> None:
         self._index = index
         self._overlay = overlay
         self._state = state
+        self._dropped = dropped
         self.torn = False
         self.reasons: list[str] = []
         self.replayed = 0
@@ -276,6 +287,8 @@ class _Replay:
             self._overlay.forget_all()
             return
         key = index_key(header.key)
+        if self._dropped.is_dead(key, volume.header.position + found.offset):
+            return
         held = self._overlay.newest(key)
         if held is not None and is_whole(key, held):
             version, checksum = unpack_fields(held)[5:7]
@@ -314,6 +327,11 @@ class _Replay:
         """Put what is left into the index; `always` also where nothing is, so that what was found out isn't again."""
         if self.replayed or always:
             self._commit_at(newest, newest.end, newest.end_position if begun else newest.header.position)
+
+    def commit_if_large(self, newest: Volume, begun: bool) -> None:
+        """The same once there is much of it."""
+        if len(self._overlay.current) >= _COMMIT_ENTRIES:
+            self.commit(newest, begun, always=True)
 
     def _commit_at(self, volume: Volume, offset: int, position: int) -> None:
         if self._index.read_only:

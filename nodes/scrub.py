@@ -52,7 +52,8 @@ class _Slice(NamedTuple):
 
 class Scrubber:
     """Runs the scrubbing. For the loop's thread. `on_damage` gets index key and entry of each damaged
-    record that the index points to, `on_mended` the index keys of entries that were mended."""
+    record that the index points to, `on_mended` the index keys of entries that were mended. `is_dead` tells of an index
+    key and a position whether a record there counts for nothing since its partition was dropped."""
 
     def __init__(
         self,
@@ -63,14 +64,16 @@ class Scrubber:
         options: NodeOptions,
         on_damage: Callable[[bytes, bytes], None],
         on_mended: Callable[[bytes], None],
+        is_dead: Callable[[bytes, int], bool],
     ) -> None:
         self._volumes = volumes
         self._index = index
         self._indexer = indexer
         self._options = options
         self._on_damage = on_damage
+        self._is_dead = is_dead
         self._thread = ThreadPoolExecutor(1, "sfss-scrubber")
-        self._mender = Mender(volumes, index, indexer, self._thread, self._tell, on_mended)
+        self._mender = Mender(volumes, index, indexer, self._thread, self._tell, on_mended, is_dead)
         self._tree_checker = TreeChecker(index, indexer, tree, self._thread)
         self._task: asyncio.Task[None] | None = None
         self.faults = 0
@@ -121,7 +124,7 @@ class Scrubber:
     async def _scrub_volume(self, volume: Volume) -> None:
         loop = asyncio.get_running_loop()
         with self._volumes.held(volume.number) as fd:
-            walker = _Walker(volume, fd, self._index)
+            walker = _Walker(volume, fd, self._index, self._is_dead)
             more = True
             while more:
                 began = time.monotonic()
@@ -154,7 +157,9 @@ class Scrubber:
 class _Walker:
     """The thread's side: verifies one volume in slices."""
 
-    def __init__(self, volume: Volume, fd: int, index: Index) -> None:
+    def __init__(self, volume: Volume, fd: int, index: Index, is_dead: Callable[[bytes, int], bool]) -> None:
+        self._base = volume.header.position
+        self._is_dead = is_dead
         self._name = volume_path(Path(), volume.number).name
         self._number = volume.number
         self._index = index
@@ -200,5 +205,9 @@ class _Walker:
             self._newer.pop(lookup, None)
             if not found.intact:
                 damaged.append((lookup, entry))
-        elif found.intact and is_newer(header, version, checksum, kind):
+        elif (
+            found.intact
+            and is_newer(header, version, checksum, kind)
+            and not self._is_dead(lookup, self._base + found.offset)
+        ):
             self._newer[lookup] = f"{where} is newer than what the index has"

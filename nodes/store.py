@@ -2,7 +2,7 @@
 
 `NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
 newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
-`Replica`, `Comparable`, `Refillable`, `Updater` and `Flushable` of `sfss.store`.
+`Replica`, `Comparable`, `Refillable`, `Updater` and `Flushable` of `sfss.store`, and `RingKeeper`.
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from nodes import index as indexes
 from nodes.compaction import Compactor
 from nodes.crash_note import CrashNote
+from nodes.dropping import Dropper
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unpack_entry, unpack_fields
 from nodes.format import RECORD_HEADER_BYTES, Kind
 from nodes.free_space import FreeSpace
@@ -38,6 +39,8 @@ from nodes.options import NodeOptions, Sync
 from nodes.reading import ValueReader
 from nodes.recovery import Recovered, recover
 from nodes.reserve import Reserve
+from nodes.ring_file import RingFile, read_ring_file, with_ring
+from nodes.rings import Rings
 from nodes.scrub import Scrubber
 from nodes.spares import Spares
 from nodes.volume import Volumes
@@ -56,6 +59,8 @@ from sfss.errors import (
     WrongCluster,
 )
 from sfss.promise import Promise, promised, turn_of
+from sfss.ring_keeper import HeldRing, Prepared, Voted
+from sfss.ring_record import RingRecord
 from sfss.stamps import AHEAD_S_MAX, StampClock, too_far_ahead
 from sfss.store import (
     NO_CALL,
@@ -147,6 +152,28 @@ class NodeStore:
             die=die,
         )
         self._indexer = Indexer(self._index, self._overlay, self._writer, reserve, options, state.node, die)
+        self._dropper = Dropper(
+            self._index,
+            self._overlay,
+            self._indexer,
+            self._writer,
+            self._volumes,
+            options.overlay_entries_max,
+            on_removed=self._damaged.discard,
+            on_damage=self._index_damaged,
+            stopping=lambda: self._closed is not None,
+        )
+        self._ring = state.ring
+        self._rings = Rings(
+            recovered.ring,
+            lambda: self._state.identity(0).node,
+            self._dropper,
+            save=self._save_ring,
+            settle=self._writer.settled,
+            on_ring=self._take_ring,
+            on_told=lambda held: self._housekeeper.take_ring(held.number, held.fingerprint),
+            spawn=self._run,
+        )
         self._compactor = Compactor(
             self._volumes,
             self._overlay,
@@ -156,8 +183,7 @@ class NodeStore:
             reserve,
             self._spares,
             options,
-            # A copy appended behind a flush that is on its way would come back at the next start.
-            is_pending=lambda lookup: self._flushing is not None or lookup in self._pending,
+            is_pending=self._is_pending,
             keep_tombstones=lambda: bool(self._state.cluster),
             free_bytes=self._free_space.bytes_free,
             now=now,
@@ -170,6 +196,7 @@ class NodeStore:
             options,
             on_damage=self._note_damage_of,
             on_mended=self._damaged.discard,
+            is_dead=self._is_dead,
         )
         self._lister = Lister(self._index, self._overlay)
         self._housekeeper = Housekeeper(
@@ -179,6 +206,7 @@ class NodeStore:
 
     def _know_state(self, state: NodeState) -> None:
         self._state = state
+        self._ring = max(self._ring, state.ring)
         self._floor = state.stamp_floor
         self._suspect = state.suspect
 
@@ -235,6 +263,7 @@ class NodeStore:
         await self._housekeeper.close()
         self._reader.close()
         self._lister.close()
+        self._dropper.close()
         self._volumes.close()
         self._index.close()
         last = replace(
@@ -412,6 +441,7 @@ class NodeStore:
             raise WrongCluster(f"the node holds {self._overlay.figures.files} files of no cluster")
         # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
         self._housekeeper.bind(uuid.uuid4().hex if cluster == "new" else cluster, ring, fingerprint)
+        self._rings.bound(HeldRing(ring, fingerprint))
         return self._spawn(self._saved_identity())
 
     def trust(self, epoch: int) -> Reply[Identity]:
@@ -421,6 +451,7 @@ class NodeStore:
         return self._spawn(self._trusted(epoch))
 
     async def _trusted(self, epoch: int) -> Identity:
+        await self._rings.remember()
         await self._housekeeper.become(partial(self._without_suspicion, epoch))
         _log.info("trusted again: whatever may have been missing was compared with the other nodes")
         return self.identify()
@@ -440,6 +471,7 @@ class NodeStore:
 
     async def _gone_back(self, seen: Seen) -> Identity:
         known = bool(self._suspect)
+        await self._rings.forget()
         await self._housekeeper.become(lambda state: changes_from(state, self._writer.synced_position, seen))
         if not known:
             _log.error("acknowledged writes may be missing here, so reads are refused: %s", self._suspect)
@@ -450,7 +482,13 @@ class NodeStore:
         return self._spawn(self._adopted(changes | {"suspect": f"its directory is empty, and node {node} had files"}))
 
     async def _adopted(self, changes: dict[str, Any]) -> Identity:
-        await self._housekeeper.become(partial(self._unless_used, changes))
+        if self._unless_used(changes, self._state):
+            await self._rings.forget()
+            await self._housekeeper.become(partial(self._unless_used, changes))
+            self._rings.bound(HeldRing(self._state.ring, self._state.fingerprint))
+            _log.warning(
+                "takes the place of node %s, which had files: they are brought back from the others", self._state.member
+            )
         return self.identify()
 
     def _unless_used(self, changes: dict[str, Any], state: NodeState) -> dict[str, Any]:
@@ -458,14 +496,51 @@ class NodeStore:
             return {}
         if self._pending or self._overlay.figures.files or self._writer.synced_position:
             raise WrongCluster("the node has had files of no cluster; give it an empty data directory")
-        _log.warning(
-            "takes the place of node %s, which had files: they are brought back from the others", changes["member"]
-        )
         return changes
 
     async def _saved_identity(self) -> Identity:
         await self._housekeeper.save()
         return self._state.identity(self._writer.synced_position)
+
+    # --- RingKeeper ----------------------------------------------------------------------------------
+
+    def tell_ring(self, call: Call = NO_CALL) -> Reply[HeldRing]:
+        return self._surely(self._rings.tell())
+
+    def prepare_ring(self, number: int, ballot: int, call: Call = NO_CALL) -> Reply[Prepared]:
+        return self._surely(self._rings.prepare(number, ballot))
+
+    def accept_ring(self, ballot: int, record: RingRecord, call: Call = NO_CALL) -> Reply[Voted]:
+        return self._surely(self._rings.accept(ballot, record))
+
+    def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> Reply[HeldRing]:
+        return self._surely(self._rings.learn(record))
+
+    def leave_ring(self, number: int, call: Call = NO_CALL) -> Reply[Identity]:
+        return self._surely(self._left(number))
+
+    async def _left(self, number: int) -> Identity:
+        await self._rings.leave(number)
+        return self.identify()
+
+    def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> Reply[int]:
+        return self._surely(self._rings.drop(ring, partition))
+
+    def _is_dead(self, lookup: bytes, position: int) -> bool:
+        return self._rings.is_dead(lookup, position)
+
+    def _is_pending(self, lookup: bytes) -> bool:
+        """Whether a record that compaction would append again may be about to go, or to be another. Behind a flush or a
+        drop that is on its way, the copy would come back at the next start."""
+        return self._flushing is not None or lookup in self._pending or self._dropper.is_dropping(lookup)
+
+    def _take_ring(self, number: int) -> None:
+        # Refused from now on is what comes under the ring before; the new one is told a little later.
+        self._ring = number
+
+    async def _save_ring(self, file: RingFile) -> None:
+        oldest = self._volumes.by_number.get(self._volumes.oldest_number)
+        await self._housekeeper.save_ring(file, oldest.header.position if oldest is not None else 0)
 
     # --- Updater and Flushable -----------------------------------------------------------------------
 
@@ -711,8 +786,8 @@ class NodeStore:
             raise Busy("the node is stopping")
 
     def _check_ring(self, call: Call) -> None:
-        if call.ring and call.ring != self._state.ring:
-            raise StaleRing(self._state.ring)
+        if call.ring and call.ring != self._ring:
+            raise StaleRing(self._ring)
 
     async def _above_floor(self, work: Callable[..., Reply[T]], *arguments: object) -> T:
         """Do `work` once its stamp can't be issued again by a later life. Comes to pass after a pause in writing,
@@ -727,10 +802,20 @@ class NodeStore:
         return write.kind == _FILE and (write.expires == 0 or write.expires > self._now())
 
     def _spawn(self, work: Any) -> Promise[Any]:
+        return promised(self._run(work))
+
+    def _surely(self, work: Any) -> Promise[Any]:
+        """Have something done even where whoever asked for it leaves."""
+        if self._closed is not None:
+            work.close()
+            raise Busy("the node is stopping")
+        return promised(asyncio.shield(self._run(work)))
+
+    def _run(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return promised(task)
+        return task
 
 
 def _start(
@@ -740,9 +825,11 @@ def _start(
     reserve = Reserve(data.reserve, options.reserve_bytes)
     try:
         reserve.make_room(_START_BYTES)  # a full disk still serves reads and deletes after a restart
-        recovered = recover(data, state)
+        ring = read_ring_file(data.path, state)
+        recovered = recover(data, state, ring)
         last = max(state.stamp_floor, recovered.overlay.figures.version_max)
-        state = replace(next_start(state), suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
+        state = next_start(with_ring(state, ring))
+        state = replace(state, suspect=recovered.suspect, stamp_floor=floor_ahead(now(), last))
         save_for_sure(data, state, reserve)
     except indexes.IndexDiskFull:
         reserve.close()

@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -308,6 +309,20 @@ class Writer:
         done = asyncio.Event()
         self.when_synced(done.set)
         await done.wait()
+
+    async def settled(self) -> None:
+        """Wait until all that was taken so far is durable, or never will be."""
+        taken = [write for batch in self._batches for write in batch.writes]
+        taken.extend(self._queue)
+        # In order but for a full disk, where the plain ones fail at once and the others go on, in their order.
+        last = taken[-1] if taken else None
+        last_privileged = next((write for write in reversed(taken) if write.privileged), None)
+        for write in (last, last_privileged):
+            if write is not None and not write.settled:
+                promise: Promise[None] = Promise(self._turn)
+                write.wait(promise, None)
+                with suppress(SfssError):  # its own caller is told
+                    await promise
 
     def finish(self) -> None:
         """Write all that was taken, however far the index lags: the node stops."""

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from sfss.errors import BadRequest, StaleRing, WrongCluster
-from sfss.ring_record import RingRecord
+from sfss.errors import BadRequest, Recovering, StaleRing, WrongCluster
+from sfss.ring_record import RING_NUMBER_MAX, RingRecord
 from sfss.store import NO_CALL, Call, Identity, Reply
 
 BALLOT_MAX = 2**63 - 1
@@ -97,6 +97,8 @@ class KeptRing:
     promised: int = 0
     ballot: int = 0
     accepted: RingRecord | None = None
+    forgot: int = 0
+    """What it said about rings up to this number may be forgotten, so it says nothing about them."""
 
     def prepare(self, number: int, ballot: int) -> tuple[KeptRing, Prepared]:
         """The state and the answer that follow. See `RingKeeper`."""
@@ -125,10 +127,23 @@ class KeptRing:
         held = self.held
         if record.number == held.number and record.fingerprint != held.fingerprint and held.record is not None:
             raise WrongCluster(f"ring {held.number} is {held.fingerprint} here, not {record.fingerprint}")
+        if record.number == held.number and record.fingerprint == held.fingerprint and held.record is None:
+            # It took the place of a lost node, and was told no more than the fingerprint.
+            return replace(self, held=HeldRing.of(record)), HeldRing.of(record)
         if record.number <= held.number:
             return self, held
         learnt = HeldRing.of(record)
-        return KeptRing(learnt), learnt
+        return KeptRing(learnt, forgot=self.forgot), learnt
+
+    def forget(self) -> KeptRing:
+        """The state of a node that took the place of one that was lost, or whose directory is an older copy: whatever
+        that one promised, another may be promised now. It says nothing until it is trusted again (`remember`), and not
+        about the ring after the one that it has by then: that number may be the one it was asked about."""
+        return KeptRing(self.held, forgot=RING_NUMBER_MAX)
+
+    def remember(self) -> KeptRing:
+        """The state once it is trusted again."""
+        return replace(self, forgot=min(self.forgot, self.held.number + 1))
 
     def settled(self, number: int) -> RingRecord:
         """The present ring, if it has this number and nodes may let go of what they don't own in it. Raises `StaleRing`
@@ -153,6 +168,8 @@ class KeptRing:
         self._check_cluster()
         if number > self.held.number + 1:
             raise StaleRing(self.held.number)
+        if self.held.number < number <= self.forgot:
+            raise Recovering(f"the node may have forgotten what it said about ring {number}")
         return number <= self.held.number
 
     def _check_cluster(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nodes import compaction, identity, index, writer
+from nodes import compaction, housekeeping, identity, index, writer
 from nodes.format import VOLUME_HEADER_BYTES
 from nodes.options import NodeOptions
 from nodes.store import NodeStore
@@ -68,6 +68,7 @@ def take_turns_on_disk(patch: pytest.MonkeyPatch) -> None:
         (index.Index, "commit"),
         (compaction, "set_aside"),
         (identity.DataDirectory, "save"),
+        (housekeeping, "write_ring_file"),
     ):
         patch.setattr(owner, name, _in_turn(getattr(owner, name)))
 

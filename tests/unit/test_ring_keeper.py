@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfss.errors import BadRequest, StaleRing, WrongCluster
+from sfss.errors import BadRequest, Recovering, StaleRing, WrongCluster
 from sfss.ring_keeper import Accepted, HeldRing, KeptRing, Nack, Promise, check_not_owned
 from sfss.ring_record import Placement, RingMember, RingRecord
 
@@ -101,6 +101,40 @@ def test_what_cant_follow_on_the_present_ring_isnt_accepted() -> None:
     with pytest.raises(BadRequest, match="can't follow"):
         joint.accept(5, RingRecord(3, 64, (OTHER,)))
     assert joint.accept(5, RingRecord(3, 64, (OLD,)))[1] == Accepted()
+
+
+def test_a_node_that_may_have_forgotten_a_promise_has_no_say_on_what_it_may_have_promised() -> None:
+    """Else two who proposed with the lost promise and without it could both find a majority."""
+    kept, _ = FOUNDED.prepare(2, 10)
+
+    kept = kept.forget()
+    for act in (lambda: kept.prepare(2, 99), lambda: kept.accept(99, JOINT)):
+        with pytest.raises(Recovering):
+            act()
+    kept = kept.remember()
+    with pytest.raises(Recovering):
+        kept.prepare(2, 99)
+    kept, told = kept.learn(JOINT)
+
+    assert told == HeldRing.of(JOINT)
+    assert kept.prepare(2, 99)[1] == told
+    assert kept.prepare(3, 1)[1] == Promise()
+
+
+def test_while_it_is_not_trusted_it_has_no_say_on_any_ring() -> None:
+    kept, _ = FOUNDED.forget().learn(JOINT)
+
+    with pytest.raises(Recovering):
+        kept.prepare(3, 1)
+
+
+def test_a_node_that_was_told_a_fingerprint_only_is_taught_the_ring_of_that_number() -> None:
+    kept = KeptRing(HeldRing(2, JOINT.fingerprint))
+
+    taught, told = kept.learn(JOINT)
+
+    assert told == taught.held == HeldRing.of(JOINT)
+    assert kept.learn(RIVAL)[1] == kept.held
 
 
 def test_a_node_of_no_cluster_takes_no_part() -> None:

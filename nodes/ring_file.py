@@ -1,0 +1,86 @@
+"""The file `ring`: the ring that a node has, what it said about the next one, and what it has let go.
+
+Written before anything of it is answered. There is none until a node takes part in a change of its cluster's ring.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nodes.dropped import Dropped, Range
+from nodes.identity import NodeState
+from nodes.small_file import read_small_file, replace_small_file
+from sfss.errors import BadRequest, SetupError
+from sfss.ring_keeper import HeldRing, KeptRing
+from sfss.ring_record import RingRecord
+
+RING = "ring"
+_MAGIC = "sfss-node-ring"
+
+
+@dataclass(frozen=True, slots=True)
+class RingFile:
+    """Its content. `removing` are partitions whose records are dead and may still be in the index; the rest of
+    `dropped` is surely out of it."""
+
+    kept: KeptRing = field(default_factory=KeptRing)
+    dropped: Dropped = field(default_factory=Dropped)
+    removing: tuple[Range, ...] = ()
+
+    def encode(self, oldest: int) -> bytes:
+        """One line of JSON. `oldest` is that of `Dropped.pack`. The founded ring is the identity's, and left out."""
+        kept = self.kept
+        content = {
+            "accepted": _line(kept.accepted),
+            "ballot": kept.ballot,
+            "forgot": kept.forgot,
+            "dropped": b64encode(self.dropped.pack(oldest)).decode(),
+            "promised": kept.promised,
+            "record": _line(kept.held.record),
+            "removing": self.removing,
+        }
+        return json.dumps(content).encode()
+
+
+def read_ring_file(directory: Path, state: NodeState) -> RingFile:
+    """What a data directory has. Raises `SetupError` where the file is damaged, missing, or older than it was."""
+    path = directory / RING
+    if not path.exists():
+        if state.taught:
+            raise SetupError(f"{path} is missing, and the node's ring was there: put it back, or wipe the directory")
+        return RingFile(KeptRing(HeldRing(state.ring, state.fingerprint)))
+    body = read_small_file(path, _MAGIC)
+    try:
+        content = json.loads(body)
+        record, accepted = _record(content["record"]), _record(content["accepted"])
+        held = HeldRing.of(record) if record is not None else HeldRing(state.ring, state.fingerprint)
+        kept = KeptRing(held, int(content["promised"]), int(content["ballot"]), accepted, int(content["forgot"]))
+        dropped = Dropped.unpack(b64decode(content["dropped"]))
+        removing = tuple((int(first), int(end)) for first, end in content["removing"])
+    except (BadRequest, ValueError, TypeError, KeyError) as error:
+        raise SetupError(f"{path} is damaged: {error}; restore it or wipe the directory") from None
+    if held.number < state.ring:
+        raise SetupError(f"{path} has ring {held.number}, and the node had {state.ring}: it is an older copy")
+    return RingFile(kept, dropped, removing)
+
+
+def write_ring_file(directory: Path, body: bytes) -> None:
+    """Put another content in its place, durably. Raises `OSError`."""
+    replace_small_file(directory / RING, _MAGIC, body)
+
+
+def with_ring(state: NodeState, file: RingFile) -> NodeState:
+    """The state as the file has its ring: a crash may have come between the two."""
+    held = file.kept.held
+    return replace(state, ring=held.number, fingerprint=held.fingerprint, taught=held.record is not None)
+
+
+def _line(record: RingRecord | None) -> str:
+    return record.encode().decode() if record is not None else ""
+
+
+def _record(line: str) -> RingRecord | None:
+    return RingRecord.decode(line.encode()) if line else None
