@@ -171,7 +171,7 @@ class SimulatedRingChange(SimulatedCluster):
         for name in founders:
             self._nodes[name].bind("c" * 32, 1, "founded")
 
-    def _dial(self, name: str, greet: object = None) -> tuple[str, SimulatedRingNode]:
+    def _dial(self, name: str, *_: object) -> tuple[str, SimulatedRingNode]:
         cut_off = partial(self._is_cut_off, name)
         return name, SimulatedRingNode(self._nodes[name], self._weather, self._rng, cut_off)
 
