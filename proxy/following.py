@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,8 @@ class Following:
         taught = self._teaching.get(peer)
         if taught is None:
             taught = self._teaching[peer] = Promise(self._coordinator.turn)
-            self._spawn(self._teach(peer, taught), f"{peer.name} is taught the ring")
+            bringing = self._spawn(self._bring_ring(peer), f"{peer.name} is taught the ring")
+            bringing.add_done_callback(partial(self._brought, peer, taught))
         return taught
 
     # learning
@@ -147,30 +149,27 @@ class Following:
 
     # teaching
 
-    async def _teach(self, peer: Peer, taught: Promise[None]) -> None:
-        failure: SfssError | None = ConnectionLost("the coordinator stops")
-        try:
-            record = self._record
-            if record is None:
-                raise WrongCluster("it has no ring, and ours is the one that the cluster was founded with")
-            held = await ask(
-                self._coordinator,
-                peer,
-                lambda replica, call: keeper(replica).learn_ring(record, call),
-                suspect_too=True,
-            )
-            failure = None
-            self.heard(peer, held.number)
-        except SfssError as error:
+    async def _bring_ring(self, peer: Peer) -> None:
+        record = self._record
+        if record is None:
+            raise WrongCluster("it has no ring, and ours is the one that the cluster was founded with")
+        held = await ask(
+            self._coordinator,
+            peer,
+            lambda replica, call: keeper(replica).learn_ring(record, call),
+            suspect_too=True,
+        )
+        self.heard(peer, held.number)
+
+    def _brought(self, peer: Peer, taught: Promise[None], bringing: asyncio.Task[None]) -> None:
+        del self._teaching[peer]
+        if bringing.cancelled():
+            taught.set_exception(ConnectionLost("the coordinator stops"))
+        elif error := bringing.exception():
             _log.info("%s can't be taught the ring: %s", peer.name, error)
-            failure = error
-        finally:
-            del self._teaching[peer]
-            if not taught.done():
-                if failure is None:
-                    taught.set_result(None)
-                else:
-                    taught.set_exception(failure)
+            taught.set_exception(error)
+        else:
+            taught.set_result(None)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -180,7 +179,8 @@ class Following:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, SfssError):
             _log.error("the ring could not be followed", exc_info=error)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.state import ProxyState, StampReserve, StateDirectory
 from sfss.errors import SetupError
+from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.stamps import COUNT_BITS, StampClock
 
 
@@ -165,3 +166,38 @@ def test_a_place_that_is_no_directory_is_refused_in_one_line(tmp_path):
 
     with pytest.raises(SetupError, match="can't be used"):
         StateDirectory(tmp_path / "file")
+
+
+def ring(number):
+    members = tuple(RingMember(f"{index:032x}", f"n{index}:7900") for index in range(3))
+    placements = (Placement(members, 3, 2, 2, 1), Placement(members[:2], 2, 2, 2, 1))
+    return RingRecord(number, 64, placements[: 1 + (number + 1) % 2])
+
+
+async def test_a_ring_is_remembered_beside_the_state_and_never_an_earlier_one(tmp_path):
+    directory = StateDirectory(tmp_path)
+    assert directory.ring is None
+
+    directory.keep_ring(ring(3))
+    directory.keep_ring(ring(2))
+    directory.close()
+
+    assert StateDirectory(tmp_path).ring == ring(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("sfss-proxy-ring 1\n{}\n", "ring is damaged; remove it: the nodes tell the ring"),
+        ("sfss-proxy-ring 2\n{}\n", "ring has format 2, newer than this program"),
+        ("something else\n", "ring is not a proxy's state"),
+    ],
+)
+async def test_a_ring_that_can_not_be_read_is_refused_in_one_line(tmp_path, text, refusal):
+    StateDirectory(tmp_path).close()
+    (tmp_path / "ring").write_text(text)
+
+    with pytest.raises(SetupError, match=refusal) as error:
+        StateDirectory(tmp_path)
+
+    assert "\n" not in str(error.value)

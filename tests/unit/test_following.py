@@ -1,0 +1,249 @@
+"""How a coordinator comes to be at the ring of its nodes, and they at its."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from typing import Any
+
+import pytest
+
+from proxy.coordinator import Coordinator
+from proxy.following import Following, place
+from proxy.health import Health
+from proxy.members import Members
+from proxy.options import Options
+from sfss.errors import Unreachable
+from sfss.memory import MemoryStore
+from sfss.ring_keeper import HeldRing, KeptRing
+from sfss.ring_record import Placement, RingMember, RingRecord
+from sfss.store import NO_CALL, Call
+from tests.unit.ring_lab import id_of
+from tests.unit.virtual_time import in_virtual_time
+
+PARTITIONS = 8
+
+_node_ring = cache(Placement.node_ring)
+
+
+@pytest.fixture(autouse=True)
+def rings_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Placement, "node_ring", lambda *arguments: _node_ring(*arguments))
+
+
+def ring(number: int, *placements: str, partitions: int = PARTITIONS) -> RingRecord:
+    return RingRecord(
+        number,
+        partitions,
+        tuple(
+            Placement(tuple(RingMember(id_of(f"{name}:1"), f"{name}:1") for name in names), 3, 2, 2, 1)
+            for names in placements
+        ),
+    )
+
+
+class Node(MemoryStore):
+    """A node, and the connection to it. `failing`: whatever is asked raises this."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(node=id_of(name))
+        self.failing: Exception | None = None
+        self.asked: list[str] = []
+        self.closed = False
+
+    def keep(self, record: RingRecord) -> None:
+        self._keep(KeptRing(HeldRing.of(record)))
+
+    def _note(self, question: str) -> None:
+        self.asked.append(question)
+        if self.failing is not None:
+            raise self.failing
+
+    def tell_ring(self, call: Call = NO_CALL) -> Any:
+        self._note("ring")
+        return super().tell_ring(call)
+
+    def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> Any:
+        self._note("learn")
+        return super().learn_ring(record, call)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Lab:
+    """A coordinator at `record`, over nodes that are at it, too."""
+
+    def __init__(self, record: RingRecord) -> None:
+        self.nodes = {f"{name}:1": Node(f"{name}:1") for name in "abcdef"}
+        self.members = Members(lambda name, *_: (name, self.nodes[name]))
+        self.record = record
+        self.taken_over: list[int] = []
+
+    async def start(self) -> Lab:
+        loop = asyncio.get_running_loop()
+        placed = await place(self.record, self.members)
+        for member in self.record.members:
+            self.nodes[member.name].keep(self.record)
+        health = Health(
+            placed.peers,
+            monotonic=loop.time,
+            examine=lambda peer, identity: self.following.heard(peer, identity.ring),
+        )
+        self.coordinator = Coordinator(placed, options=Options(), health=health, monotonic=loop.time)
+        self.following = self.coordinator.rings = Following(
+            self.coordinator, self.members, self.record, lambda record, placed: self.taken_over.append(record.number)
+        )
+        return self
+
+    def peer(self, name: str) -> Any:
+        return self.members.peers[f"{name}:1"]
+
+    def node(self, name: str) -> Node:
+        return self.nodes[f"{name}:1"]
+
+    async def let_happen(self) -> None:
+        await asyncio.sleep(0.01)
+
+
+@in_virtual_time
+async def test_a_later_ring_is_learnt_once_however_many_requests_wait_for_it() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").keep(ring(3, "bcd"))
+    began_again: list[int] = []
+
+    for _ in range(100):
+        lab.following.after(3, lab.peer("b"), lambda: began_again.append(lab.coordinator.placed.number))
+    assert not began_again
+    await lab.let_happen()
+
+    assert began_again == [3] * 100
+    assert lab.node("b").asked == ["ring"]
+    assert lab.taken_over == [3]
+
+
+@in_virtual_time
+async def test_members_that_stay_are_the_same_peers_and_those_that_left_are_closed_after_a_while() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    before = {name: lab.peer(name) for name in "abcd"}
+    lab.node("c").keep(ring(3, "bcd"))
+
+    lab.following.heard(lab.peer("c"), 3)
+    await lab.let_happen()
+
+    assert set(lab.coordinator.placed.peers) == {before[name] for name in "bcd"}
+    assert not lab.node("a").closed
+    await asyncio.sleep(lab.coordinator.options.deadline_s)
+    assert [name for name in "abcd" if lab.node(name).closed] == ["a"]
+
+
+@in_virtual_time
+async def test_a_ring_that_can_not_be_learnt_lets_requests_try_once_more() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").failing = Unreachable("gone")
+    began_again: list[int] = []
+
+    lab.following.after(3, lab.peer("b"), lambda: began_again.append(lab.coordinator.placed.number))
+    await asyncio.sleep(1.0)
+
+    assert began_again == [2]
+    assert lab.node("b").asked == ["ring"]
+
+
+@in_virtual_time
+async def test_a_fault_of_one_request_that_begins_again_is_not_that_of_others() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").keep(ring(3, "bcd"))
+    began_again: list[int] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    lab.following.after(3, lab.peer("b"), fail)
+    lab.following.after(3, lab.peer("b"), lambda: began_again.append(2))
+    await lab.let_happen()
+
+    assert began_again == [2]
+
+
+@in_virtual_time
+async def test_a_ring_with_other_partitions_is_not_taken_over() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").keep(ring(3, "bcd", partitions=16))
+
+    lab.following.heard(lab.peer("b"), 3)
+    await lab.let_happen()
+
+    assert lab.coordinator.placed.number == 2
+
+
+@in_virtual_time
+async def test_who_waits_for_a_ring_that_is_in_use_begins_again_at_once() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    began_again: list[int] = []
+
+    lab.following.after(2, lab.peer("b"), lambda: began_again.append(2))
+    await lab.let_happen()
+
+    assert began_again == [2]
+    assert lab.node("b").asked == []
+
+
+@in_virtual_time
+async def test_after_a_change_members_that_are_behind_are_taught_and_the_others_left_alone() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    for name in "bc":
+        lab.node(name).keep(ring(3, "bcd"))
+
+    lab.following.heard(lab.peer("b"), 3)
+    await lab.let_happen()
+
+    assert {name: lab.node(name).asked for name in "bcd"} == {"b": ["ring"], "c": [], "d": ["learn"]}
+    assert lab.node("d").identify().ring == 3
+
+
+@in_virtual_time
+async def test_a_node_is_taught_once_for_all_who_wait() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("c").keep(ring(1, "abc"))
+
+    waiting = [lab.following.teach(lab.peer("c")) for _ in range(10)]
+    await asyncio.gather(*waiting)
+
+    assert lab.node("c").asked == ["learn"]
+    assert lab.node("c").identify().ring == 2
+
+
+@in_virtual_time
+async def test_who_waits_for_a_node_that_can_not_be_taught_is_told_why() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("c").failing = Unreachable("gone")
+
+    with pytest.raises(Unreachable, match="gone"):
+        await lab.following.teach(lab.peer("c"))
+
+    lab.node("c").failing = None
+    await lab.following.teach(lab.peer("c"))
+
+
+@in_virtual_time
+async def test_a_node_of_no_cluster_is_not_taught() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+
+    lab.following.heard(lab.peer("c"), 0)
+    await lab.let_happen()
+
+    assert lab.node("c").asked == []
+
+
+@in_virtual_time
+async def test_closing_lets_go_of_all_who_wait() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    waiting = lab.following.teach(lab.peer("c"))
+
+    await lab.following.close()
+    await lab.following.close()
+
+    assert waiting.done()
+    await lab.members.close()
+    assert all(lab.node(name).closed for name in "abcd")
