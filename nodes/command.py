@@ -52,6 +52,7 @@ _log = logging.getLogger("sfss.node")
 @click.option("--tlscert", default="", metavar="FILE", help="Speak TLS with this certificate chain, PEM.")
 @click.option("--tlskey", default="", metavar="FILE", help="Its private key, PEM.")
 @click.option("--tlsca", default="", metavar="FILE", help="Ask clients for a certificate that this authority signed.")
+@click.option("--tls-optional", is_flag=True, help="Let clients in without TLS, too, while they are turned to it.")
 @click.option("--insecure", is_flag=True, help="Listen where other machines reach it even without a secret.")
 @click.option(
     "--sync",
@@ -92,6 +93,7 @@ def _serve(
     tlscert: str,
     tlskey: str,
     tlsca: str,
+    tls_optional: bool,
     insecure: bool,
     sync: str,
     sync_interval: float,
@@ -119,7 +121,7 @@ def _serve(
 
     async def main(stop: asyncio.Event) -> None:
         check_packages()
-        password, tls = Trust(secret, tlscert, tlskey, tlsca).door()
+        password, tls = Trust(secret, tlscert, tlskey, tlsca, tls_optional).door()
         if password is None:
             check_reach(listen, insecure)
         where = _metrics_address(metrics, insecure)
@@ -134,7 +136,9 @@ def _serve(
         store = await NodeStore.open(home, options, note_crashes=True)
         scraped: SmallServer | None = None
         try:
-            server = MemcacheServer(store, allow_flush=allow_flush, access_log=access_log, secret=password, tls=tls)
+            server = MemcacheServer(
+                store, allow_flush=allow_flush, access_log=access_log, secret=password, tls=tls, plain_too=tls_optional
+            )
             try:
                 await server.start(listen, port)
             except OSError as error:

@@ -8,7 +8,6 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from ssl import SSLContext
 from typing import Any
 
 import click
@@ -23,6 +22,7 @@ from sfss.log import LEVELS, log_to_file, set_up_logging
 from sfss.memcache.server import MemcacheServer
 from sfss.process import VERSION_LINE, check_packages, check_reach, refusal, run, unless_stopped
 from sfss.secret import Secret
+from sfss.tls import Tls
 
 _CLOSE_S = 5.0
 """For clients, and again for nodes, to take what is under way when the proxy stops."""
@@ -69,12 +69,14 @@ def _serve(*, conf: Path, state: Path | None, insecure: bool, log_level: str, lo
     return run("sfss-proxy", serve)
 
 
-async def _run(config: ProxyConfig, secret: Secret | None, tls: SSLContext | None, stop: asyncio.Event) -> None:
+async def _run(config: ProxyConfig, secret: Secret | None, tls: Tls | None, stop: asyncio.Event) -> None:
     """Start, serve until `stop`, close; in this order."""
     cluster = await unless_stopped(open_cluster(config.cluster), stop)
     if cluster is None:
         return
-    server = MemcacheServer(cluster.coordinator, access_log=config.access_log, secret=secret, tls=tls)
+    server = MemcacheServer(
+        cluster.coordinator, access_log=config.access_log, secret=secret, tls=tls, plain_too=config.door.plain_too
+    )
     monitor = None
     try:
         try:

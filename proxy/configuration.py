@@ -17,6 +17,7 @@
     tlscert = /etc/sfss/cert.pem       optional, with tlskey: speak TLS with this certificate
     tlskey = /etc/sfss/key.pem
     tlsca = /etc/sfss/ca.pem           optional: only to clients that show a certificate which this authority signed
+    tlsoptional = no                   yes: let clients in without TLS, too, while they are turned to it
     N = 3                              copies of each file
     W = 2                              copies that must be on disk before a write is acknowledged
     R = 2                              copies that must answer a read
@@ -67,6 +68,7 @@ _KEYS = {
         "tlsca",
         "tlscert",
         "tlskey",
+        "tlsoptional",
         "n",
         "w",
         "r",
@@ -95,6 +97,8 @@ must not be brought to it one by one."""
 _HINT_MIB_MAX = 1 << 16
 _HINT_RATE_MAX = 1_000_000
 _TO_LOG = Path()
+_NO = ("", "no", "off", "false", "0")
+_YES = ("yes", "on", "true", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,10 @@ class _Reader:
                 ),
             ),
             nodes=self._trust("default", ""),
-            door=self._trust("proxy", self._value("default", "secret", _text, "")),
+            door=replace(
+                self._trust("proxy", self._value("default", "secret", _text, "")),
+                plain_too=self._value("proxy", "tlsoptional", _switch, False),
+            ),
             listen=self._value("proxy", "listen", _text, "127.0.0.1"),
             port=self._value("proxy", "port", _number(0, 65535), 8900),
             access_log=access_log is not None,
@@ -282,8 +289,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _switch(text: str) -> bool:
+    if text.lower() in _NO:
+        return False
+    if text.lower() in _YES:
+        return True
+    raise ValueError("neither yes nor no")
+
+
 def _switch_or_file(text: str) -> Path | None:
     """None for no, `_TO_LOG` for yes, else the file."""
-    if text.lower() in ("", "no", "off", "false", "0"):
+    if text.lower() in _NO:
         return None
-    return _TO_LOG if text.lower() in ("yes", "on", "true", "1") else Path(text)
+    return _TO_LOG if text.lower() in _YES else Path(text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from sfss import __version__
 from sfss.addresses import host_and_port
 from sfss.commands.data_folder import DataFolder, Founding
+from sfss.commands.local_authority import LocalAuthority
 from sfss.commands.ports import Door
 from sfss.commands.probes import answers_http, answers_memcache
 from sfss.commands.supervisor import Part
@@ -46,6 +47,7 @@ class Plan:
     log_level: str
     log_json: bool
     secret: Path | None = None
+    authority: LocalAuthority | None = None
 
     def node_address(self, number: int) -> str:
         return f"{LOOPBACK}:{self.founding.node_port + number}"
@@ -78,16 +80,19 @@ def proxy_ini(plan: Plan, number: int, state: Path) -> str:
     quorum = copies // 2 + 1
     servers = ",".join(plan.node_address(node) for node in range(plan.founding.nodes))
     secret = "" if plan.secret is None else f"\nsecret = {plan.secret.absolute()}"
+    files = plan.authority
+    trusted = "" if files is None else f"\ntlsca = {files.authority}"
+    shown = "" if files is None else f"\ntlscert = {files.certificate}\ntlskey = {files.key}"
     return f"""\
 # Written by `sfss up` at each start.
 
 [default]
 server_port = {plan.founding.node_port}
-servers = {servers}{secret}
+servers = {servers}{secret}{trusted}
 
 [proxy]
 listen = {LOOPBACK}
-port = {plan.proxy_port + number}
+port = {plan.proxy_port + number}{shown}
 N = {copies}
 W = {quorum}
 R = {quorum}
@@ -105,7 +110,10 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
     logging = ["--log-level", plan.log_level, *(["--log-json"] if plan.log_json else [])]
     accesses = ["--access-log"] if plan.access_log else []
     secret = [] if plan.secret is None else ["--secret", str(plan.secret.absolute())]
-    access = Trust("" if plan.secret is None else str(plan.secret)).access()
+    files = plan.authority
+    trusted = "" if files is None else str(files.authority)
+    shown = [] if files is None else ["--tlscert", str(files.certificate), "--tlskey", str(files.key)]
+    access = Trust("" if plan.secret is None else str(plan.secret), authority=trusted).access()
     nodes = [
         Part(
             name=f"node-{number}",
@@ -120,6 +128,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
                     str(folder.path / f"node-{number}"),
                 ),
                 *secret,
+                *shown,
                 *logging,
                 *accesses,
             ],
@@ -144,6 +153,7 @@ def tiers(folder: DataFolder, plan: Plan) -> list[list[Part]]:
             *installed_command("sfss"),
             *("--host", plan.host, "--port", str(plan.port), "--workers", str(plan.workers), "--proxies", addresses),
             *secret,
+            *(["--tlsca", trusted] if trusted else []),
             *logging,
             *accesses,
         ],

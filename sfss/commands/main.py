@@ -30,7 +30,7 @@ from sfss.process import VERSION_LINE, check_packages, is_loopback, run
 from sfss.settings import Settings, load_settings
 from sfss.store import Store
 from sfss.subcommands import check_nothing_before
-from sfss.tls import server_context
+from sfss.tls import server_tls
 from sfss.web.counters import SharedCounters, WorkerCounters
 from sfss.web.proxies import ProxyRing
 from sfss.web.retry_budget import RetryBudget
@@ -87,7 +87,7 @@ main.add_command(ring)
 def _run(settings: Settings) -> int:
     """Serve until a signal comes; returns the exit status."""
     check_packages()
-    tls = server_context(settings.ssl_cert, settings.ssl_key) if settings.ssl else None
+    tls = server_tls(settings.ssl_cert, settings.ssl_key) if settings.ssl else None
     backend = open_backend(settings)
     socket_sets = bind_sockets(settings.host, settings.port, settings.workers)
     counters = SharedCounters(settings.workers)

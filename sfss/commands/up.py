@@ -19,6 +19,7 @@ import click
 
 from sfss import __version__
 from sfss.commands.data_folder import NODES_MAX, DataFolder, Founding
+from sfss.commands.local_authority import LocalAuthority
 from sfss.commands.local_cluster import LOOPBACK, Plan, doors, tiers, what_to_try
 from sfss.commands.ports import check_distinct, wait_until_free
 from sfss.commands.supervisor import Supervisor
@@ -50,11 +51,12 @@ _port = click.IntRange(1, 65535)
 @click.option("--proxy-port", type=_port, default=8900, show_default=True, help="Port of the first proxy.")
 @click.option("--monitor-port", type=_port, default=9900, show_default=True, help="Port of the first monitor page.")
 @click.option("--secret", type=click.Path(path_type=Path), metavar="FILE", help="The parts ask one another for it.")
+@click.option("--tls", is_flag=True, help="The parts speak TLS to one another; makes certificates for that.")
 @click.option("--access-log", is_flag=True, help="Every part logs each request.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Of all parts.")
 @click.option("--log-json", is_flag=True, help="The parts log JSON lines.")
 @click.version_option(__version__, prog_name="sfss up", message=VERSION_LINE)
-def up(data: Path, nodes: int | None, node_port: int | None, **options: Any) -> None:
+def up(data: Path, nodes: int | None, node_port: int | None, tls: bool, **options: Any) -> None:
     """Run a whole cluster on this machine, until Ctrl-C.
 
     Starts nodes, proxies and the web tier, and starts a part that crashed again. What the parts say is in the folder
@@ -65,7 +67,8 @@ def up(data: Path, nodes: int | None, node_port: int | None, **options: Any) -> 
     async def main(stop: asyncio.Event) -> None:
         check_packages()
         with closing(DataFolder(data)) as folder:
-            plan = Plan(folder.founding(nodes, node_port, otherwise=_DEFAULT), **options)
+            authority = LocalAuthority(data) if tls else None
+            plan = Plan(folder.founding(nodes, node_port, otherwise=_DEFAULT), authority=authority, **options)
             await _run(folder, plan, stop)
 
     sys.exit(run("sfss up", main))
@@ -76,6 +79,8 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
     if folder.ended_uncleanly:
         _say("the last run was killed; waiting for its parts to end")
     await wait_until_free(doors(plan), _PATIENCE_S if folder.ended_uncleanly else 0.0)
+    if plan.authority is not None:
+        await asyncio.to_thread(plan.authority.prepare)
     folder.found(plan.founding)
     supervisor = Supervisor(tiers(folder, plan), folder.path / "log", _say_when)
     started = asyncio.create_task(supervisor.start())

@@ -7,19 +7,21 @@ expired when it arrives: nobody can ever read it.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from typing import Any
+
+from sfss.tls import Tls
 
 AUTHENTICATION_KEY = b"@authentication"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`words` are user, blank, password; empty where none are given. `tls` is None for plain connections."""
+    """`words` are user, blank, password; empty where none are given. `tls` is None for plain connections, else gives
+    what a new one speaks."""
 
     words: bytes = field(default=b"", repr=False)
-    tls: ssl.SSLContext | None = None
+    tls: Tls | None = None
 
     @property
     def request(self) -> bytes:
@@ -28,7 +30,7 @@ class Access:
 
     def stream_options(self, host: str) -> dict[str, Any]:
         """What `asyncio.open_connection` wants to know besides the address."""
-        return {} if self.tls is None else {"ssl": self.tls, "server_hostname": host}
+        return {} if self.tls is None else {"ssl": self.tls(), "server_hostname": host}
 
 
 OPEN = Access()

@@ -362,7 +362,7 @@ class MemcacheClient:
             SocketTransport(loop, sock, link)
             return
         try:
-            await loop.create_connection(lambda: TlsProtocol(link), sock=sock, ssl=tls, server_hostname=self.host)
+            await loop.create_connection(lambda: TlsProtocol(link), sock=sock, ssl=tls(), server_hostname=self.host)
         except BaseException:
             sock.close()
             raise

@@ -35,6 +35,7 @@ from sfss.memcache.stranger import Stranger
 from sfss.memcache.tls_transport import TlsProtocol
 from sfss.secret import Secret
 from sfss.store import WIRE_VALUE_BYTES_MAX, Store
+from sfss.tls import Tls
 
 _log = logging.getLogger("sfss.memcache")
 _access_log = logging.getLogger("sfss.access")
@@ -46,6 +47,8 @@ ACCEPTS_MAX = 64
 """Connections accepted in one turn of the loop."""
 FILES_KEPT = 128
 """Open files that connections leave to everything else: volumes, index, state, connections to other servers."""
+_HANDSHAKE = b"\x16"
+"""The type of TLS' first record (RFC 8446, 5.1)."""
 TOLD_S = 600.0
 TOLD_MAX = 100
 """Who isn't let in, and why, is told once in so long, and so many at most: nobody fills the log."""
@@ -128,10 +131,26 @@ class _Watched:
         self.idle_since = self.inside_since = self.unread_since = self.lingering_since = now
 
 
+async def _begins_tls(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
+    """Wait for a connection's first byte, and leave it there: whether a handshake of TLS begins with it. Raises
+    `OSError` when the connection ends first."""
+    readable = asyncio.Event()
+    loop.add_reader(sock.fileno(), readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock.fileno())
+    first = sock.recv(1, socket.MSG_PEEK)
+    if not first:
+        raise ConnectionResetError("it left without a word")
+    return first == _HANDSHAKE
+
+
 class MemcacheServer:
     """Serves `store` on one address. `access_log`: one line per request, at level info.
 
-    With a `secret`, whoever connects must give a user and password that it knows; with `tls`, speak TLS.
+    With a `secret`, whoever connects must give a user and password that it knows; with `tls`, speak TLS, or with
+    `plain_too` may. A first byte tells: no request begins with that of a handshake.
     """
 
     def __init__(
@@ -142,7 +161,8 @@ class MemcacheServer:
         allow_flush: bool = False,
         access_log: bool = False,
         secret: Secret | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
+        plain_too: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.limits = limits or ServerLimits()
@@ -151,6 +171,7 @@ class MemcacheServer:
         self.bytes_held = 0
         self._secret = secret
         self._tls = tls
+        self._plain_too = plain_too
         self._connections: dict[Connection, _Watched] = {}
         self._strangers: dict[Stranger, float] = {}
         """Since when (monotonic seconds)."""
@@ -256,7 +277,7 @@ class MemcacheServer:
         if self._tls is None:
             SocketTransport(loop, sock, stranger)
         else:
-            stranger.handshake = loop.create_task(self._shake_hands(loop, sock, stranger, self._tls))
+            stranger.handshake = loop.create_task(self._shake_hands(loop, sock, stranger, self._tls()))
             stranger.handshake.add_done_callback(partial(self._hands_shaken, sock, stranger))
 
     async def _shake_hands(
@@ -264,6 +285,9 @@ class MemcacheServer:
     ) -> None:
         limit_s = self.limits.stranger_s
         try:
+            if self._plain_too and not await _begins_tls(loop, sock):
+                SocketTransport(loop, sock, stranger)
+                return
             await loop.connect_accepted_socket(
                 lambda: TlsProtocol(stranger),
                 sock,
@@ -362,7 +386,7 @@ class MemcacheServer:
             "maxconns": str(self.limits.connections_max),
             "flush_enabled": "yes" if self.service.allow_flush else "no",
             "auth_enabled_ascii": "yes" if self._secret is not None else "no",
-            "ssl_enabled": "yes" if self._tls is not None else "no",
+            "ssl_enabled": "no" if self._tls is None else "optional" if self._plain_too else "yes",
         }
 
     def _figures(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from sfss.memcache.socket_transport import SocketTransport
+from sfss.tls import Tls
 from sfss.web.connection import Connection
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ _log = logging.getLogger("sfss.web")
 
 
 class Door:
-    """Accepts the connections of `server` on one bound socket; with a `context` they speak TLS. Made open; close it."""
+    """Accepts the connections of `server` on one bound socket; with `tls` they speak TLS. Made open; close it."""
 
-    def __init__(self, server: WebServer, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def __init__(self, server: WebServer, listener: socket.socket, tls: Tls | None) -> None:
         self._server = server
         self._listener = listener
-        self._context = context
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -70,23 +71,23 @@ class Door:
                 self._pause = self._loop.call_later(ACCEPT_AGAIN_S, self._open)
                 return
             accepted.setblocking(False)
-            if self._context is None:
+            if self._tls is None:
                 SocketTransport(self._loop, accepted, Connection(self._server))
                 continue
             connection = Connection(self._server, tls=True)
             if not self._server.admit(connection):
                 accepted.close()  # an answer would cost the handshake that there is no room for
                 continue
-            handshake = self._loop.create_task(self._shake_hands(accepted, connection))
+            handshake = self._loop.create_task(self._shake_hands(accepted, connection, self._tls()))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, accepted: socket.socket, connection: Connection) -> None:
+    async def _shake_hands(self, accepted: socket.socket, connection: Connection, context: ssl.SSLContext) -> None:
         try:
             # Whatever the client does wrong, or not at all, is an OSError; it is nothing to tell an operator.
             with contextlib.suppress(OSError):
                 await self._loop.connect_accepted_socket(
-                    lambda: connection, accepted, ssl=self._context, ssl_handshake_timeout=self._server.limits.idle_s
+                    lambda: connection, accepted, ssl=context, ssl_handshake_timeout=self._server.limits.idle_s
                 )
         finally:
             if not connection.connected:

@@ -7,7 +7,6 @@ import gc
 import logging
 import resource
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeAlias
@@ -16,6 +15,7 @@ from sfss.addresses import host_and_port
 from sfss.process import unless_stopped
 from sfss.settings import Settings
 from sfss.store import Store
+from sfss.tls import Tls
 from sfss.web.application import Application
 from sfss.web.connection import ConnectionLimits
 from sfss.web.counters import SharedCounters, WorkerCounters
@@ -41,7 +41,7 @@ async def serve(
     settings: Settings,
     index: int,
     sockets: Sequence[socket.socket],
-    tls: ssl.SSLContext | None,
+    tls: Tls | None,
     counters: SharedCounters,
     open_backend: OpenBackend,
     serving: Callable[[], None],

@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from sfss import __version__
+from sfss.tls import Tls
 from sfss.web.connection import Connection, ConnectionLimits, date_header
 from sfss.web.counters import WorkerCounters
 from sfss.web.door import Door
@@ -75,7 +75,7 @@ class WebServer:
 
     # --- start ---
 
-    async def start(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+    async def start(self, sockets: Sequence[socket.socket], tls: Tls | None = None) -> None:
         """Serve on bound sockets."""
         self.counters.start()
         self._port = sockets[0].getsockname()[1]

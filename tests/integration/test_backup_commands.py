@@ -15,7 +15,7 @@ from node_process import node_part, running
 
 from sfss.memcache.access import Access
 from sfss.memcache.client import Dialect
-from sfss.tls import client_context
+from sfss.tls import client_tls
 from tests.cluster.backup_command import Ended, sfss
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.parts import Part, clean_environment, free_ports, python_command
@@ -166,7 +166,7 @@ async def test_secret_and_tls_are_given_to_proxies_and_nodes(tmp_path: Path) -> 
     files = {"secret": str(secret), "tlsca": authority.certificate, "tlscert": pair.certificate, "tlskey": pair.key}
     options = tuple(word for name, file in files.items() for word in (f"--{name}", file))
     settings = "\n".join(f"{name} = {file}" for name, file in files.items())
-    access = Access(b"cluster sesame", client_context(authority.certificate, pair.certificate, pair.key))
+    access = Access(b"cluster sesame", client_tls(authority.certificate, pair.certificate, pair.key))
     folder = tmp_path / "backup"
     async with cluster(tmp_path / "cluster", options, settings) as source:
         await put(source, {"a": b"x"}, access)

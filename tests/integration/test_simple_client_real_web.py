@@ -13,7 +13,7 @@ from web_tier import WebTier, make_certificate, web_tier
 from sfss.explanation import key_of_topic
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, Call
-from sfss.tls import server_context
+from sfss.tls import server_tls
 
 CLIENT = Path(__file__).parents[2] / "simple_client.py"
 
@@ -114,14 +114,14 @@ async def test_bench_of_all_sizes_has_no_error_and_leaves_nothing() -> None:
 async def test_bench_speaks_tls_to_a_server_whose_authority_it_trusts(tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path)
 
-    async with web_tier(tls=server_context(str(cert), str(key))) as web:
+    async with web_tier(tls=server_tls(str(cert), str(key))) as web:
         await check_bench(web, "--host", "localhost", "--ssl", "--cafile", cert)
 
 
 async def test_a_certificate_that_is_not_trusted_is_one_line_unless_any_will_do(tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path)
 
-    async with web_tier(tls=server_context(str(cert), str(key))) as web:
+    async with web_tier(tls=server_tls(str(cert), str(key))) as web:
         where = ("--host", "localhost", "--port", web.port, "--path", "a")
         refused = [await run("rm", *where, "--ssl"), await run("bench", *where[:4], "--ssl")]
         accepted = await run("rm", *where, "--ssl", "--insecure")

@@ -13,7 +13,7 @@ from node_process import node_command, node_part, running
 
 from sfss.errors import ConnectionLost, Unauthenticated
 from sfss.memcache.access import Access
-from sfss.tls import client_context
+from sfss.tls import client_tls
 from tests.cluster.http_client import HttpClient
 from tests.cluster.parts import Part, clean_environment, free_ports, python_command
 
@@ -147,13 +147,34 @@ async def test_a_proxy_refuses_other_machines_without_a_secret_and_its_monitor_a
         assert message in proxy.tail(1)
 
 
+async def test_servers_that_take_both_let_their_clients_turn_to_tls_one_by_one(
+    tmp_path: Path, secret: Path, authority: Authority, pair: Pair
+) -> None:
+    """Each step of turning a running cluster to TLS (docs/operations.rst), with the part that comes before it."""
+    shown = {"tlscert": pair.certificate, "tlskey": pair.key}
+    options = [word for name, file in shown.items() for word in (f"--{name}", file)]
+    both = "\n".join(f"{name} = {file}" for name, file in shown.items()) + "\ntlsoptional = yes"
+    ours, asked = client_tls(authority.certificate), f"secret = {secret}"
+    home = tmp_path / "home"
+    async with running(node_part(tmp_path, home, *SMALL, *options, "--tls-optional", "--secret", str(secret))) as node:
+        for of_nodes in ("", f"tlsca = {authority.certificate}"):
+            async with running(proxy_part(tmp_path, [node.port], f"{asked}\n{of_nodes}", both)) as proxy:
+                assert await serves(proxy.port, Access(WORDS))
+                assert await serves(proxy.port, Access(WORDS, ours))
+                with pytest.raises(Unauthenticated):
+                    await serves(proxy.port, Access())
+                assert await proxy.stop() == 0
+
+    assert "tlscert and tlskey" in refusal("-p", 0, "-H", home, "--tls-optional")
+
+
 async def test_tls_from_client_to_node_with_certificates_on_both_sides(
     tmp_path: Path, secret: Path, authority: Authority, pair: Pair
 ) -> None:
     files = {"tlscert": pair.certificate, "tlskey": pair.key, "tlsca": authority.certificate, "secret": str(secret)}
     options = [word for name, file in files.items() for word in (f"--{name}", file)]
     settings = "\n".join(f"{name} = {file}" for name, file in files.items())
-    ours = client_context(authority.certificate, pair.certificate, pair.key)
+    ours = client_tls(authority.certificate, pair.certificate, pair.key)
     async with (
         running(node_part(tmp_path, tmp_path / "home", *SMALL, *options)) as node,
         running(proxy_part(tmp_path, [node.port], settings, settings)) as proxy,

@@ -16,7 +16,7 @@ from sfss.errors import BadRequest, Busy, SfssError, Unreachable, Unsupported
 from sfss.explanation import key_of_topic
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, Call
-from sfss.tls import server_context
+from sfss.tls import server_tls
 from sfss.web.status import FRESH_S
 
 OTHERS_ONLY = {"operators": "10.1.2.3"}
@@ -167,7 +167,7 @@ async def test_who_asks_is_known_over_tls_too(tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(cert))
     statuses = []
     for operators in ("127.0.0.1", "10.0.0.1"):
-        tls = server_context(str(cert), str(key))
+        tls = server_tls(str(cert), str(key))
         async with web_tier(status=Cluster(), settings={"operators": operators}, tls=tls) as tier:
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", tier.port, ssl=trusting, server_hostname="localhost"

@@ -11,17 +11,17 @@ import pytest
 from web_tier import PATIENCE_S, RawClient, WebTier, eventually, make_certificate, request, web_tier
 
 from sfss.store import VALUE_BYTES_MAX
-from sfss.tls import server_context
+from sfss.tls import Tls, server_tls
 from sfss.web.connection import ConnectionLimits
 
 QUICK = ConnectionLimits(idle_s=0.5, body_grace_s=0.4, body_rate_min=16 * 1024, reader_stall_s=0.5)
 
 
 @pytest.fixture
-def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def contexts(tmp_path: Path) -> tuple[Tls, ssl.SSLContext]:
     """The server's and the client's."""
     cert, key = make_certificate(tmp_path)
-    return server_context(str(cert), str(key)), ssl.create_default_context(cafile=str(cert))
+    return server_tls(str(cert), str(key)), ssl.create_default_context(cafile=str(cert))
 
 
 async def connect(web: WebTier, trust: ssl.SSLContext, *, buffered: int = 1 << 23) -> RawClient:
@@ -30,7 +30,7 @@ async def connect(web: WebTier, trust: ssl.SSLContext, *, buffered: int = 1 << 2
     )
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_a_reader_that_takes_nothing_is_cut_off(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, theirs = contexts
     async with web_tier(limits=QUICK, tls=ours) as web:
         web.store.set(b"x", bytes(VALUE_BYTES_MAX))
@@ -42,7 +42,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(contexts: tuple[ssl.SSLCon
 
 
 async def test_a_reader_that_takes_little_at_a_time_gets_it_all(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    contexts: tuple[Tls, ssl.SSLContext],
 ) -> None:
     ours, theirs = contexts
     async with web_tier(limits=replace(QUICK, reader_stall_s=2.0), tls=ours) as web:
@@ -54,7 +54,7 @@ async def test_a_reader_that_takes_little_at_a_time_gets_it_all(
                 assert len((await client.reply()).body) == VALUE_BYTES_MAX
 
 
-async def test_a_slow_reader_gets_a_last_answer_whole(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_a_slow_reader_gets_a_last_answer_whole(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, theirs = contexts
     async with web_tier(tls=ours) as web:
         web.store.set(b"x", bytes(VALUE_BYTES_MAX))
@@ -67,7 +67,7 @@ async def test_a_slow_reader_gets_a_last_answer_whole(contexts: tuple[ssl.SSLCon
             assert await client.ended()
 
 
-async def test_a_refused_upload_reads_its_answer(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_a_refused_upload_reads_its_answer(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, theirs = contexts
     async with web_tier(tls=ours) as web, await connect(web, theirs) as client:
         await client.send(request("PUT", "/file?path=x", f"Content-Length: {VALUE_BYTES_MAX + 1}") + bytes(100_000))
@@ -77,7 +77,7 @@ async def test_a_refused_upload_reads_its_answer(contexts: tuple[ssl.SSLContext,
         assert await client.ended()
 
 
-async def test_slow_headers_and_slow_bodies_are_ended(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_slow_headers_and_slow_bodies_are_ended(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, theirs = contexts
     async with web_tier(limits=QUICK, tls=ours) as web:
         async with await connect(web, theirs) as client:
@@ -90,7 +90,7 @@ async def test_slow_headers_and_slow_bodies_are_ended(contexts: tuple[ssl.SSLCon
 
 
 async def test_a_handshake_that_is_begun_and_left_counts_as_a_connection_until_it_ends(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    contexts: tuple[Tls, ssl.SSLContext],
 ) -> None:
     ours, theirs = contexts
     async with web_tier(tls=ours, connections_max=3) as web, await connect(web, theirs) as served:
@@ -111,7 +111,7 @@ async def test_a_handshake_that_is_begun_and_left_counts_as_a_connection_until_i
         await eventually(lambda: web.server.connection_count == 1)
 
 
-async def test_a_handshake_that_takes_too_long_is_ended(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_a_handshake_that_takes_too_long_is_ended(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, _ = contexts
     async with web_tier(tls=ours, limits=QUICK) as web, await web.connect() as client:
         await client.send(b"\x16\x03")
@@ -119,7 +119,7 @@ async def test_a_handshake_that_takes_too_long_is_ended(contexts: tuple[ssl.SSLC
         await eventually(lambda: web.server.connection_count == 0)
 
 
-async def test_a_stop_does_not_wait_for_handshakes(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_a_stop_does_not_wait_for_handshakes(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, theirs = contexts
     async with web_tier(tls=ours) as web, await web.connect() as stuck, await connect(web, theirs) as idle:
         await stuck.send(b"\x16\x03")
@@ -133,7 +133,7 @@ async def test_a_stop_does_not_wait_for_handshakes(contexts: tuple[ssl.SSLContex
             await web.connect()
 
 
-async def test_what_is_not_tls_is_closed(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_what_is_not_tls_is_closed(contexts: tuple[Tls, ssl.SSLContext]) -> None:
     ours, _ = contexts
     async with web_tier(tls=ours) as web, await web.connect() as client:
         await client.send(request("GET", "/healthz"))

@@ -22,7 +22,7 @@ from sfss.memory import MemoryStore
 from sfss.secret import Secret
 from sfss.settings import Address
 from sfss.store import VALUE_BYTES_MAX
-from sfss.tls import client_context, server_context
+from sfss.tls import client_tls, server_tls
 from sfss.web.foreign import Abilities, speaks_our_flags, try_out
 from sfss.web.proxies import ProxyRing
 from sfss.web.retry_budget import RetryBudget
@@ -63,8 +63,8 @@ async def test_files_and_figures_come_from_proxies_that_ask_for_a_password() -> 
 async def test_the_same_over_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "tls")
     pair = authority.sign("proxy")
-    access = Access(SECRET.words, client_context(authority.certificate))
-    async with serving(MemoryStore(), secret=SECRET, tls=server_context(pair.certificate, pair.key)) as proxy:
+    access = Access(SECRET.words, client_tls(authority.certificate))
+    async with serving(MemoryStore(), secret=SECRET, tls=server_tls(pair.certificate, pair.key)) as proxy:
         server = Address(HOST, proxy.port)
         async with web_over(server, access) as (web, _):
             large = bytes(VALUE_BYTES_MAX)
