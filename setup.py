@@ -34,8 +34,8 @@ COMPILED = {
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },
     "web": {
-        "sfss/web": "answers application conditions connection counters files memory origins paths proxies"
-        " repeated_head requests retry_budget server uploads"
+        "sfss/web": "answers application conditions connection counters files memory origins outbox paths"
+        " proxies repeated_head requests retry_budget server uploads"
     },
     "proxy": {"proxy": "coordinator gathering latency peer placed_ring reading writing"},
     "nodes": {"nodes": "entry format index overlay reading store tree volume writer"},

@@ -22,10 +22,10 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.http import HttpRequestParser
-from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDictProxy, istr
 
@@ -34,10 +34,11 @@ from sfss.log import of_call
 from sfss.promise import Promise
 from sfss.store import Call
 from sfss.web.answers import STATUS_LINES, Answer, failure_answer
-from sfss.web.conditions import http_date
 from sfss.web.errors import CROWDED, Failure, Refused, failure_of
+from sfss.web.outbox import Outbox, Transport
 from sfss.web.repeated_head import RepeatedHead, body_bytes_due, repeated_head
 from sfss.web.requests import WRITE_METHODS, Answered, Later, Request
+from sfss.web.unparsable import refusal_of
 from sfss.web.whole_body import WholeBody
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ READ_BYTES = 64 * 1024
 
 BACKLOG_BYTES_MAX = 64 * 1024
 """What a client may send ahead while its request is being answered."""
-
-JOINED_BYTES_MAX = 64 * 1024
-"""Head and body are sent as one piece up to here; above, a copy costs more than a second buffer."""
 
 TURN_REQUESTS_MAX = 32
 """Requests sent ahead that are answered in one turn of the loop; then others get theirs."""
@@ -90,30 +88,6 @@ class ConnectionLimits:
     reader_stall_s: float = 30.0
 
 
-class Transport(Protocol):
-    """What a connection asks of its transport: our own, or uvloop's for TLS."""
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
-
-    def write(self, data: Any, /) -> None: ...
-
-    def writelines(self, pieces: Any, /) -> None: ...
-
-    def write_eof(self) -> None: ...
-
-    def get_write_buffer_size(self) -> int: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def is_closing(self) -> bool: ...
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-
 class Connection(asyncio.Protocol):
     """Serves one client. Owned by a `WebServer`, whose handlers it calls."""
 
@@ -148,9 +122,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._client_done = False
         self._unread = False
-        self._unsent_bytes = 0
-        self._held_bytes = 0
-        self._rest = memoryview(b"")
+        self._outbox = Outbox(server.memory, tls=tls)
         self.peer = ""
         self.tls = tls
 
@@ -158,8 +130,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(Transport, transport)
-        # Writing is "paused" as long as anything is unsent: an answer is done when the kernel has all of it, so what a
-        # slow reader pins is known to the byte and always watched. (uvloop's TLS takes 0 for "always paused".)
+        self._outbox.open(self._transport)
+        # Writing is "paused" as long as anything is unsent (`Outbox`); uvloop's TLS takes 0 for "always paused".
         cast(Any, transport).set_write_buffer_limits(high=1 if self.tls else 0)
         if self._server.access_log:
             self.peer = str(transport.get_extra_info("peername", ("-",))[0])
@@ -363,13 +335,7 @@ class Connection(asyncio.Protocol):
 
     def _unparsable(self, error: HttpProcessingError) -> None:
         """Answer bytes that are no HTTP, and end the connection."""
-        refused = Refused(400, "bad_request", f"not HTTP as it should be: {_short(error)}", close=True)
-        if isinstance(error, BadHttpMethod):
-            refused = Refused(501, "unknown_method", "there is no such method", close=True)
-        elif isinstance(error, LineTooLong):
-            refused = Refused(400, "line_too_long", "the request line or a header is over 8190 bytes", close=True)
-        elif isinstance(error, BadStatusLine) and "Invalid HTTP version" in error.message:
-            refused = Refused(505, "unsupported_version", "HTTP/1.1 is spoken here", close=True)
+        refused = refusal_of(error)
         request = self._request
         if request is not None and not request.body.is_eof():
             # A chunk that can't be parsed belongs to the request in hand, whose handler tells the client.
@@ -381,7 +347,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, failure: Failure) -> None:
         """Answer where no request could be made out."""
         answer = failure_answer(failure, of_write=False)
-        self._write(self._head(answer, self._server.request_id(None), b"Connection: close\r\n"), answer.body)
+        self._outbox.write(self._head(answer, self._server.request_id(None), b"Connection: close\r\n"), answer.body)
         self._server.counters.answered("other", answer.status, 0.0, 0, len(answer.body))
         self._linger(unread=True)
 
@@ -418,11 +384,11 @@ class Connection(asyncio.Protocol):
             else:
                 connection = b""
             body = b"" if request.method == "HEAD" else answer.body
-            self._write(self._head(answer, request.id, connection), body)
+            self._outbox.write(self._head(answer, request.id, connection), body)
             self._request = None
             if not keep:
                 self._linger(unread=not body_complete)
-            elif self._unsent_bytes:
+            elif self._outbox.unsent_bytes:
                 self.phase = Phase.FLUSH
                 self._since = now
             else:
@@ -451,28 +417,6 @@ class Connection(asyncio.Protocol):
             connection,
         )
 
-    def _write(self, head: bytes, body: bytes | memoryview) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if not body:
-            transport.write(head)
-        elif len(body) <= JOINED_BYTES_MAX:
-            transport.write(b"".join((head, body)))
-        elif self.tls:
-            transport.write(head)
-            self._rest = memoryview(body)
-            self._write_rest()
-        else:
-            transport.writelines((head, body))
-
-    def _write_rest(self) -> None:
-        """Send a large body in slices. TLS passes all that it is given to the transport beneath, where nobody could see
-        how much of it is still unsent."""
-        while self._rest and not self._unsent_bytes and self._transport is not None:
-            piece, self._rest = self._rest[:JOINED_BYTES_MAX], self._rest[JOINED_BYTES_MAX:]
-            self._transport.write(piece)
-
     def _next(self, now: float) -> None:
         """Turn to the next request; what came of it meanwhile is at hand."""
         self.phase = Phase.HEAD
@@ -482,16 +426,11 @@ class Connection(asyncio.Protocol):
             self._pump(self._take_backlog())
 
     def pause_writing(self) -> None:
-        """Some of an answer is unsent."""
-        if self._transport is not None:
-            self._unsent_bytes = self._held_bytes = self._transport.get_write_buffer_size() + len(self._rest)
-            self._server.memory.hold_anyway(self._held_bytes)
+        self._outbox.paused()
 
     def resume_writing(self) -> None:
-        self._server.memory.release(self._held_bytes)
-        self._unsent_bytes = self._held_bytes = 0
-        self._write_rest()
-        if self._unsent_bytes:
+        self._outbox.resumed()
+        if self._outbox.unsent_bytes:
             return
         if self.phase is Phase.FLUSH:
             self._next(time.monotonic())
@@ -521,7 +460,7 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End what has taken too long. `now` is `time.monotonic()`."""
         waited = now - self._since
-        if self._unsent_bytes:
+        if self._outbox.unsent_bytes:
             self._check_reader(now)
         elif self.phase is Phase.HEAD:
             if waited >= self._limits.idle_s:
@@ -532,11 +471,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _check_reader(self, now: float) -> None:
-        if self._transport is None:
-            return
-        unsent = self._transport.get_write_buffer_size() + len(self._rest)
-        if unsent != self._unsent_bytes:
-            self._unsent_bytes = max(unsent, 1)  # until resume_writing says so, it isn't over
+        if self._outbox.moves():
             self._since = now
         elif now - self._since >= self._limits.reader_stall_s:
             self._server.counters.add("aborted")
@@ -573,7 +508,7 @@ class Connection(asyncio.Protocol):
         self._unread = unread
         self._backlog.clear()
         self.resume_reading()
-        if not self._rest:
+        if self._outbox.all_given:
             self._half_close()
 
     def _half_close(self) -> None:
@@ -595,8 +530,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.phase = Phase.CLOSED
-        self._server.memory.release(self._held_bytes)
-        self._unsent_bytes = self._held_bytes = 0
+        self._outbox.close()
         self._server.forget(self)
         request = self._request
         if request is None:
@@ -609,13 +543,3 @@ class Connection(asyncio.Protocol):
 
 def _of(request: Request) -> dict[str, str]:
     return of_call(Call(request_id=request.id))
-
-
-def _short(error: HttpProcessingError) -> str:
-    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
-    return lines[0].rstrip(":") if lines else "it can't be parsed"
-
-
-def date_header(now: float) -> bytes:
-    """The Date header line for Unix seconds."""
-    return b"Date: %b\r\n" % http_date(int(now))

@@ -14,7 +14,8 @@ from typing import Any
 
 from sfss import __version__
 from sfss.tls import Tls
-from sfss.web.connection import Connection, ConnectionLimits, date_header
+from sfss.web.conditions import http_date
+from sfss.web.connection import Connection, ConnectionLimits
 from sfss.web.counters import WorkerCounters
 from sfss.web.door import Door
 from sfss.web.errors import CROWDED
@@ -129,7 +130,7 @@ class WebServer:
         now = int(time.time())
         if now != self._headers_second:
             self._headers_second = now
-            self._headers = date_header(now) + _SERVER_HEADER
+            self._headers = b"Date: %b\r\n%b" % (http_date(now), _SERVER_HEADER)
         return self._headers
 
     def _check_connections(self) -> None:
