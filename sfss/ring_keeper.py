@@ -122,11 +122,14 @@ class KeptRing:
         return replace(self, promised=ballot, ballot=ballot, accepted=record), Accepted()
 
     def learn(self, record: RingRecord) -> tuple[KeptRing, HeldRing]:
-        """The state and the answer that follow. Raises `WrongCluster` for another ring of the number that it has."""
+        """The state and the answer that follow. Raises `WrongCluster` for another ring of the number that it has, or
+        for another number of partitions."""
         self._check_cluster()
         held = self.held
         if record.number == held.number and record.fingerprint != held.fingerprint and held.record is not None:
             raise WrongCluster(f"ring {held.number} is {held.fingerprint} here, not {record.fingerprint}")
+        if held.record is not None and record.partitions != held.record.partitions:
+            raise WrongCluster(f"the cluster has {held.record.partitions} partitions, not {record.partitions}")
         if record.number == held.number and record.fingerprint == held.fingerprint and held.record is None:
             # It took the place of a lost node, and was told no more than the fingerprint.
             return replace(self, held=HeldRing.of(record)), HeldRing.of(record)

@@ -83,6 +83,8 @@ def test_numbers_never_fall() -> None:
     assert kept.learn(SETTLED) == (kept, HeldRing.of(SETTLED))
     with pytest.raises(WrongCluster, match="ring 3"):
         kept.learn(RingRecord(3, 64, (OTHER,)))
+    with pytest.raises(WrongCluster, match="64 partitions"):
+        kept.learn(RingRecord(5, 128, (OTHER,)))
 
 
 def test_a_node_that_lacks_the_ring_before_takes_no_part() -> None:
