@@ -321,8 +321,8 @@ class _Request:
             self.result.set_result(reply.result())
         elif isinstance(error, SfssError) and self._may_try_again(error):
             self.attempt()
-        elif isinstance(error, Expired) and self.answered is not None:
-            self.result.set_exception(self.answered)
+        elif self.of_read and isinstance(error, Expired) and self.answered is not None:
+            self.result.set_exception(self.answered)  # it tells more; of a write the last try tells what became of it
         elif isinstance(error, Unreachable) and not self.link.up:
             self.result.set_exception(Unreachable(f"{self.link.address}: {error}", error.outcome))
         else:

@@ -33,18 +33,18 @@ class Proxy:
         self.asked: list[Call] = []
 
     def get(self, key: bytes, call: Call = NO_CALL) -> Promise[Record]:
-        return self._answer(call)
+        return self._answer(call, Outcome.NOT_APPLIED)
 
     def set(self, key: bytes, value: bytes, flags: int, expires: int, call: Call) -> Promise[Any]:
-        return self._answer(call)
+        return self._answer(call, Outcome.UNKNOWN)
 
-    def _answer(self, call: Call) -> Promise[Any]:
+    def _answer(self, call: Call, outcome: Outcome) -> Promise[Any]:
         self.asked.append(call)
         loop = asyncio.get_running_loop()
         reply = new_promise()
         left_s = call.deadline - loop.time()
         if self.takes_s > left_s:
-            loop.call_later(left_s, reply.set_exception, Expired("no answer within the deadline"))
+            loop.call_later(left_s, reply.set_exception, Expired("no answer within the deadline", outcome))
         elif self.failure is not None:
             loop.call_later(self.takes_s, reply.set_exception, self.failure)
         else:
@@ -172,6 +172,17 @@ async def test_a_write_that_may_have_been_applied_is_sent_once() -> None:
 
     assert await fails(ring_of(*proxies).set(b"key", b"", call=in_a_day())) is unknown
     assert sum(len(proxy.asked) for proxy in proxies) == 1
+
+
+@in_virtual_time
+async def test_a_write_that_was_sent_on_and_not_answered_is_unknown() -> None:
+    refusing, silent = Proxy(Unreachable("none of 3 nodes")), Proxy(takes_s=10 * TIMEOUT_S)
+    ring = ring_of(refusing, silent)
+
+    key = next(key for key in (b"key-%d" % number for number in range(100)) if ring._ring.order(key)[0] == 0)
+
+    assert (await fails(ring.set(key, b"", call=in_a_day()))).outcome is Outcome.UNKNOWN
+    assert len(refusing.asked) == len(silent.asked) == 1
 
 
 # --- for how long ---
