@@ -247,7 +247,10 @@ def _members(config: ClusterConfig, connect: Connect) -> Members:
     def dial(name: str, greet: Greet, last_seen: LastSeenOf) -> tuple[str, NodeClient]:
         address = addresses.get(name)
         if address is None:
-            found = parse_address(name)
+            try:
+                found = parse_address(name)
+            except ValueError as error:
+                raise SetupError(f"the ring has a member that can't be reached: {error}") from None
             address = NodeAddress(found.host, found.port)
         return address.name, connect(address, greet, last_seen)
 

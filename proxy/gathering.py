@@ -216,7 +216,7 @@ class Gathering:
         self._answers[peer] = record
 
     def _fail(self, peer: Peer, error: Exception) -> None:
-        if isinstance(error, StaleRing) and self._follow_ring(peer, error.ring):
+        if isinstance(error, StaleRing) and self._follow_ring(peer, error):
             return
         self._errors[peer] = error
         if isinstance(error, CorruptRecord):
@@ -269,10 +269,10 @@ class Gathering:
 
     # where rings differ
 
-    def _follow_ring(self, peer: Peer, ring: int) -> bool:
-        """A replica refused, since its ring is number `ring`: bring it ours, or wait for that one. False where neither
-        is to be had."""
-        rings = self._coordinator.rings
+    def _follow_ring(self, peer: Peer, error: StaleRing) -> bool:
+        """A replica refused, since it is at another ring: bring it ours, or wait for that one and begin again. False
+        where neither is to be had."""
+        rings, ring = self._coordinator.rings, error.ring
         if rings is None or ring == self._owners.ring:
             return False
         if self._left or self._finished:
@@ -281,6 +281,7 @@ class Gathering:
         if ring > self._owners.ring:
             self._left = True
             self._pending.clear()
+            self._errors[peer] = error
             self.due = self._deadline
             rings.after(ring, peer, self._begin_again)
         else:

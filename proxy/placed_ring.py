@@ -89,7 +89,7 @@ class Owners:
 
 class PlacedRing:
     """A ring whose members are peers. `rings` are its placements, with a quorum each: one, or the old and the new one.
-    `peers` has all members by name. Made in about 20 ms; look-ups are indexes into `table`."""
+    `peers` has all members by name. Made in some tens of milliseconds; look-ups are indexes into `table`."""
 
     def __init__(
         self,

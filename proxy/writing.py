@@ -336,7 +336,7 @@ class Write:
         self._left = True
         self._doubtful += self._accepted + self._waiting - 1
         self._accepted = self._held = self._durable = self._waiting = 0
-        self._errors = None
+        self._errors = {peer: error}
         rings.after(error.ring, peer, self._begin_again)
         return True
 
@@ -358,6 +358,7 @@ class Write:
         record = self._record
         if not self._settled and record is not None:
             self._left = False
+            self._errors = None
             self._take_owners()
             self._deliver(record)
 
