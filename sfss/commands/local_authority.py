@@ -2,15 +2,18 @@
 
 The command openssl makes them, which is there wherever Python's ssl is; a library would be one more to keep up. Each is
 made beside and renamed, the key before the certificate that goes with it, so that what a kill leaves is made again.
+The parts read a new one by themselves (`sfss.tls`).
 
 tls/ca.key, tls/ca.pem       the authority, for ten years; made once
-tls/key.pem, tls/cert.pem    for this machine's loopback addresses; made anew by a start in its last month
+tls/key.pem, tls/cert.pem    for this machine's loopback addresses; made anew in its last month
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from sfss.errors import SetupError
@@ -23,6 +26,7 @@ _RENEW_S = 30 * 86400
 _NAMES = "subjectAltName=IP:127.0.0.1,IP:::1,DNS:localhost"
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 _OPENSSL_S_MAX = 30.0
+_LOOK_S = 86400.0
 
 
 class LocalAuthority:
@@ -44,6 +48,15 @@ class LocalAuthority:
                 self._make_certificate()
         except OSError as error:
             raise SetupError(f"certificates can't be kept in {self._folder}: {error.strerror or error}") from None
+
+    async def keep(self, say: Callable[[str], None]) -> None:
+        """Look every day whether the certificate ends soon, for ever. What can't be done is said, and tried again."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await asyncio.to_thread(self.prepare)
+            except SetupError as error:
+                say(str(error))
 
     def _make_authority(self) -> None:
         subject = ("-subj", "/CN=sfss up", "-days", str(_AUTHORITY_DAYS))

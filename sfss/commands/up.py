@@ -85,6 +85,9 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
     supervisor = Supervisor(tiers(folder, plan), folder.path / "log", _say_when)
     started = asyncio.create_task(supervisor.start())
     stopped = asyncio.create_task(stop.wait())
+    tasks: set[asyncio.Task[Any]] = {started, stopped}
+    if plan.authority is not None:
+        tasks.add(asyncio.create_task(plan.authority.keep(_say_when)))
     try:
         await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -93,9 +96,9 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
         await stopped
         _say("\nstopping the web tier, then the proxies, then the nodes (Ctrl-C again: at once)")
     finally:
-        for task in (started, stopped):
+        for task in tasks:
             task.cancel()
-        await asyncio.wait({started, stopped})
+        await asyncio.wait(tasks)
         await supervisor.close()
     _say("stopped")
 

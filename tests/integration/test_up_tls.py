@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from test_up_cluster import Cluster, free_ports
 from sfss.commands.local_authority import LocalAuthority
 from sfss.errors import SetupError
 from sfss.tls import client_context, server_context
+from tests.unit.virtual_time import in_virtual_time
 
 
 def speaks_tls(port: int, authority: Path) -> bool:
@@ -93,6 +95,25 @@ def test_what_is_not_there_does_not_fit_or_ends_soon_is_made_anew(
     if authority:
         assert made.authority.read_bytes() == authority
         assert made.certificate.read_bytes() != certificate
+
+
+@in_virtual_time
+async def test_a_cluster_that_runs_for_years_renews_its_certificate_and_says_what_stands_in_the_way() -> None:
+    loop = asyncio.get_running_loop()
+    looked_at, said = [], []
+
+    class Counted(LocalAuthority):
+        def prepare(self) -> None:
+            looked_at.append(loop.time())
+            if len(looked_at) == 2:
+                raise SetupError("no room")
+
+    keeping = asyncio.ensure_future(Counted(Path()).keep(said.append))
+    await asyncio.sleep(10.5 * 86400)
+    keeping.cancel()
+
+    assert len(looked_at) == 10
+    assert said == ["no room"]
 
 
 def test_without_openssl_the_start_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
