@@ -38,7 +38,7 @@ COMPILED = {
         " proxies repeated_head requests retry_budget server uploads"
     },
     "proxy": {"proxy": "coordinator gathering latency peer placed_ring reading writing"},
-    "nodes": {"nodes": "entry format index overlay reading store tree volume writer"},
+    "nodes": {"nodes": "bounds entry format index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""
 

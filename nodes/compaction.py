@@ -18,8 +18,8 @@ and one record more of what is appended with their writes, a slice's look-ups wh
 
 In append order a key's versions only rise, so what is older than a record lies before it. A tombstone is dropped when
 its volume is the oldest there is: then nothing older than it is left anywhere. Elsewhere it moves along, and in a
-cluster it always does, since replicas or hints may still hold what it deleted. An expired record counts as a
-tombstone. A live record that fails its checksum stays where it is, and its volume with it, so that reads go on
+cluster it does until it is purged, since replicas or hints may still hold what it deleted. An expired record counts as
+a tombstone. A live record that fails its checksum stays where it is, and its volume with it, so that reads go on
 telling.
 """
 
@@ -125,9 +125,8 @@ class Compactor:
         options: NodeOptions,
         *,
         is_pending: Callable[[bytes], bool],
-        keep_tombstones: Callable[[], bool],
+        may_go: Callable[[bytes, RecordHeader], bool],
         free_bytes: Callable[[], int],
-        now: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -140,9 +139,8 @@ class Compactor:
         self._spares = spares
         self._options = options
         self._is_pending = is_pending
-        self._keep_tombstones = keep_tombstones
+        self._may_go = may_go
         self._free_bytes = free_bytes
-        self._now = now
         self._clock = clock
         self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "sfss-compactor")
@@ -156,6 +154,8 @@ class Compactor:
         """The longest that the loop was held."""
         self.append_s_max = 0.0
         """The longest that a slice was on its way to disk, which clients' writes may wait for."""
+        self.dropped = 0
+        """Tombstones, and expired files, that are gone for good."""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -305,10 +305,10 @@ class Compactor:
         for _, lookup, entry, header, value in live:
             if self._is_pending(lookup) or self._overlay.newest(lookup) != entry:
                 continue
-            dead = header.kind == Kind.TOMBSTONE or (header.expires and header.expires <= self._now())
-            if dead and not self._keep_tombstones():
+            if self._may_go(lookup, header):
                 if volume.number == self._volumes.oldest_number:
                     self._overlay.drop(lookup)
+                    self.dropped += 1
                     continue
                 if header.kind != Kind.TOMBSTONE:
                     header, value = _as_tombstone(header), b""

@@ -43,7 +43,9 @@ class NodeState:
     that was durable, and `stamp_floor` one that was never passed by a stamp issued: both defend against an older copy
     of the directory, or a lost tail, going unnoticed. `suspect` is the reason why acknowledged writes may be missing,
     empty if they are not. `closed` tells whether the last stop was clean. `taught`: the ring is one that was learnt, so
-    the file `ring` (`nodes.ring_file`) must be there."""
+    the file `ring` (`nodes.ring_file`) must be there. `scrubbed_at` (Unix seconds, 0 never) is when all volumes had
+    last been scrubbed, and `scrub_next` the volume to go on with in the pass that is under way, 0 for none: both defend
+    against restarts that keep scrubbing from ever coming to an end."""
 
     node: str
     cluster: str = ""
@@ -58,6 +60,8 @@ class NodeState:
     starts: tuple[str, ...] = ()
     since: int = 0
     taught: bool = False
+    scrubbed_at: float = 0.0
+    scrub_next: int = 0
 
     def word_of(self, epoch: int) -> str:
         """The word of a start up to this one; empty where that isn't known any more."""

@@ -190,6 +190,11 @@ class Index:
                     pages[int(key[len(_TREE_PREFIX) :], 16)] = packed
         return pages
 
+    def notes(self, prefix: bytes) -> dict[bytes, bytes]:
+        """What was noted under names with a prefix, as of the last commit."""
+        with self._reading() as transaction:
+            return Frozen(transaction, self._meta).notes(prefix)
+
     def commit(
         self,
         entries: Mapping[bytes, bytes],
@@ -197,10 +202,12 @@ class Index:
         live_bytes: Mapping[int, int],
         forget_all: bool,
         tree: Mapping[int, bytes] | None = None,
+        notes: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """Put entries (`ABSENT` takes one out) and coverage together, durably. `live_bytes` holds the volumes whose
         figure has changed; 0 forgets a volume. `forget_all` empties the index first. `tree` has the pages of the hash
-        tree that have changed, those that became empty without bytes.
+        tree that have changed, those that became empty without bytes; `notes` whatever else is to be known of the
+        entries, by name, in the same way.
 
         Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For one thread at a time, and not the loop's.
         """
@@ -214,6 +221,11 @@ class Index:
                     transaction.put(key, _LIVE.pack(count, _live_check(number, count)), db=self._meta)
                 else:
                     transaction.delete(key, db=self._meta)
+            for name, note in (notes or {}).items():
+                if note:
+                    transaction.put(name, note, db=self._meta)
+                else:
+                    transaction.delete(name, db=self._meta)
             if tree is not None:
                 for number, packed in tree.items():
                     key = _TREE_PREFIX + b"%02x" % number
@@ -371,6 +383,17 @@ class Frozen:
     def tree_page(self, number: int) -> bytes:
         """A page of the hash tree; nothing where it is empty."""
         return self._transaction.get(_TREE_PREFIX + b"%02x" % number, db=self._meta) or b""
+
+    def notes(self, prefix: bytes) -> dict[bytes, bytes]:
+        """What was noted under names with a prefix."""
+        found: dict[bytes, bytes] = {}
+        with self._transaction.cursor(db=self._meta) as cursor:
+            if cursor.set_range(prefix):
+                for name, note in cursor:
+                    if not name.startswith(prefix):
+                        break
+                    found[name] = note
+        return found
 
     def between(self, low: bytes, high: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to `limit` entries from key `low` on and before `high`, in key order."""

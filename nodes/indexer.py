@@ -129,7 +129,7 @@ class Indexer:
         overlay = self._overlay
         waiters, self._waiters = self._waiters, []
         figures = overlay.figures
-        if overlay.current or overlay.forget_index or figures.changed or figures.tree.changed:
+        if overlay.current or overlay.forget_index or figures.uncommitted:
             frozen = asyncio.get_running_loop().create_future()
             # Frozen at the moment of the sync, so that no entry is committed whose record might not be on disk.
             self._writer.when_synced(lambda: frozen.set_result(self._freeze()))
@@ -147,7 +147,12 @@ class Indexer:
             self._node, volume.number, volume.end, self._writer.synced_position, figures.version_max, figures.files
         )
         return _Generation(
-            overlay.freeze(), covered, figures.take_changed(), overlay.forget_index, figures.tree.take_changed()
+            overlay.freeze(),
+            covered,
+            figures.take_changed(),
+            overlay.forget_index,
+            figures.tree.take_changed(),
+            figures.take_changed_notes(),
         )
 
     async def _commit(self, generation: _Generation) -> None:
@@ -183,3 +188,4 @@ class _Generation(NamedTuple):
     live_bytes: Mapping[int, int]
     forget_all: bool
     tree: Mapping[int, bytes]
+    notes: Mapping[bytes, bytes]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import NamedTuple
 
 from nodes.entry import HASH_BYTES, is_whole, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
-from nodes.overlay import Overlay
+from nodes.overlay import Overlay, is_purged
 from sfss.errors import Busy
 from sfss.hash_tree import LEAF_DIGITS, LISTED_MAX, Listed, hash_range, write_branches, write_listed, write_listing
 
@@ -25,6 +26,8 @@ _WAITING_MAX = 64
 _BREATH_RECORDS = 200
 _BREATH_S = 0.0002
 """After so many records the interpreter is left to others: it is held for about half a millisecond."""
+
+_SLICE_ENTRIES = 500
 
 _HASH_END = 1 << 64
 
@@ -52,8 +55,9 @@ class Lister:
         self._waiting += 1
         # Newest first. What is frozen doesn't change any more.
         unindexed = (overlay.current.copy(), overlay.frozen)
+        counts = _Counts(overlay.figures.bounds.bounds[int(prefix[:2], 16)], overlay.figures.damaged)
         listing = asyncio.get_running_loop().run_in_executor(
-            self._thread, _list, self._index, prefix, unindexed, overlay.forget_index
+            self._thread, _list, self._index, prefix, unindexed, overlay.forget_index, counts
         )
         listing.add_done_callback(self._listed)
         return listing
@@ -62,7 +66,23 @@ class Lister:
         self._waiting -= 1
 
 
-def _list(index: Index, prefix: bytes, unindexed: tuple[Mapping[bytes, bytes], ...], forget_index: bool) -> bytes:
+class _Counts(NamedTuple):
+    """What of a region counts. `damaged` is the store's own set, and may change meanwhile."""
+
+    bound: int
+    damaged: set[bytes]
+
+    def is_told(self, key: bytes, entry: bytes) -> bool:
+        return is_whole(key, entry) and not is_purged(entry, self.bound)
+
+
+def _list(
+    index: Index,
+    prefix: bytes,
+    unindexed: tuple[Mapping[bytes, bytes], ...],
+    forget_index: bool,
+    counts: _Counts,
+) -> bytes:
     first, end = hash_range(prefix)
     low = first.to_bytes(HASH_BYTES)
     high = end.to_bytes(HASH_BYTES) if end < _HASH_END else None
@@ -70,15 +90,28 @@ def _list(index: Index, prefix: bytes, unindexed: tuple[Mapping[bytes, bytes], .
     for generation in reversed(unindexed):
         newest.update((key, entry) for key, entry in generation.items() if key >= low and (high is None or key < high))
     if not forget_index:
-        with index.frozen() as commit:
-            # As many more as might be gone since.
-            for key, entry in commit.between(low, high, LISTED_MAX + 1 + len(newest)):
-                newest.setdefault(key, entry)
+        # As many more as might be gone since.
+        for key, entry in islice(_indexed(index, low, high, counts), LISTED_MAX + 1 + len(newest)):
+            newest.setdefault(key, entry)
     lines = []
-    whole = (key for key in sorted(newest) if is_whole(key, newest[key]))
-    for key in islice(whole, LISTED_MAX):
+    told = (key for key in sorted(newest) if counts.is_told(key, newest[key]))
+    for key in islice(told, LISTED_MAX):
         _, _, size, _, _, version, checksum, kind, _, _ = unpack_fields(newest[key])
-        lines.append(write_listed(Listed(key[HASH_BYTES:], version, checksum, kind == Kind.TOMBSTONE, size)))
+        damaged = key in counts.damaged
+        lines.append(write_listed(Listed(key[HASH_BYTES:], version, checksum, kind == Kind.TOMBSTONE, size, damaged)))
         if not len(lines) % _BREATH_RECORDS:
             time.sleep(_BREATH_S)
-    return write_listing(lines, next(whole, None) is not None)
+    return write_listing(lines, next(told, None) is not None)
+
+
+def _indexed(index: Index, low: bytes, high: bytes | None, counts: _Counts) -> Iterator[tuple[bytes, bytes]]:
+    """What the index has to tell from a key on, however much lies between that doesn't count."""
+    more = True
+    while more:
+        with index.frozen() as commit:
+            found = commit.between(low, high, _SLICE_ENTRIES)
+        more = len(found) == _SLICE_ENTRIES
+        for low, entry in found:
+            if counts.is_told(low, entry):
+                yield low, entry
+        low += b"\0"

@@ -9,18 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nodes.bounds import Bounds
 from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
 from nodes.tree import Tree
+from sfss.stamps import purge_stamp
+
+DAMAGED_PREFIX = b"damaged/"
+"""Of the notes in the index that name them."""
+
+_TOMBSTONE = int(Kind.TOMBSTONE)
+
+
+def is_purged(packed: bytes, bound: int) -> bool:
+    """Whether a bound purges the record of an entry that is whole."""
+    _, _, _, _, expires, version, _, kind, _, _ = unpack_fields(packed)
+    return version < bound and purge_stamp(kind == _TOMBSTONE, expires, version) < bound
 
 
 @dataclass(slots=True)
 class Figures:
-    """What is counted over all entries: files (no tombstones), their bytes in volumes, and each volume's share of it.
+    """What is counted over all entries: files, tombstones, their bytes in volumes, and each volume's share of it.
 
     `live` counts the bytes of the records that entries point to, tombstones included; `changed` holds the volumes whose
-    count is not committed yet. `tree` has the records' checksums.
+    count is not committed yet. `tree` has the checksums of all records that count: not of those that `bounds` purge,
+    nor of those whose bytes are known to be damaged on disk (`damaged`, index keys).
     """
 
     files: int = 0
@@ -28,6 +42,11 @@ class Figures:
     changed: set[int] = field(default_factory=set)
     version_max: int = 0
     tree: Tree = field(default_factory=Tree)
+    bounds: Bounds = field(default_factory=Bounds)
+    tombstones: int = 0
+    damaged: set[bytes] = field(default_factory=set)
+    changed_notes: dict[bytes, bytes] = field(default_factory=dict)
+    """Of damaged records, what is not committed yet."""
 
     @property
     def live_bytes(self) -> int:
@@ -40,25 +59,64 @@ class Figures:
         self.changed.add(volume)
         if is_file:
             self.files += 1
+        else:
+            self.tombstones += 1
         if version > self.version_max:
             self.version_max = version
-        self.tree.add(key, checksum_in(entry))
+        bound = self.bounds.bounds[key[0]]
+        if version >= bound or not is_purged(entry, bound):
+            self.tree.add(key, checksum_in(entry))
 
     def remove(self, key: bytes, entry: bytes) -> None:
         """An entry is gone. `key` is the index's key."""
         if not is_whole(key, entry):
             return  # an index page is rotten; nobody knows what it counted for
-        volume, _, value_bytes, _, _, _, checksum, kind, _, _ = unpack_fields(entry)
+        volume, _, value_bytes, _, _, version, checksum, kind, _, _ = unpack_fields(entry)
         self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)
         self.changed.add(volume)
         if kind == Kind.FILE:
             self.files -= 1
-        self.tree.remove(key, checksum)
+        else:
+            self.tombstones -= 1
+        bound = self.bounds.bounds[key[0]]
+        if key in self.damaged:
+            self.mended(key)
+        elif version >= bound or not is_purged(entry, bound):
+            self.tree.remove(key, checksum)
+
+    def counts(self, key: bytes, entry: bytes) -> bool:
+        """Whether the record of an entry is in the tree."""
+        return is_whole(key, entry) and key not in self.damaged and not is_purged(entry, self.bounds.bounds[key[0]])
+
+    def found_damaged(self, key: bytes, entry: bytes) -> None:
+        """The bytes of a record are no longer what they should be. It counts no more, so that it is missed. An entry
+        that isn't whole itself is told as damaged without that, and is the mender's."""
+        if key in self.damaged or not is_whole(key, entry):
+            return
+        if self.counts(key, entry):
+            self.tree.remove(key, checksum_in(entry))
+        self.damaged.add(key)
+        self.changed_notes[DAMAGED_PREFIX + key] = b"1"
+
+    def found_whole(self, key: bytes, entry: bytes) -> None:
+        """A record that was damaged can be read again: its volume is back."""
+        if key in self.damaged:
+            self.mended(key)
+            if self.counts(key, entry):
+                self.tree.add(key, checksum_in(entry))
+
+    def mended(self, key: bytes) -> None:
+        """There is no damaged record of a key any more; the tree has nothing of it."""
+        if key in self.damaged:
+            self.damaged.remove(key)
+            self.changed_notes[DAMAGED_PREFIX + key] = b""
 
     def forget_all(self) -> None:
         self.changed.update(self.live)
         self.live = dict.fromkeys(self.live, 0)
-        self.files = 0
+        self.files = self.tombstones = 0
+        for key in list(self.damaged):
+            self.mended(key)
         self.tree.forget_all()
 
     def take_changed(self) -> dict[int, int]:
@@ -66,6 +124,18 @@ class Figures:
         taken = {number: self.live.get(number, 0) for number in self.changed}
         self.changed = set()
         return taken
+
+    def take_changed_notes(self) -> dict[bytes, bytes]:
+        """What the index is to note of bounds and damaged records since the last call."""
+        taken = self.changed_notes
+        self.changed_notes = {}
+        taken.update(self.bounds.take_changed())
+        return taken
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether anything has changed that isn't committed."""
+        return bool(self.changed or self.tree.changed or self.changed_notes or self.bounds.changed)
 
 
 class Overlay:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+from nodes.bounds import NOTE_PREFIX
 from nodes.crash_note import CrashNote
 from nodes.dropped import Dropped
 from nodes.dropping import remove_dead
@@ -24,7 +25,7 @@ from nodes.entry import ENTRY_BYTES, HASH_BYTES, checksum_in, index_key, is_whol
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
-from nodes.overlay import Figures, Overlay
+from nodes.overlay import DAMAGED_PREFIX, Figures, Overlay
 from nodes.ring_file import RingFile
 from nodes.scan import Batch, Damage, Found, reader_of, walk
 from nodes.tree import Tree
@@ -75,7 +76,7 @@ def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: P
     volumes, damaged = find_volumes(directory.volumes, state.node_bytes, clean=aside is None)
     index, covered = _open_index(directory, state, bool(volumes), aside)
     index.refresh()
-    figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max, _tree_of(index, covered))
+    figures = _figures_of(index, covered)
     overlay = Overlay(index, figures)
     reasons = [state.suspect] if state.suspect else []
     found_numbers = {volume.number for volume in volumes}
@@ -120,6 +121,12 @@ def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: P
         _log.error("%d records that the index knows are lost; their reads fail until they are written again", len(lost))
     if max(end, covered.position) < floor:
         reasons.append(f"data ends at position {end}, but {floor} was durable")
+    for key in lost:
+        entry = index.get(key)
+        if entry is not None and overlay.newest(key) == entry:
+            figures.found_damaged(key, entry)
+    if reasons:
+        figures.bounds.open_all()  # before the node is known to be suspect, so also should it be trusted at once
     replay.commit(newest, begun, always=bool(reasons or ring.removing))
     return Recovered(
         index,
@@ -192,12 +199,22 @@ def _check_crash(note: CrashNote) -> None:
         raise IndexDamaged(f"the process ended by a crash, perhaps over it: {crash}")
 
 
-def _tree_of(index: Index, covered: Covered) -> Tree:
+def _figures_of(index: Index, covered: Covered) -> Figures:
+    """The figures as of the last commit."""
+    figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
+    figures.tombstones = max(0, index.count() - covered.files)
+    figures.damaged = {name[len(DAMAGED_PREFIX) :] for name in index.notes(DAMAGED_PREFIX)}
+    bounds_are_whole = figures.bounds.load(index.notes(NOTE_PREFIX))
+    figures.tree = _tree_of(index, covered, figures, bounds_are_whole)
+    return figures
+
+
+def _tree_of(index: Index, covered: Covered, figures: Figures, kept_up: bool) -> Tree:
     """The hash tree as of the last commit; where it wasn't kept up or is damaged, made from all entries: some seconds
     for a million files."""
     tree = Tree()
     try:
-        pages = index.tree_pages()
+        pages = index.tree_pages() if kept_up else None
         if pages is not None:
             for number, packed in pages.items():
                 tree.load(number, packed)
@@ -209,7 +226,7 @@ def _tree_of(index: Index, covered: Covered) -> Tree:
         _log.info("making the hash tree from the index: %s", reason)
     tree = Tree()
     for key, entry in index.entries():
-        if is_whole(key, entry):
+        if figures.counts(key, entry):
             tree.add(key, checksum_in(entry))
     tree.change_all()
     return tree
@@ -294,24 +311,20 @@ class _Replay:
             version, checksum = unpack_fields(held)[5:7]
             if (version, checksum) > (header.version, header.checksum):
                 return
-        self._overlay.put(
+        entry = pack_entry(
             key,
-            pack_entry(
-                key,
-                volume.number,
-                found.offset,
-                header.value_bytes,
-                header.flags,
-                header.expires,
-                header.version,
-                header.checksum,
-                header.kind,
-            ),
             volume.number,
-            header.size,
+            found.offset,
+            header.value_bytes,
+            header.flags,
+            header.expires,
             header.version,
-            header.kind == Kind.FILE,
+            header.checksum,
+            header.kind,
         )
+        self._overlay.put(key, entry, volume.number, header.size, header.version, header.kind == Kind.FILE)
+        if not found.intact:
+            self._overlay.figures.found_damaged(key, entry)
 
     def cut(self, tail: _Tail) -> None:
         """Take off what lies behind a volume's data, durably: a torn tail, or room taken ahead."""
@@ -350,5 +363,6 @@ class _Replay:
         while self._index.lacks_room_for(len(frozen)):
             self._index.grow()
         changed = figures.tree.take_changed()
-        self._index.commit(frozen, covered, figures.take_changed(), overlay.forget_index, changed)
+        notes = figures.take_changed_notes()
+        self._index.commit(frozen, covered, figures.take_changed(), overlay.forget_index, changed, notes)
         overlay.committed(frozen)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -36,15 +36,18 @@ _IDLE_PART = 20.0
 """Seconds of pause for each second of work."""
 
 _BETWEEN_PASSES_S = 3600.0
+_RESUME_S = 60.0
+"""After a start, before a pass goes on that was under way, or begins that was due."""
 
 _log = logging.getLogger("sfss.node")
 
 
 class _Slice(NamedTuple):
     """What a thread found in one go. `damaged` are index keys, each with the entry that points to a record that is not
-    whole; `faults` are sentences."""
+    whole; `whole` those that were known as such and are no more; `faults` are sentences."""
 
     damaged: list[tuple[bytes, bytes]]
+    whole: list[tuple[bytes, bytes]]
     faults: list[str]
     size: int
     more: bool
@@ -52,8 +55,9 @@ class _Slice(NamedTuple):
 
 class Scrubber:
     """Runs the scrubbing. For the loop's thread. `on_damage` gets index key and entry of each damaged
-    record that the index points to, `on_mended` the index keys of entries that were mended. `is_dead` tells of an index
-    key and a position whether a record there counts for nothing since its partition was dropped."""
+    record that the index points to, `on_whole` of each that was known to be (in `damaged`, index keys) and isn't any
+    more, `on_mended` the index keys of entries that were mended. `is_dead` tells
+    of an index key and a position whether a record there counts for nothing since its partition was dropped."""
 
     def __init__(
         self,
@@ -63,8 +67,14 @@ class Scrubber:
         tree: Tree,
         options: NodeOptions,
         on_damage: Callable[[bytes, bytes], None],
+        on_whole: Callable[[bytes, bytes], None],
         on_mended: Callable[[bytes], None],
         is_dead: Callable[[bytes, int], bool],
+        damaged: Container[bytes],
+        scrubbed_at: float,
+        scrub_next: int,
+        save: Callable[[float, int], Awaitable[None]],
+        now: Callable[[], float],
     ) -> None:
         self._volumes = volumes
         self._index = index
@@ -72,6 +82,8 @@ class Scrubber:
         self._options = options
         self._on_damage = on_damage
         self._is_dead = is_dead
+        self._on_whole = on_whole
+        self._damaged = damaged
         self._thread = ThreadPoolExecutor(1, "sfss-scrubber")
         self._mender = Mender(volumes, index, indexer, self._thread, self._tell, on_mended, is_dead)
         self._tree_checker = TreeChecker(index, indexer, tree, self._thread)
@@ -79,8 +91,11 @@ class Scrubber:
         self.faults = 0
         self.scrubbed_bytes = 0
         self.passes = 0
-        self.passed_at: float | None = None
-        """When the last pass ended (monotonic seconds); None before the first one of this process did."""
+        self.scrubbed_at = scrubbed_at
+        """When the last pass ended, perhaps in an earlier life (Unix seconds); 0 before the first one did."""
+        self._next = scrub_next
+        self._save = save
+        self._now = now
 
     def start(self) -> None:
         if self._options.scrub_bytes_per_s:
@@ -92,16 +107,13 @@ class Scrubber:
         self._thread.shutdown()
 
     async def scrub(self) -> None:
-        """Look at the whole index, and read all volumes but the newest, once."""
-        try:
-            await self._indexer.commit()
-            await self._mender.mend()
-            off = await self._tree_checker.check()
-            if off:
-                self._tell(f"{off} leaves of the hash tree were off and were put right")
-        except (OSError, IndexDamaged, index_errors) as error:
-            _log.error("mending the index failed: %s", error)
-        for number in sorted(self._volumes.by_number)[:-1]:
+        """Look at the whole index, and read all volumes but the newest, once; or the rest of that, where an earlier
+        life had begun with it."""
+        if not self._next:
+            await self._check_index()
+        for number in self._left():
+            self._next = number
+            await self._save_progress()
             await self._indexer.commit()
             volume = self._volumes.by_number.get(number)
             if volume is None:
@@ -111,11 +123,43 @@ class Scrubber:
             except (OSError, SfssError, index_errors) as error:
                 _log.error("scrubbing of volume %d failed: %s", number, error)
         self.passes += 1
-        self.passed_at = time.monotonic()
+        self.scrubbed_at = self._now()
+        self._next = 0
+        await self._save_progress()
+
+    async def _check_index(self) -> None:
+        try:
+            await self._indexer.commit()
+            await self._mender.mend()
+            off = await self._tree_checker.check()
+            if off:
+                self._tell(f"{off} leaves of the hash tree were off and were put right")
+        except (OSError, IndexDamaged, index_errors) as error:
+            _log.error("mending the index failed: %s", error)
+
+    def _left(self) -> list[int]:
+        """The volumes that this pass has yet to read."""
+        return [number for number in sorted(self._volumes.by_number)[:-1] if number >= self._next]
+
+    @property
+    def left_bytes(self) -> int:
+        """What is left to be read of the pass that is under way; 0 where none is."""
+        return sum(self._volumes.by_number[number].end for number in self._left()) if self._next else 0
+
+    async def _save_progress(self) -> None:
+        try:
+            await self._save(self.scrubbed_at, self._next)
+        except OSError as error:
+            _log.error("how far scrubbing has come can't be written: %s", error)
 
     async def _run(self) -> None:
+        wait_s = _RESUME_S
+        if not self._next:
+            wait_s = min(max(self.scrubbed_at + _BETWEEN_PASSES_S - self._now(), _RESUME_S), _BETWEEN_PASSES_S)
+            wait_s = wait_s if self.scrubbed_at else _BETWEEN_PASSES_S
         while True:
-            await asyncio.sleep(_BETWEEN_PASSES_S)
+            await asyncio.sleep(wait_s)
+            wait_s = _BETWEEN_PASSES_S
             try:
                 await self.scrub()
             except Exception:
@@ -124,7 +168,7 @@ class Scrubber:
     async def _scrub_volume(self, volume: Volume) -> None:
         loop = asyncio.get_running_loop()
         with self._volumes.held(volume.number) as fd:
-            walker = _Walker(volume, fd, self._index, self._is_dead)
+            walker = _Walker(volume, fd, self._index, self._is_dead, self._damaged)
             more = True
             while more:
                 began = time.monotonic()
@@ -135,6 +179,8 @@ class Scrubber:
                     return  # compacted away meanwhile: what was found there no longer counts
                 for lookup, entry in piece.damaged:
                     self._on_damage(lookup, entry)
+                for lookup, entry in piece.whole:
+                    self._on_whole(lookup, entry)
                 for fault in piece.faults:
                     self._tell(fault)
                 working_s = time.monotonic() - began
@@ -157,20 +203,28 @@ class Scrubber:
 class _Walker:
     """The thread's side: verifies one volume in slices."""
 
-    def __init__(self, volume: Volume, fd: int, index: Index, is_dead: Callable[[bytes, int], bool]) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        fd: int,
+        index: Index,
+        is_dead: Callable[[bytes, int], bool],
+        damaged: Container[bytes],
+    ) -> None:
         self._base = volume.header.position
         self._is_dead = is_dead
         self._name = volume_path(Path(), volume.number).name
         self._number = volume.number
         self._index = index
+        self._known_damaged = damaged
         self._events: Iterator[Event] = walk(reader_of(fd), volume.header, 0, volume.end)
         # A record that the index lacks is a fault only if no tombstone or flush behind it explains that.
         self._newer: dict[bytes, str] = {}
 
     def next_slice(self) -> _Slice:
         """Verify until there is enough for one go, or the volume ends."""
-        damaged: list[tuple[bytes, bytes]] = []
-        faults: list[str] = []
+        piece = _Slice([], [], [], 0, True)
+        faults = piece.faults
         size = seen = 0
         for event in self._events:
             if isinstance(event, Damage):
@@ -178,12 +232,13 @@ class _Walker:
             elif isinstance(event, Found):
                 seen += 1
                 size += event.header.size
-                self._check(event, damaged, faults)
+                self._check(event, piece)
             if size >= _SLICE_BYTES or seen >= _SLICE_RECORDS:
-                return _Slice(damaged, faults, size, True)
-        return _Slice(damaged, [*faults, *self._newer.values()], size, False)
+                return piece._replace(size=size)
+        return piece._replace(faults=[*faults, *self._newer.values()], size=size, more=False)
 
-    def _check(self, found: Found, damaged: list[tuple[bytes, bytes]], faults: list[str]) -> None:
+    def _check(self, found: Found, piece: _Slice) -> None:
+        faults = piece.faults
         header = found.header
         if header.kind == Kind.FLUSH:
             self._newer.clear()
@@ -204,7 +259,9 @@ class _Walker:
         if (volume, offset) == (self._number, found.offset):
             self._newer.pop(lookup, None)
             if not found.intact:
-                damaged.append((lookup, entry))
+                piece.damaged.append((lookup, entry))
+            elif lookup in self._known_damaged:
+                piece.whole.append((lookup, entry))
         elif (
             found.intact
             and is_newer(header, version, checksum, kind)

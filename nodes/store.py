@@ -2,7 +2,7 @@
 
 `NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
 newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
-`Replica`, `Comparable`, `Refillable`, `Updater` and `Flushable` of `sfss.store`, and `RingKeeper`.
+`Replica`, `Comparable`, `Purgeable`, `Refillable`, `Updater` and `Flushable` of `sfss.store`, and `RingKeeper`.
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
@@ -28,7 +28,7 @@ from nodes.compaction import Compactor
 from nodes.crash_note import CrashNote
 from nodes.dropping import Dropper
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unpack_entry, unpack_fields
-from nodes.format import RECORD_HEADER_BYTES, Kind
+from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
 from nodes.free_space import FreeSpace
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState
@@ -36,6 +36,8 @@ from nodes.indexer import Indexer
 from nodes.lineage import changes_from, next_start, why_not_from
 from nodes.listing import Lister
 from nodes.options import NodeOptions, Sync
+from nodes.overlay import is_purged
+from nodes.purging import Purger
 from nodes.reading import ValueReader
 from nodes.recovery import Recovered, recover
 from nodes.reserve import Reserve
@@ -61,7 +63,7 @@ from sfss.errors import (
 from sfss.promise import Promise, promised, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
-from sfss.stamps import AHEAD_S_MAX, StampClock, too_far_ahead
+from sfss.stamps import AHEAD_S_MAX, StampClock, purge_stamp, stamp_at, stamp_time, too_far_ahead
 from sfss.store import (
     NO_CALL,
     WIRE_VALUE_BYTES_MAX,
@@ -69,6 +71,7 @@ from sfss.store import (
     Call,
     Change,
     Identity,
+    Purged,
     Record,
     Reply,
     Seen,
@@ -129,7 +132,8 @@ class NodeStore:
         self._clock = StampClock(now, last_stamp)
         self._durable = 1 if options.sync is Sync.ALWAYS else 0
         self._corrupt_records = recovered.rotten + len(recovered.lost)
-        self._damaged = set(recovered.lost)
+        self._damaged = recovered.overlay.figures.damaged
+        self._bounds = recovered.overlay.figures.bounds
         self._stored = 0
         self._volumes = Volumes(directory.volumes, options.open_volumes_max)
         for volume in recovered.volumes:
@@ -159,7 +163,7 @@ class NodeStore:
             self._writer,
             self._volumes,
             options.overlay_entries_max,
-            on_removed=self._damaged.discard,
+            on_removed=recovered.overlay.figures.mended,
             on_damage=self._index_damaged,
             stopping=lambda: self._closed is not None,
         )
@@ -184,10 +188,10 @@ class NodeStore:
             self._spares,
             options,
             is_pending=self._is_pending,
-            keep_tombstones=lambda: bool(self._state.cluster),
+            may_go=self._may_go,
             free_bytes=self._free_space.bytes_free,
-            now=now,
         )
+        self._purger = Purger(self._index, self._indexer, self._overlay, lambda: stamp_at(now()))
         self._scrubber = Scrubber(
             self._volumes,
             self._index,
@@ -195,7 +199,13 @@ class NodeStore:
             self._overlay.figures.tree,
             options,
             on_damage=self._note_damage_of,
-            on_mended=self._damaged.discard,
+            on_whole=self._note_whole,
+            on_mended=recovered.overlay.figures.mended,
+            damaged=self._damaged,
+            scrubbed_at=state.scrubbed_at,
+            scrub_next=state.scrub_next,
+            save=self._save_scrubbed,
+            now=now,
             is_dead=self._is_dead,
         )
         self._lister = Lister(self._index, self._overlay)
@@ -204,11 +214,15 @@ class NodeStore:
         )
         self._know_state(state)
 
+    async def _save_scrubbed(self, scrubbed_at: float, scrub_next: int) -> None:
+        await self._housekeeper.save(decide=lambda _: {"scrubbed_at": scrubbed_at, "scrub_next": scrub_next})
+
     def _know_state(self, state: NodeState) -> None:
         self._state = state
         self._ring = max(self._ring, state.ring)
         self._floor = state.stamp_floor
         self._suspect = state.suspect
+        self._bounds.open_all(but_of=-1 if state.suspect else self._ring)
 
     # --- life ----------------------------------------------------------------------------------------
 
@@ -244,6 +258,7 @@ class NodeStore:
         store._housekeeper.start()
         store._compactor.start()
         store._scrubber.start()
+        store._purger.start()
         return store
 
     async def close(self) -> None:
@@ -253,6 +268,7 @@ class NodeStore:
             return
         self._closed = asyncio.get_running_loop().create_future()
         await self._scrubber.close()
+        await self._purger.close()
         await self._compactor.close()
         self._writer.finish()
         while self._tasks:
@@ -326,7 +342,6 @@ class NodeStore:
         writer = self._writer
         live = figures.live_bytes
         oldest = writer.oldest_unsynced_at
-        scrubbed_at = self._scrubber.passed_at
         told = {
             "total_items": str(self._stored),
             "curr_items": str(figures.files),
@@ -343,6 +358,8 @@ class NodeStore:
             "index_commits": str(self._indexer.commits),
             "corrupt_records": str(self._corrupt_records),
             "damaged_records": str(len(self._damaged)),
+            "tombstones": str(figures.tombstones),
+            "dropped_tombstones": str(self._compactor.dropped),
             "cold_reads": str(self._reader.cold_reads),
             "compacted_volumes": str(self._compactor.compacted),
             "compacted_bytes": str(self._compactor.moved_bytes),
@@ -351,6 +368,7 @@ class NodeStore:
             "scrubbed_bytes": str(self._scrubber.scrubbed_bytes),
             "scrub_faults": str(self._scrubber.faults),
             "scrub_passes": str(self._scrubber.passes),
+            "scrub_left_bytes": str(self._scrubber.left_bytes),
             "reserve_bytes": str(self._reserve.held_bytes),
             "reserve_short": str(int(self._reserve.short)),
             "disk_free_bytes": str(self._free_space.bytes_free()),
@@ -363,8 +381,8 @@ class NodeStore:
         }
         if self._suspect:
             told["suspect_reason"] = self._suspect
-        if scrubbed_at is not None:
-            told["last_scrub_age_s"] = f"{time.monotonic() - scrubbed_at:.1f}"
+        if self._scrubber.scrubbed_at:
+            told["last_scrub_age_s"] = f"{max(0.0, self._now() - self._scrubber.scrubbed_at):.1f}"
         return told
 
     # --- Replica -------------------------------------------------------------------------------------
@@ -387,7 +405,10 @@ class NodeStore:
             return None
         if lookup in self._damaged:
             raise CorruptRecord("the record is damaged and waits to be written again")
-        return _record(self._verified(lookup, packed), b"")
+        entry = self._verified(lookup, packed)
+        if entry.version < self._bounds.bounds[lookup[0]] and self._is_purged(lookup, packed):
+            return None
+        return _record(entry, b"")
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
         self._check_write(call, len(record.value))
@@ -410,12 +431,40 @@ class NodeStore:
             if entry is not None and len(entry) == ENTRY_BYTES:
                 held = unpack_fields(entry)[5:7]
                 # An entry that rotted may claim any version; the record at hand is whole, and so it is taken.
-                if (held > order or (held == order and lookup not in self._damaged)) and is_whole(lookup, entry):
+                if (
+                    (held > order or (held == order and lookup not in self._damaged))
+                    and is_whole(lookup, entry)
+                    # What is purged is not told, so that nobody takes it for something that came meanwhile.
+                    and (version >= self._bounds.fences[lookup[0]] or not self._is_purged(lookup, entry))
+                ):
                     return self._refuse_while_suspect(Applied(held == order, *held, bool(self._durable)))
+        if version < self._bounds.lowest[lookup[0]] and self._is_purged_already(lookup, record, pending is None):
+            return self._refuse_while_suspect(Applied(True, version, checksum, bool(self._durable)))
         self._clock.observe(version)
         kind = _TOMBSTONE if tombstone else _FILE
         write = self._add(kind, key, value, flags, expires, version, checksum)
         return self._when_durable(write, Applied(True, version, checksum, bool(self._durable)))
+
+    def _is_purged_already(self, lookup: bytes, record: Record, settled: bool) -> bool:
+        """Whether to forget a record from before the fence or the bound is to hold it: a tombstone that is purged, of a
+        key of which nothing is held. Raises `BadRequest` for others from before the fence: what was sent so long ago
+        may have been deleted since, and its tombstone purged. `settled`: no write of the key is under way."""
+        region = lookup[0]
+        bound, fence = self._bounds.bounds[region], self._bounds.fences[region]
+        entry = self._newest_durable(lookup) if settled else None
+        if entry is not None and (lookup in self._damaged or not is_whole(lookup, entry)):
+            return False
+        if settled and purge_stamp(record.tombstone, record.expires, record.version) < bound:
+            return entry is None or self._is_purged(lookup, entry)
+        if record.version < fence:
+            raise BadRequest(
+                f"the version is {stamp_time(fence) - stamp_time(record.version):.0f} s older than what is stored here "
+                "any more; is the coordinator's clock right?"
+            )
+        return False
+
+    def _is_purged(self, lookup: bytes, packed: bytes) -> bool:
+        return is_purged(packed, self._bounds.bounds[lookup[0]])
 
     def identify(self) -> Identity:
         return self._state.identity(self._writer.synced_position)
@@ -444,6 +493,20 @@ class NodeStore:
         self._rings.bound(HeldRing(ring, fingerprint))
         return self._spawn(self._saved_identity())
 
+    def purged(self, region: int) -> Purged:
+        return self._purger.told(region)
+
+    def purge(self, region: int, ring: int, fence: int, bound: int) -> Reply[Purged]:
+        if self._suspect:
+            raise Recovering(self._suspect)
+        if ring != self._ring:
+            raise StaleRing(self._ring)
+        if bound > fence > 0 or (fence and stamp_time(fence) > self._now()):
+            raise BadRequest("a region is purged up to its fence at most, and that is no time to come")
+        if any(write.version < fence and lookup[0] == region for lookup, write in self._pending.items()):
+            raise Busy("older writes are under way")
+        return self._spawn(self._purger.purge(region, ring, fence, bound))
+
     def trust(self, epoch: int) -> Reply[Identity]:
         self._check_epoch(epoch)
         if not self._suspect:
@@ -452,6 +515,7 @@ class NodeStore:
 
     async def _trusted(self, epoch: int) -> Identity:
         await self._rings.remember()
+        await self._indexer.commit()  # that all regions are open
         await self._housekeeper.become(partial(self._without_suspicion, epoch))
         _log.info("trusted again: whatever may have been missing was compared with the other nodes")
         return self.identify()
@@ -537,6 +601,7 @@ class NodeStore:
     def _take_ring(self, number: int) -> None:
         # Refused from now on is what comes under the ring before; the new one is told a little later.
         self._ring = number
+        self._bounds.open_all(but_of=number)
 
     async def _save_ring(self, file: RingFile) -> None:
         oldest = self._volumes.by_number.get(self._volumes.oldest_number)
@@ -648,7 +713,6 @@ class NodeStore:
     def _on_durable(self, writes: list[Write], volume: int) -> None:
         overlay = self._overlay
         pending = self._pending
-        damaged = self._damaged
         for write in writes:
             lookup = write.index_key
             if write.moves is not None:
@@ -660,8 +724,6 @@ class NodeStore:
                     self._flushing = None
             else:
                 overlay.put(lookup, write.entry, volume, write.size, write.version, write.kind == _FILE)
-                if damaged:
-                    damaged.discard(lookup)
                 if pending.get(lookup) is write:
                     del pending[lookup]
         self._indexer.added()
@@ -697,7 +759,9 @@ class NodeStore:
         volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)
         if kind != _FILE or (live_only and expires and expires <= self._now()):
             entry = self._verified(lookup, packed)
-            return None if live_only else _record(entry, b"")
+            return None if live_only or self._is_purged(lookup, packed) else _record(entry, b"")
+        if expires and self._is_purged(lookup, packed):
+            return None if is_whole(lookup, packed) else _record(self._verified(lookup, packed), b"")
         key = lookup[HASH_BYTES:]
         value = self._reader.read_now(volume, offset + RECORD_HEADER_BYTES + len(key), size)
         if value is None:
@@ -745,19 +809,23 @@ class NodeStore:
 
     def _corrupt(self, lookup: bytes, packed: bytes) -> CorruptRecord:
         self._corrupt_records += 1
-        self._note_damage(lookup)
+        self._note_damage_of(lookup, packed)
         volume, offset = unpack_fields(packed)[:2]
         _log.error("volume %d: the record at %d failed its checksum", volume, offset)
         return CorruptRecord(f"the record at {offset} in volume {volume} failed its checksum")
 
     def _note_damage_of(self, lookup: bytes, packed: bytes) -> None:
-        # The scrubber's thread is behind the loop: what it found damaged may have been written again.
+        # Both the scrubber's thread and a read are behind the loop: what they found may have been written again.
         if self._newest_durable(lookup) == packed:
-            self._note_damage(lookup)
+            self._note_damage(lookup, packed)
 
-    def _note_damage(self, lookup: bytes) -> None:
+    def _note_whole(self, lookup: bytes, packed: bytes) -> None:
+        if self._newest_durable(lookup) == packed:
+            self._overlay.figures.found_whole(lookup, packed)
+
+    def _note_damage(self, lookup: bytes, packed: bytes) -> None:
         if len(self._damaged) < _DAMAGED_MAX:
-            self._damaged.add(lookup)
+            self._overlay.figures.found_damaged(lookup, packed)
 
     def _verified(self, lookup: bytes, packed: bytes) -> Entry:
         try:
@@ -794,6 +862,13 @@ class NodeStore:
         or when the clock leaps ahead; under load the floor is moved long before it is reached."""
         await self._housekeeper.raise_floor()
         return await settled(work(*arguments))
+
+    def _may_go(self, lookup: bytes, header: RecordHeader) -> bool:
+        """Whether compaction may drop a record once nothing older of its key is left here."""
+        tombstone = header.kind == _TOMBSTONE
+        if self._state.cluster:  # replicas or hints may still hold what it deleted
+            return purge_stamp(tombstone, header.expires, header.version) < self._bounds.bounds[lookup[0]]
+        return tombstone or 0 < header.expires <= self._now()
 
     def _is_live(self, entry: Entry) -> bool:
         return entry.kind == _FILE and (entry.expires == 0 or entry.expires > self._now())

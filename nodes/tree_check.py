@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from nodes.bounds import note_name, unpack_note
 from nodes.entry import checksum_in, is_whole
-from nodes.index import Index
+from nodes.index import Frozen, Index
 from nodes.indexer import Indexer
+from nodes.overlay import DAMAGED_PREFIX, is_purged
 from nodes.tree import LEAVES, PAGE_LEAVES, Tree, empty_page, unpack_page
 
 _SLICE_ENTRIES = 500
@@ -69,20 +71,21 @@ def _slice(index: Index, leaf: int) -> tuple[list[Correction], int]:
         if end <= leaf:  # it has more entries than that alone
             end = leaf + 1
             entries = commit.between(leaf.to_bytes(2), end.to_bytes(2) if end < LEAVES else None, sys.maxsize)
-        pages = {
-            number: commit.tree_page(number) for number in range(leaf // PAGE_LEAVES, (end - 1) // PAGE_LEAVES + 1)
-        }
+        numbers = range(leaf // PAGE_LEAVES, (end - 1) // PAGE_LEAVES + 1)
+        pages = {number: commit.tree_page(number) for number in numbers}
+        counts = {number: _counting(commit, number) for number in numbers}
     keys = [key for key, _ in entries]
     if keys != sorted(keys):
         # A key was damaged and isn't mended yet, so that a search here doesn't find all that there is.
         return [], max(end, leaf + 1)
     there = {number: empty_page() for number in {_leaf_of(key) // PAGE_LEAVES for key, _ in entries}}
     for key, entry in entries:
-        if is_whole(key, entry):
-            number, place = divmod(_leaf_of(key), PAGE_LEAVES)
-            digests, counts = there[number]
+        number, place = divmod(_leaf_of(key), PAGE_LEAVES)
+        bound, damaged = counts[number]
+        if is_whole(key, entry) and key not in damaged and not is_purged(entry, bound):
+            digests, records = there[number]
             digests[place] ^= checksum_in(entry)
-            counts[place] += 1
+            records[place] += 1
     wrong: list[Correction] = []
     for number, packed in pages.items():
         if packed or number in there:
@@ -90,6 +93,15 @@ def _slice(index: Index, leaf: int) -> tuple[list[Correction], int]:
             places = range(max(leaf - first, 0), min(end - first, PAGE_LEAVES))
             wrong += _compare(number, packed, there.get(number) or empty_page(), places)
     return wrong, end
+
+
+def _counting(commit: Frozen, region: int) -> tuple[int, set[bytes]]:
+    """What of a region doesn't count, as of a commit: what is purged by which bound, and the damaged records."""
+    try:
+        bound = unpack_note(region, commit.notes(note_name(region)).get(note_name(region), b"")).bound
+    except ValueError:
+        bound = 0
+    return bound, {name[len(DAMAGED_PREFIX) :] for name in commit.notes(DAMAGED_PREFIX + bytes([region]))}
 
 
 def _compare(number: int, packed: bytes, there: tuple[array[int], array[int]], places: range) -> Iterator[Correction]:

@@ -12,7 +12,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from proxy.comparison import Comparison, Pace
+from proxy.purging import RegionPurge
 from proxy.schedule import REGION_DIGITS, REGIONS, Schedule
+from sfss.stamps import stamp_time
 from sfss.tasks import end
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class Comparer:
         self._repaired_bytes = 0
         self._too_new = 0
         self._unrepaired = 0
+        self._returned = 0
+        self._bounds = [0] * REGIONS
+        """How far all owners have purged each region, as far as is known here."""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="comparison of replicas")
@@ -56,23 +61,33 @@ class Comparer:
             "comparison_repaired_bytes": self._repaired_bytes,
             "comparison_unrepaired": self._unrepaired,
             "comparison_too_new": self._too_new,
+            "comparison_returned": self._returned,
         }
+        if all(self._bounds):
+            figures["tombstones_oldest_s"] = int(self._coordinator.now() - stamp_time(min(self._bounds)))
         return {name: str(value) for name, value in figures.items()}
 
     async def compare(self, region: int) -> bool:
         """Compare one region; whether all of it was."""
-        comparison = Comparison(self._coordinator, self._pace, self._coordinator.options.compare_settle_s)
+        prefix = b"%0*x" % (REGION_DIGITS, region)
+        purge = RegionPurge(self._coordinator, region)
+        comparison = Comparison(self._coordinator, self._pace, self._coordinator.options.compare_settle_s, purge)
+        await purge.ask(comparison.peers_below(prefix))
         try:
-            await comparison.compare(b"%0*x" % (REGION_DIGITS, region))
+            await comparison.compare(prefix)
         finally:
             self._repaired += comparison.repaired
             self._repaired_bytes += comparison.repaired_bytes
             self._too_new += comparison.too_new
             self._unrepaired += comparison.unrepaired
+            self._returned += comparison.returned
         if comparison.whole:
             self._partitions += self._coordinator.placed.partitions / REGIONS
         if comparison.repaired:
             _log.info("%d keys were brought up to date on replicas that lacked them", comparison.repaired)
+        if comparison.whole:
+            await purge.advance()
+        self._bounds[region] = purge.bound or 0
         return comparison.whole
 
     async def _run(self) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from proxy.asking import ask
 from proxy.peer import NodeAccess, Peer
 from proxy.placed_ring import Owners
+from proxy.purging import RegionPurge, deleted_again
 from sfss.errors import CorruptRecord, SfssError, Unsupported
 from sfss.hash_tree import LEAF_DIGITS, PREFIX_DIGITS_MAX, Branch, Listed, hash_range, read_branches, read_listing
 from sfss.stamps import stamp_time
@@ -66,20 +67,23 @@ class Comparison:
     """One comparison of the owners of one part of the hash space.
 
     `whole` tells whether all owners were heard and nothing was left different but for what is `too_new`;
-    `repaired` counts keys, `repaired_bytes` the bytes of the values given to replicas that lacked them.
+    `repaired` counts keys, `repaired_bytes` the bytes of the values given to replicas that lacked them, `returned`
+    files that had come back after they were deleted. `purge` says how far the owners have purged what is compared.
     """
 
-    def __init__(self, coordinator: Coordinator, pace: Pace, settle_s: float) -> None:
+    def __init__(self, coordinator: Coordinator, pace: Pace, settle_s: float, purge: RegionPurge | None = None) -> None:
         self._coordinator = coordinator
         self._placed = coordinator.placed
         self._pace = pace
         self._settle_s = settle_s
+        self._purge = purge or RegionPurge(coordinator, 0)  # of which nothing is known
         self._away: set[Peer] = set()
         self.whole = True
         self.repaired = 0
         self.repaired_bytes = 0
         self.too_new = 0
         self.unrepaired = 0
+        self.returned = 0
 
     async def compare(self, prefix: bytes) -> None:
         """Compare all below a place of the tree, which hex digits name, and repair what differs."""
@@ -95,7 +99,7 @@ class Comparison:
             await asyncio.gather(*map(self.compare, below[first : first + width]))
 
     def _may_differ(self, prefix: bytes, place: int, branches: Mapping[Peer, Sequence[Branch]]) -> bool:
-        heard = [branches[peer][place] for peer in self._peers_below(prefix) if peer in branches]
+        heard = [branches[peer][place] for peer in self.peers_below(prefix) if peer in branches]
         return len(set(heard)) > 1
 
     async def _compare_records(self, prefix: bytes) -> None:
@@ -117,37 +121,64 @@ class Comparison:
     async def _compare_record(self, key: bytes, owners: Sequence[Peer], by_peer: Mapping[Peer, Listed]) -> None:
         orders = {peer: by_peer[peer].order() if peer in by_peer else (0, 0) for peer in owners}
         newest = newest_of(orders.values())
-        lacking = [peer for peer, order in orders.items() if order < newest]
+        damaged = {peer for peer in owners if peer in by_peer and by_peer[peer].damaged}
+        lacking = [peer for peer, order in orders.items() if order < newest or peer in damaged]
         if not lacking:
             return
         if stamp_time(newest[0]) > self._coordinator.now() - self._settle_s:
             self.too_new += 1
             return
-        holding = [peer for peer, order in orders.items() if order == newest]
-        if not await self._repair(key, newest, holding, lacking):
+        holding = [peer for peer, order in orders.items() if order == newest and peer not in damaged]
+        absent = {peer for peer in lacking if peer not in by_peer}
+        if holding and len(absent) == len(lacking):
+            listed = by_peer[holding[0]]
+            if all(self._purge.has_purged(peer, listed.tombstone, 0, listed.version) for peer in absent):
+                return
+            heard_all = len(owners) == self._placed.owners(key).copies
+            if heard_all and self._purge.is_returned(listed, holding, lacking):
+                await self._delete_again(key, listed, holding)
+                return
+        if not await self._repair(key, newest, holding, lacking, damaged, absent):
             self.unrepaired += 1
             self.whole = False
 
     # repair
 
-    async def _repair(self, key: bytes, newest: tuple[int, int], holding: list[Peer], lacking: list[Peer]) -> bool:
-        """Bring a record from one of those that hold it to those that lack it. False where that isn't done."""
+    async def _repair(
+        self,
+        key: bytes,
+        newest: tuple[int, int],
+        holding: list[Peer],
+        lacking: list[Peer],
+        damaged: set[Peer],
+        absent: set[Peer],
+    ) -> bool:
+        """Bring a record from one of those that hold it to those that lack it: that have it `damaged`, or nothing of
+        the key at all, or something older. False where that isn't done."""
         record = None
         for peer in holding:
             try:
                 record = await self._read(peer, key)
             except CorruptRecord:
                 lacking.append(peer)  # writing it once more is what mends it
+                damaged.add(peer)
             except SfssError:
                 continue
             if record is not None:
                 break
         if record is None or record.order() < newest:
             return False
+        # What a listing doesn't tell is when a file expires.
+        purged = [peer for peer in absent if self._purge.has_purged(peer, record.tombstone, record.expires, newest[0])]
+        lacking = [peer for peer in lacking if peer not in purged]
         done = True
         accepted = 0
+        if lacking and record.version < self._purge.fence:
+            self._purge.differs = True
         for peer in lacking:
             try:
+                if peer not in damaged:
+                    await self._purge.let_in(peer, record.version)
                 accepted += await self._give(peer, key, record)
             except SfssError:
                 done = False
@@ -155,6 +186,19 @@ class Comparison:
         self.repaired_bytes += accepted * record.size
         await self._pace.spend(record.size * (1 + accepted))
         return done
+
+    async def _delete_again(self, key: bytes, returned: Listed, holding: Sequence[Peer]) -> None:
+        record = deleted_again(key, returned.version)
+        self._purge.differs = True
+        try:
+            for peer in holding:
+                await self._give(peer, key, record)
+        except SfssError:
+            self.unrepaired += 1
+            self.whole = False
+        else:
+            self.returned += 1
+            _log.warning("a file that was deleted had come back on a node, and was deleted again: %r", key)
 
     async def _read(self, peer: Peer, key: bytes) -> Record | None:
         if peer.suspect:
@@ -167,7 +211,7 @@ class Comparison:
 
     # asking
 
-    def _peers_below(self, prefix: bytes) -> list[Peer]:
+    def peers_below(self, prefix: bytes) -> list[Peer]:
         """All that own anything below a place."""
         below = {peer for owners in self.owners_below(prefix) for peer in owners.peers}
         return [peer for peer in self._placed.peers if peer in below]
@@ -180,7 +224,7 @@ class Comparison:
 
     async def _ask_owners(self, prefix: bytes, read: Callable[[bytes], T]) -> dict[Peer, T]:
         """What each owner of anything below a place answers, of those that do."""
-        owners = self._peers_below(prefix)
+        owners = self.peers_below(prefix)
         answers = await asyncio.gather(*(self._ask_owner(peer, prefix, read) for peer in owners))
         return {peer: answer for peer, answer in zip(owners, answers, strict=True) if answer is not None}
 

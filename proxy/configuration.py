@@ -31,6 +31,7 @@
     compare_settle = 10                seconds in which every write has ended; at least twice `timeout`
     hint_mib = 128                     room in `state` to note what nodes miss while they are away; about 800,000 files
     hint_hours = 48                    how long a node may be away and get what it missed from these notes
+    tombstone_days = 10                how long deletions are kept at least; 0: for ever. Twice hint_hours or more
     hint_rate = 1000                   files a second that a node gets so, once it is back
 
     [monitor]
@@ -83,6 +84,7 @@ _KEYS = {
         "hint_mib",
         "hint_hours",
         "hint_rate",
+        "tombstone_days",
     ),
     "monitor": ("listen", "port", "proxy"),
 }
@@ -90,10 +92,8 @@ _COPIES_MAX = 16
 _COMPARE_INTERVAL_MAX = 30 * 86400
 _COMPARE_RATE_MIN = 4096
 _COMPARE_RATE_MAX = 1 << 40
-_HINT_HOURS_MAX = 120
-"""Half of the ten days after which the tombstone of a deleted file may go: what a node may miss for longer than that
-must not be brought to it one by one."""
-
+_HINT_HOURS_MAX = 8760
+_TOMBSTONE_DAYS_MAX = 3650
 _HINT_MIB_MAX = 1 << 16
 _HINT_RATE_MAX = 1_000_000
 _TO_LOG = Path()
@@ -209,9 +209,16 @@ class _Reader:
 
     def _hint_options(self, options: Options) -> Options:
         mib = self._value("proxy", "hint_mib", _number(1, _HINT_MIB_MAX), options.hint_bytes_max >> 20)
-        hours = self._value("proxy", "hint_hours", _number(1, _HINT_HOURS_MAX), options.hint_age_s / 3600.0)
+        hours = self._value("proxy", "hint_hours", _positive(_HINT_HOURS_MAX), options.hint_age_s / 3600.0)
+        days = self._value("proxy", "tombstone_days", _positive(_TOMBSTONE_DAYS_MAX), options.tombstone_grace_s / 86400)
         rate = self._value("proxy", "hint_rate", _number(1, _HINT_RATE_MAX), options.hint_rate)
-        return replace(options, hint_bytes_max=mib << 20, hint_age_s=hours * 3600.0, hint_rate=rate)
+        return replace(
+            options,
+            hint_bytes_max=mib << 20,
+            hint_age_s=hours * 3600.0,
+            hint_rate=rate,
+            tombstone_grace_s=days * 86400.0,
+        )
 
     def _trust(self, section: str, secret: str) -> Trust:
         return Trust(
@@ -275,6 +282,19 @@ def _number(least: int, most: int) -> Callable[[str], int]:
         if not least <= int(text) <= most:
             raise ValueError(f"not between {least} and {most}")
         return int(text)
+
+    return read
+
+
+def _positive(most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            raise ValueError("not a number") from None
+        if not 0 <= number <= most:
+            raise ValueError(f"not between 0 and {most:g}")
+        return number
 
     return read
 

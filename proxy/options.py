@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sfss.errors import SetupError
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -69,5 +71,17 @@ class Options:
     compare_bytes_per_s: float = 8.0 * 1024 * 1024
     """How much a comparison reads and writes at most, files and what nodes tell of them."""
 
+    tombstone_grace_s: float = 10 * 86400.0
+    """How long at least the tombstone of a deleted file is kept, after which all its owners may forget it together; 0
+    for ever. No coordinator's clock may be slow by that much, and hints may be kept for half of it."""
+
     compare_settle_s: float = 10.0
     """What was stamped less than so long ago isn't compared: it may be on its way. Longer than any deadline."""
+
+    def __post_init__(self) -> None:
+        if self.tombstone_grace_s and self.hint_age_s > self.tombstone_grace_s / 2:
+            raise SetupError(
+                f"hints are kept for {self.hint_age_s / 3600:g} h, which is more than half of the"
+                f" {self.tombstone_grace_s / 3600:g} h after which tombstones may go: make hint_hours less or"
+                " tombstone_days more"
+            )

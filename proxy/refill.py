@@ -21,6 +21,7 @@ from proxy.asking import ask
 from proxy.comparison import Comparison, Pace, newest_of
 from proxy.peer import NodeAccess, Peer
 from proxy.placed_ring import Owners
+from proxy.purging import RegionPurge
 from proxy.schedule import REGION_DIGITS, REGIONS
 from sfss.errors import SfssError, Unsupported, WrongCluster
 from sfss.hash_tree import read_listing
@@ -52,8 +53,8 @@ _log = logging.getLogger("sfss.proxy.refill")
 class Refilling(Comparison):
     """A comparison that gives one suspect node what the other owners of its partitions have."""
 
-    def __init__(self, coordinator: Coordinator, pace: Pace, target: Peer) -> None:
-        super().__init__(coordinator, pace, 0.0)
+    def __init__(self, coordinator: Coordinator, pace: Pace, target: Peer, purge: RegionPurge | None = None) -> None:
+        super().__init__(coordinator, pace, 0.0, purge)
         self._target = target
 
     def is_enough(self, prefix: bytes) -> bool:
@@ -76,11 +77,25 @@ class Refilling(Comparison):
     async def _compare_record(self, key: bytes, owners: Sequence[Peer], by_peer: Mapping[Peer, Listed]) -> None:
         if self._target not in owners:
             return
-        orders = {peer: by_peer[peer].order() if peer in by_peer else (0, 0) for peer in owners}
-        held = orders.pop(self._target)
-        newest = newest_of(orders.values())
-        holding = [peer for peer, order in orders.items() if order == newest]
-        if held < newest and not await self._repair(key, newest, holding, [self._target]):
+        listed = {peer: by_peer[peer] for peer in owners if peer in by_peer}
+        held = listed.pop(self._target, None)
+        others = [peer for peer in owners if peer is not self._target]
+        if not listed:
+            heard_all = len(owners) == self._placed.owners(key).copies
+            if held is not None and heard_all and self._purge.is_returned(held, [self._target], others):
+                await self._delete_again(key, held, [self._target])
+            return
+        newest = newest_of(one.order() for one in listed.values())
+        if held is not None and held.order() >= newest and not held.damaged:
+            return
+        holding = [peer for peer, one in listed.items() if one.order() == newest and not one.damaged]
+        lacks_all = {self._target} if held is None else set()
+        if lacks_all and holding:
+            one = listed[holding[0]]
+            if self._purge.has_purged(self._target, one.tombstone, 0, one.version):
+                return
+        damaged = {self._target} - lacks_all if held is not None and held.damaged else set()
+        if not await self._repair(key, newest, holding, [self._target], damaged, lacks_all):
             self.unrepaired += 1
             self.whole = False
 
@@ -95,7 +110,7 @@ class Refilling(Comparison):
 
     async def _has(self, key: bytes, record: Record) -> bool:
         held, _ = read_listing(await self._hashes(self._target, b"%016x" % hash_key(key)))
-        return any(one.key == key and one.order() >= record.order() for one in held)
+        return any(one.key == key and one.order() >= record.order() and not one.damaged for one in held)
 
     def _can_be_asked(self, peer: Peer) -> bool:
         return not peer.down if peer is self._target else super()._can_be_asked(peer)
@@ -267,7 +282,9 @@ class Refill:
 
     async def _refill_region(self, peer: Peer, progress: _Progress, region: int) -> bool:
         prefix = b"%0*x" % (REGION_DIGITS, region)
-        refilling = Refilling(self._coordinator, self._pace, peer)
+        purge = RegionPurge(self._coordinator, region)
+        refilling = Refilling(self._coordinator, self._pace, peer, purge)
+        await purge.ask(refilling.peers_below(prefix), suspect_too=True)
         try:
             await refilling.compare(prefix)
         finally:

@@ -33,6 +33,8 @@ FIGURES: dict[str, str] = {
     "oldest_scrub_s": "Age of the last scrub of the node that was scrubbed least lately",
     "corrupt_records": "Records that failed their checksum since the nodes were started",
     "damaged_records": "Records known to be damaged that wait to be written again",
+    "tombstones": "Tombstones on all nodes, those included that are purged and wait for compaction",
+    "tombstones_oldest_s": "No tombstone that is older than this counts any more on any node",
     "disk_free_bytes": "Free room on the fullest node's disk",
     "hints_waiting": "Writes kept for replicas that were away",
     "hints_oldest_s": "Age of the oldest write kept for a replica that was away",
@@ -96,6 +98,7 @@ def durability_of(coordinators: Mapping[str, Stats], nodes: Mapping[str, Stats])
             "oldest_scrub_s": _most(alive.values(), "last_scrub_age_s"),
             "corrupt_records": _sum(alive.values(), "corrupt_records"),
             "damaged_records": _sum(alive.values(), "damaged_records"),
+            "tombstones": _sum(alive.values(), "tombstones"),
             "disk_free_bytes": _least(alive.values(), "disk_free_bytes"),
         }
     figures |= {
@@ -103,6 +106,7 @@ def durability_of(coordinators: Mapping[str, Stats], nodes: Mapping[str, Stats])
         "hints_oldest_s": _most(placing, "hints_oldest_s"),
         "regions_marked": _most(placing, "comparison_marked"),
         "oldest_comparison_s": _most(placing, "comparison_oldest_s"),
+        "tombstones_oldest_s": _least(placing, "tombstones_oldest_s"),
         "keys_repaired": _sum(placing, "comparison_repaired_keys"),
         "refill_regions_left": _most(placing, "refill_regions_left"),
     }

@@ -23,8 +23,10 @@ is_prefix = re.compile(rb"[0-9a-f]{0,16}").fullmatch
 """Whether bytes name a place in the tree."""
 
 _BRANCH = re.compile(rb"([0-9a-f])/ ([0-9a-f]{16}) ([0-9]{1,19})\r\n")
-_LISTED = re.compile(rb"([^\x00-\x20\x7f]{1,250}) ([0-9]{1,20}) ([0-9a-f]{16}) ([FT]) ([0-9]{1,10})\r\n")
+_LISTED = re.compile(rb"([^\x00-\x20\x7f]{1,250}) ([0-9]{1,20}) ([0-9a-f]{16}) ([FTft]) ([0-9]{1,10})\r\n")
 _MORE = b"...\r\n"
+_KINDS = (b"F", b"T", b"f", b"t")
+"""File and tombstone; the same damaged."""
 
 
 class Branch(NamedTuple):
@@ -35,13 +37,15 @@ class Branch(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A record as a listing names it. `size` is the value's length."""
+    """A record as a listing names it. `size` is the value's length. One that is `damaged` on the replica is in no
+    digest."""
 
     key: bytes
     version: int
     checksum: int
     tombstone: bool
     size: int
+    damaged: bool = False
 
     def order(self) -> tuple[int, int]:
         """What to compare two records of one key by."""
@@ -70,8 +74,9 @@ def read_branches(text: bytes) -> list[Branch]:
 
 def write_listed(record: Listed) -> bytes:
     """One line of a listing."""
-    key, version, checksum, tombstone, size = record
-    return b"%b %d %016x %b %d\r\n" % (key, version, checksum, b"T" if tombstone else b"F", size)
+    key, version, checksum, tombstone, size, damaged = record
+    kind = _KINDS[2 * damaged + tombstone]
+    return b"%b %d %016x %b %d\r\n" % (key, version, checksum, kind, size)
 
 
 def write_listing(lines: Iterable[bytes], more: bool) -> bytes:
@@ -86,7 +91,7 @@ def read_listing(text: bytes) -> tuple[list[Listed], bool]:
     if len(text) != _length(found, 6) + (len(_MORE) if more else 0) or len(found) > LISTED_MAX:
         raise ValueError(f"{text[:80]!r} is no listing of a hash tree")
     return [
-        Listed(key, int(version), int(checksum, 16), kind == b"T", int(size))
+        Listed(key, int(version), int(checksum, 16), kind in b"Tt", int(size), kind in b"ft")
         for key, version, checksum, kind, size in found
     ], more
 

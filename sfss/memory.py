@@ -1,5 +1,5 @@
-"""A whole node in a dict: the Store, Replica, RingKeeper, Updater and Flushable of the tests, and the floor of the
-wire's speed.
+"""A whole node in a dict: the Store, Replica, RingKeeper, Purgeable, Updater and Flushable of the tests, and the floor
+of the wire's speed.
 
 It keeps the promises of the contract except for durability: nothing outlives the process. Versions come from a
 `StampClock`; time is injected. Every answer is at hand, so no call returns a future.
@@ -17,8 +17,10 @@ from sfss.keys import hash_key
 from sfss.ring import HASH_BITS
 from sfss.ring_keeper import HeldRing, KeptRing, Prepared, Voted, check_not_owned
 from sfss.ring_record import RingRecord
-from sfss.stamps import StampClock, too_far_ahead
-from sfss.store import NO_CALL, Applied, Call, Change, Identity, Record, Written, checksum_of
+from sfss.stamps import StampClock, purge_stamp, stamp_at, stamp_time, too_far_ahead
+from sfss.store import NO_CALL, Applied, Call, Change, Identity, Purged, Record, Written, checksum_of
+
+_NEVER_PURGED = Purged()
 
 
 class MemoryStore:
@@ -43,6 +45,7 @@ class MemoryStore:
         self._kept = KeptRing()
         self._owned: tuple[int, bytes] = (0, b"")
         self._total_items = 0
+        self._purged: dict[int, Purged] = {}
         self.records: dict[bytes, Record] = {}
 
     # Store
@@ -89,8 +92,14 @@ class MemoryStore:
             raise BadRequest(f"checksum {record.checksum:016x} sent, {checksum:016x} computed")
         if too_far_ahead(record.version, self._now()):
             raise BadRequest(f"version {record.version} is too far ahead of the node's clock")
-        self._stamps.observe(record.version)
         held = self.records.get(key)
+        if held is None or held.order() < record.order():
+            ring, fence, bound, _ = self._purged.get(_region(key), _NEVER_PURGED)
+            if held is None and purge_stamp(record.tombstone, record.expires, record.version) < bound:
+                return Applied(True, record.version, record.checksum, bool(self._durable))
+            if record.version < fence and ring == self._identity.ring:
+                raise BadRequest(f"version {record.version} is older than what is stored here any more")
+        self._stamps.observe(record.version)
         if held is not None and held.order() > record.order():
             return Applied(False, held.version, held.checksum, bool(self._durable))
         if held is None or held.order() < record.order():
@@ -155,6 +164,27 @@ class MemoryStore:
         self._kept = kept
         self._identity = replace(self._identity, ring=kept.held.number, fingerprint=kept.held.fingerprint)
 
+    # Purgeable
+
+    def purged(self, region: int) -> Purged:
+        told = self._purged.get(region, _NEVER_PURGED)
+        fence = told.fence if told.ring == self._identity.ring else 0
+        return told._replace(fence=fence, now=stamp_at(self._now()))
+
+    def purge(self, region: int, ring: int, fence: int, bound: int) -> Purged:
+        if ring != self._identity.ring:
+            raise StaleRing(self._identity.ring)
+        if bound > fence > 0 or stamp_time(fence) > self._now():
+            raise BadRequest("a region is purged up to its fence at most, and that is no time to come")
+        told = self.purged(region)
+        fence = max(fence, told.fence) if fence else 0
+        self._purged[region] = told = Purged(ring, fence, max(bound, told.bound))
+        for key, record in list(self.records.items()):
+            stamp = purge_stamp(record.tombstone, record.expires, record.version)
+            if _region(key) == region and stamp < told.bound:
+                del self.records[key]
+        return self.purged(region)
+
     # Updater
 
     def update(
@@ -183,3 +213,7 @@ class MemoryStore:
         self.records[key] = Record(value, len(value), flags, expires, version, checksum, tombstone)
         self._total_items += not tombstone
         return Written(version, checksum, self._durable, 1)
+
+
+def _region(key: bytes) -> int:
+    return hash_key(key) >> (HASH_BITS - 8)

@@ -211,11 +211,12 @@ class Settings:
     r: int = _whole(2, 1, 16)
     compare_interval: int = _whole(6 * 3600, 0, 30 * 86400)
     compare_rate: int = _whole(8 * 1024 * 1024, 4096, 1 << 40)
-    hint_hours: int = _whole(48, 1, 120)
+    hint_hours: int = _whole(48, 1, 8760)
     hint_rate: int = _whole(1000, 1, 1_000_000)
+    tombstone_days: int = _whole(10, 0, 3650)
     """With `direct`: in how many seconds all replicas are compared once, with how many bytes a second; for how long a
-    node may be away and get what it missed from notes, and how many files a second then. All worker processes
-    together; names and limits are those of a proxy's file."""
+    node may be away and get what it missed from notes, and how many files a second then; for how long deletions are
+    kept at least. All worker processes together; names and limits are those of a proxy's file."""
     storage_proxy_max_retry: int = _whole(3, 0, 100)
     storage_proxy_retry_share: float = _setting(0.1, _number(0, 1, float))
     """Tries after a request's first, of all requests, as a part of these; besides what was saved in quiet times."""

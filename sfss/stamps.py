@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable
 
 COUNT_BITS = 16
+_COUNT_MASK = (1 << COUNT_BITS) - 1
+
+NEVER_PURGED = 1 << 80
+"""Above every version."""
+
 AHEAD_S_MAX = 600.0
 """A stamp further ahead of a node's clock than this is refused: it would make later honest writes look old."""
 
@@ -18,6 +23,26 @@ AHEAD_S_MAX = 600.0
 def stamp_time(version: int) -> float:
     """Unix seconds at which a version was stamped; millisecond resolution."""
     return (version >> COUNT_BITS) / 1000.0
+
+
+def stamp_at(when: float) -> int:
+    """The smallest version stamped at a time in Unix seconds; 0 for times before 1970."""
+    return max(0, int(when * 1000)) << COUNT_BITS
+
+
+def purge_stamp(tombstone: bool, expires: int, version: int) -> int:
+    """What a purge bound must lie above to purge a record: of a tombstone its version, of a file that expires the
+    moment of that, and `NEVER_PURGED` of a file that doesn't. The same on all replicas, whatever time it is.
+
+    Files often expire by the thousand in one second. What their versions have below the second tells their stamps
+    apart, so that a bound can be moved past a few of them at a time.
+    """
+    if tombstone:
+        return version
+    if not expires:
+        return NEVER_PURGED
+    expired = (expires * 1000 + (version >> COUNT_BITS) % 1000) << COUNT_BITS | version & _COUNT_MASK
+    return max(version, expired)
 
 
 def too_far_ahead(version: int, now: float) -> bool:

@@ -7,8 +7,8 @@ tier or behind the memcache server.
 `Replica` is what a coordinator sees of one node: raw records with their versions, tombstones included, and
 writes that are stored only if newer. A node's disk store and the memcache client (to a node) implement it.
 
-`Comparable` is for replicas that keep a hash tree over what they hold, `Refillable` for those that know when they have
-forgotten something.
+`Comparable` is for replicas that keep a hash tree over what they hold, `Purgeable` for those that forget tombstones
+when they are told that nobody needs them any more, `Refillable` for those that know when they have forgotten something.
 
 `Updater` is for stores that can read, decide and write one key atomically. A coordinator is none.
 
@@ -185,8 +185,8 @@ class Replica(Protocol):
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
         """Store `record` if it is newer than what is held. Idempotent. Refuses a wrong checksum
-        (`BadRequest`), a version more than 10 minutes ahead of the node's clock (`BadRequest`), a ring that isn't the
-        node's (`WrongCluster`)."""
+        (`BadRequest`), a version more than 10 minutes ahead of the node's clock or below its fence (`BadRequest`), a
+        ring that isn't the node's (`WrongCluster`)."""
 
     def identify(self) -> Reply[Identity]:
         """Who the node is."""
@@ -205,6 +205,35 @@ class Comparable(Protocol):
         """What lies below a place of the tree, which 0 to 16 lowercase hex digits name: with up to 3 the digests of its
         sixteen children, with more the records themselves. All of it is durable. The text is that of docs/wire.rst;
         `sfss.hash_tree` reads it."""
+
+
+class Purged(NamedTuple):
+    """How far a replica has purged a region of the hash space. The argument: docs/replication.rst.
+
+    It stores nothing with a version below `fence`, since under the ring of number `ring` all owners were found to hold
+    the same there; 0 where it is open. Tombstones, and files that have expired, with a `purge_stamp` below `bound`
+    don't count any more: they are left out of trees and listings, and gone sooner or later. `now` is the replica's
+    clock as a stamp.
+    """
+
+    ring: int = 0
+    fence: int = 0
+    bound: int = 0
+    now: int = 0
+
+
+@runtime_checkable
+class Purgeable(Protocol):
+    """A replica that forgets the tombstones that no owner needs any more. A region is all keys whose hashes begin with
+    one byte."""
+
+    def purged(self, region: int) -> Reply[Purged]:
+        """How far a region is purged; also while the replica is suspect."""
+
+    def purge(self, region: int, ring: int, fence: int, bound: int) -> Reply[Purged]:
+        """Move fence and bound of a region up to these, durably; a fence of 0 opens it, and leaves the bound. The bound
+        may follow after the answer. Refuses a ring that isn't the node's (`StaleRing`), a bound above the fence or a
+        fence ahead of its clock (`BadRequest`), and while older writes are under way (`Busy`)."""
 
 
 @runtime_checkable

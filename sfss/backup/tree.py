@@ -181,7 +181,7 @@ def merged(listings: Iterable[Sequence[Listed]]) -> dict[bytes, Newest]:
         for record in listing:
             known = newest.get(record.key)
             if known is None or record.order() > known.record.order():
-                newest[record.key] = Newest(record, 1)
+                newest[record.key] = Newest(record, int(not record.damaged))
             elif record.order() == known.record.order():
-                newest[record.key] = Newest(known.record, known.holders + 1)
+                newest[record.key] = Newest(known.record, known.holders + (not record.damaged))
     return newest

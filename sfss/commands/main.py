@@ -157,6 +157,7 @@ def cluster_config(settings: Settings) -> ClusterConfig:
             compare_interval_s=float(settings.compare_interval * settings.workers),
             compare_bytes_per_s=settings.compare_rate / settings.workers,
             hint_age_s=settings.hint_hours * 3600.0,
+            tombstone_grace_s=settings.tombstone_days * 86400.0,
             hint_rate=settings.hint_rate / settings.workers,
         ),
     )

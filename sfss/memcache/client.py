@@ -27,6 +27,7 @@ from sfss.memcache.exchanges import (
     Apply,
     AskHashes,
     AskIdentity,
+    AskPurged,
     AskStats,
     Authenticate,
     ClassicDelete,
@@ -45,7 +46,7 @@ from sfss.memcache.tls_transport import TlsProtocol
 from sfss.promise import Promise, Turn, new_promise, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
-from sfss.store import NO_CALL, Applied, Call, Identity, Record, Seen, Written
+from sfss.store import NO_CALL, Applied, Call, Identity, Purged, Record, Seen, Written
 
 _log = logging.getLogger("sfss.memcache")
 
@@ -279,6 +280,17 @@ class MemcacheClient:
     def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> Promise[int]:
         self._needs_sfss("rings")
         return self._ask(self._bulk, DropPartition(ring, partition), call)
+
+    # Purgeable
+
+    def purged(self, region: int) -> Promise[Purged]:
+        self._needs_sfss("purged")
+        return self._ask(self._reads, AskPurged(b"sfss purged %02x\r\n" % region), NO_CALL)
+
+    def purge(self, region: int, ring: int, fence: int, bound: int) -> Promise[Purged]:
+        self._needs_sfss("purge")
+        line = b"sfss purge %02x %d %d %d\r\n" % (region, ring, fence, bound)
+        return self._ask(self._bulk, AskPurged(line), NO_CALL)
 
     def _needs_sfss(self, name: str) -> None:
         if self._classic:

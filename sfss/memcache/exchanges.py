@@ -18,7 +18,7 @@ from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.promise import Promise
-from sfss.store import Applied, Call, Identity, Record, Written, checksum_of
+from sfss.store import Applied, Call, Identity, Purged, Record, Written, checksum_of
 
 
 class _More:
@@ -334,6 +334,30 @@ class AskIdentity(Exchange):
             )
         except ValueError:
             raise OutOfStep(f"{line[:80]!r} is no identity") from None
+
+
+class AskPurged(Exchange):
+    """`sfss purged` tells how far a region is purged; `sfss purge` moves that up, and may be repeated."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__()
+        self._line = line
+
+    def request(self, milliseconds: int) -> bytes:
+        return self._line
+
+    def take(self, replies: ReplyParser) -> Any:
+        line = replies.line()
+        if line is None:
+            return MORE
+        words = line.split(b" ")
+        if words[0] != b"PURGED":
+            raise unexpected(line)
+        if len(words) != 5 or not all(word.isdigit() and len(word) <= 20 for word in words[1:]):
+            raise OutOfStep(f"{line[:80]!r} doesn't tell how far a region is purged")
+        return Purged(*map(int, words[1:]))
 
 
 class Authenticate(Exchange):

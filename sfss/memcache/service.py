@@ -12,7 +12,7 @@ from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.ring_keeper import RingKeeper
 from sfss.stamps import StampClock
-from sfss.store import Comparable, Flushable, Refillable, Replica, Store, Updater
+from sfss.store import Comparable, Flushable, Purgeable, Refillable, Replica, Store, Updater
 
 WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
@@ -74,6 +74,7 @@ class Service:
         # Looked at once: asking whether a store fits a protocol takes microseconds.
         self._replica = store if isinstance(store, Replica) else None
         self._comparable = store if isinstance(store, Comparable) else None
+        self._purgeable = store if isinstance(store, Purgeable) else None
         self._refillable = store if isinstance(store, Refillable) else None
         self._ring_keeper = store if isinstance(store, RingKeeper) else None
         self._updater = store if isinstance(store, Updater) else None
@@ -81,6 +82,7 @@ class Service:
         offered = {
             "replica": self._replica,
             "comparable": self._comparable,
+            "purgeable": self._purgeable,
             "refillable": self._refillable,
             "updater": self._updater,
             "flushable": self._flushable,
@@ -109,6 +111,13 @@ class Service:
         if self._comparable is None:
             raise Unsupported("get @ asks for the hash tree, which nodes keep")
         return self._comparable
+
+    @property
+    def purgeable(self) -> Purgeable:
+        """The store as one that forgets tombstones."""
+        if self._purgeable is None:
+            raise Unsupported("only nodes are told what to purge")
+        return self._purgeable
 
     @property
     def refillable(self) -> Refillable:

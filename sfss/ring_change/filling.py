@@ -136,10 +136,11 @@ class Filling:
     async def _bring(self, key: bytes, task: Task, listings: dict[str, Listing], errors: dict[str, SfssError]) -> None:
         held = {name: listing.records[key].order() for name, listing in listings.items() if key in listing.records}
         newest = max((held[name] for name in task.sources if name in held), default=(0, 0))
-        lacking = [name for name in task.targets if name in listings and held.get(name, (0, 0)) < newest]
+        whole = {name: order for name, order in held.items() if not listings[name].records[key].damaged}
+        lacking = [name for name in task.targets if name in listings and whole.get(name, (0, 0)) < newest]
         holders = sum(name in listings for name in task.targets) - len(lacking)
         if lacking:
-            holding = [name for name, order in held.items() if order >= newest]
+            holding = [name for name, order in whole.items() if order >= newest]
             record = await self._read(key, newest, holding)
             given = await asyncio.gather(*(self._give(name, key, record, errors) for name in lacking))
             holders += sum(given)

@@ -9,6 +9,7 @@ from memcache_peer import NOW, Peer, server_of
 from sfss.keys import hash_key
 from sfss.memcache.service import WIRE_VERSION
 from sfss.ring_record import Placement, RingMember, RingRecord
+from sfss.stamps import stamp_at
 from sfss.store import WIRE_VALUE_BYTES_MAX, checksum_of
 
 VERSION = b"VERSION " + WIRE_VERSION.encode() + b"\r\n"
@@ -19,6 +20,7 @@ STAMPED = V + 7
 SUM_Z = checksum_of(b"z", b"zed", 3, 0, STAMPED, False)
 SUM_Z_GONE = checksum_of(b"z", b"", 0, 0, STAMPED + 1, True)
 RELATIVE = int(NOW) + 60
+NOW_STAMP = stamp_at(NOW)
 
 A = b"set a 5 0 3\r\none\r\n"  # the first write of a conversation: its version is V
 N = b"set n 0 0 2\r\n41\r\n"
@@ -97,6 +99,19 @@ CONVERSATIONS = [
     (b"", b"sfss bind c1 3 f1\r\n", b"IDENTITY memory c1 3 f1 0 0 ok\r\n"),
     (b"sfss bind c1 3 f1\r\n", b"sfss bind c2 4 f2\r\n", b"IDENTITY memory c1 3 f1 0 0 ok\r\n"),
     (A, b"sfss bind c1 3 f1\r\n", b"CLIENT_ERROR wrong cluster the node holds files and belongs to no cluster\r\n"),
+    # sfss purge
+    (BOUND, b"sfss purge 61 1 131072 65536\r\n", b"PURGED 1 131072 65536 %d\r\n" % NOW_STAMP),
+    (BOUND + b"sfss purge 61 1 131072 65536\r\n", b"sfss purged 61\r\n", b"PURGED 1 131072 65536 %d\r\n" % NOW_STAMP),
+    (BOUND + b"sfss purge 61 1 131072 65536\r\n", b"sfss purge 61 1 0 0\r\n", b"PURGED 1 0 65536 %d\r\n" % NOW_STAMP),
+    (BOUND, b"sfss purged ff\r\n", b"PURGED 0 0 0 %d\r\n" % NOW_STAMP),
+    (BOUND, b"sfss purged f\r\n", b"CLIENT_ERROR a region is named by two hex digits\r\n"),
+    (BOUND, b"sfss purged FF\r\n", b"CLIENT_ERROR a region is named by two hex digits\r\n"),
+    (BOUND, b"sfss purge 61 2 131072 65536\r\n", b"SERVER_ERROR stale ring 1\r\n"),
+    (
+        BOUND,
+        b"sfss purge 61 1 1 2\r\n",
+        b"CLIENT_ERROR a region is purged up to its fence at most, and that is no time to come\r\n",
+    ),
     # sfss ring
     (b"", b"sfss ring\r\n", b"RING 0 - 0\r\n\r\n"),
     (BOUND, b"sfss ring\r\n", b"RING 1 f1 0\r\n\r\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from nodes.checker import check_directory
 from nodes.entry import index_key
 from nodes.store import NodeStore
+from nodes.volume import Volume
 from sfss.errors import CorruptRecord
 from sfss.store import Record, checksum_of, settled
 from tests.unit.small_nodes import Clock, node
@@ -166,3 +168,42 @@ async def test_scrubbing_passes_over_a_volume_that_is_compacted_away_meanwhile(t
 async def filled_again(store: NodeStore) -> None:
     for number in range(20):
         await settled(store.set(b"k%d" % number, bytes(8000)))
+
+
+async def test_the_age_of_a_scrub_outlives_a_restart(tmp_path):
+    clock = Clock()
+    async with node(tmp_path, clock) as store:
+        await filled(store)
+        await store._scrubber.scrub()
+    clock.now += 5000.0
+
+    async with node(tmp_path, clock) as store:
+        assert store.stats()["last_scrub_age_s"] == "5000.0"
+        assert store.stats()["scrub_left_bytes"] == "0"
+
+
+async def test_a_pass_that_a_stop_interrupted_goes_on_where_it_was(tmp_path):
+    async with node(tmp_path) as store:
+        await filled(store)
+        numbers = sorted(store._volumes.by_number)[:-1]
+        assert len(numbers) >= 2
+        read = store._scrubber._scrub_volume
+
+        async def stop_at_the_second(volume: Volume) -> None:
+            if volume.number == numbers[1]:
+                raise asyncio.CancelledError
+            await read(volume)
+
+        store._scrubber._scrub_volume = stop_at_the_second
+        with pytest.raises(asyncio.CancelledError):
+            await store._scrubber.scrub()
+
+    async with node(tmp_path) as store:
+        left = sum(store._volumes.by_number[number].end for number in numbers[1:])
+        assert store.stats()["scrub_left_bytes"] == str(left)
+        assert "last_scrub_age_s" not in store.stats()
+
+        await store._scrubber.scrub()
+
+        assert int(store.stats()["scrubbed_bytes"]) < left
+        assert (store.stats()["scrub_left_bytes"], store.stats()["scrub_passes"]) == ("0", "1")

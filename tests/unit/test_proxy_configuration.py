@@ -79,6 +79,7 @@ def test_more_keys_are_optional(tmp_path):
         hint_mib = 3
         hint_hours = 7
         hint_rate = 50
+        tombstone_days = 0.75
         """.replace("        ", ""),
     )
 
@@ -90,6 +91,7 @@ def test_more_keys_are_optional(tmp_path):
     assert config.cluster.partitions == 1024
     options = config.cluster.options
     assert (options.hint_bytes_max, options.hint_age_s, options.hint_rate) == (3 << 20, 7 * 3600.0, 50.0)
+    assert options.tombstone_grace_s == 0.75 * 86400
     assert config.cluster.state == Path("/var/lib/sfss/proxy")
     assert (config.cluster.options.deadline_s, config.cluster.options.node_deadline_s) == (2.5, 0.5)
     assert config.cluster.founding_s == 5
@@ -122,7 +124,10 @@ def test_access_lines_go_to_the_log_or_to_a_file(tmp_path, value, on, file):
         ("[default]\nservers=a\n[proxy]\nN=three\n", r"n = three in \[proxy\]: not a whole number"),
         ("[default]\nservers=a\n[proxy]\nport=-1\n", r"port = -1 in \[proxy\]"),
         ("[default]\nservers=a\n[proxy]\ntimeout=soon\n", r"timeout = soon in \[proxy\]: not a number of seconds"),
-        ("[default]\nservers=a\n[proxy]\nhint_hours=121\n", r"hint_hours = 121 in \[proxy\]: not between 1 and 120"),
+        ("[default]\nservers=a\n[proxy]\nhint_hours=121\n", r"121 h, which is more than half of the 240 h after"),
+        ("[default]\nservers=a\n[proxy]\ntombstone_days=3.9\n", r"48 h, which is more than half of the 93.6 h after"),
+        ("[default]\nservers=a\n[proxy]\ntombstone_days=-1\n", r"tombstone_days = -1 in \[proxy\]: not between 0"),
+        ("[default]\nservers=a\n[proxy]\nhint_hours=few\n", r"hint_hours = few in \[proxy\]: not a number"),
         ("[default]\nservers=a\n[proxy]\ntimeout=1\nnode_timeout=2\n", r"node_timeout = 2 in \[proxy\] is more than"),
         (
             "[default]\nservers=a\n[monitor]\nproxy=localhost:1\n",

@@ -145,13 +145,20 @@ PARTITIONS = 1024
 
 
 def test_direct_processes_together_compare_and_replay_as_much_as_is_configured() -> None:
-    configured = {"compare_interval": 600, "compare_rate": 1_000_000, "hint_hours": 24, "hint_rate": 500}
+    configured = {
+        "compare_interval": 600,
+        "compare_rate": 1_000_000,
+        "hint_hours": 24,
+        "hint_rate": 500,
+        "tombstone_days": 4,
+    }
 
     alone = cluster_config(load_settings(None, {}, configured | {"workers": 1})).options
     of_four = cluster_config(load_settings(None, {}, configured | {"workers": 4})).options
 
     assert (alone.compare_interval_s, alone.compare_bytes_per_s) == (600, 1_000_000)
     assert (alone.hint_age_s, alone.hint_rate) == (24 * 3600, 500)
+    assert (alone.tombstone_grace_s, of_four.tombstone_grace_s) == (4 * 86400, 4 * 86400)
     # Each compares everything, a quarter as often and as fast: four of them do it once in the interval.
     assert (of_four.compare_interval_s, of_four.compare_bytes_per_s) == (4 * 600, 1_000_000 / 4)
     assert (of_four.hint_age_s, of_four.hint_rate) == (24 * 3600, 500 / 4)

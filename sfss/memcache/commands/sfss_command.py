@@ -1,4 +1,4 @@
-"""sfss: what coordinators ask of nodes besides records. Who they are, and what their ring is.
+"""sfss: what coordinators ask of nodes besides records. Who they are, how far they are purged, what their ring is.
 
 Some forms have a block, whose length is the line's last word. Their other words are looked at when the block is in: a
 refusal before would leave the block to be read as commands.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sfss.errors import BadRequest
+from sfss.hash_tree import is_prefix
 from sfss.memcache.answers import Answer, Buffers, answer, with_block
 from sfss.memcache.commands.words import number_of
 from sfss.memcache.requests import Command, Request
@@ -18,16 +19,17 @@ from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
 from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
-from sfss.store import Identity, Reply, Seen
+from sfss.store import Identity, Purged, Reply, Seen
 
 _NUMBER_MAX = 2**63
 _NODE_ID = re.compile(b"[0-9a-f]{32}").fullmatch
 _SIZE_MAX = 2**62
+_STAMP_MAX = 2**64 - 1
 _USAGE = (
     "usage: sfss identity | bind <cluster or new> <ring> <fingerprint> | trust <epoch> |"
     " recall <node> <epoch> <start> <position> | adopt <cluster> <ring> <fingerprint> <node> | ring |"
     " ring prepare <number> <ballot> | ring accept <number> <ballot> <bytes> | ring learn <bytes> |"
-    " ring left <number> | drop <ring> <partition>"
+    " ring left <number> | drop <ring> <partition> | purged <region> | purge <region> <ring> <fence> <bound>"
 )
 
 
@@ -75,6 +77,28 @@ def _identity_line(identity: Identity) -> bytes:
         f" {identity.epoch} {identity.position} {identity.state} {identity.start}"
     )
     return line.rstrip().encode() + b"\r\n"
+
+
+def _purged(service: Service, request: Request) -> Answer:
+    return answer(service.purgeable.purged(_region(request.arguments[0])), _purged_line)
+
+
+def _purge(service: Service, request: Request) -> Answer:
+    region, ring, fence, bound = request.arguments
+    reply = service.purgeable.purge(
+        _region(region), _ring_number(ring), number_of(fence, _STAMP_MAX), number_of(bound, _STAMP_MAX)
+    )
+    return answer(reply, _purged_line)
+
+
+def _region(word: bytes) -> int:
+    if len(word) != 2 or not is_prefix(word):
+        raise BadRequest("a region is named by two hex digits")
+    return int(word, 16)
+
+
+def _purged_line(purged: Purged) -> bytes:
+    return b"PURGED %d %d %d %d\r\n" % purged
 
 
 def _tell_ring(service: Service, request: Request) -> Answer:
@@ -154,6 +178,8 @@ _FORMS = {
     (b"trust",): _form(3, _trust, writes=False),
     (b"recall",): _form(6, _recall, writes=False),
     (b"adopt",): _form(6, _adopt, writes=False),
+    (b"purged",): _form(3, _purged, writes=False),
+    (b"purge",): _form(6, _purge),
     (b"ring",): _form(2, _tell_ring, writes=False),
     (b"ring", b"prepare"): _form(5, _prepare_ring),
     (b"ring", b"accept"): _form(6, _accept_ring, block=True),
