@@ -262,23 +262,42 @@ async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Ide
     began with. Raises `SetupError`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + config.founding_s
+    ahead = await _ahead_elsewhere(config, roll, members)
     while True:
-        founding = _Founding(roll, roll.ring.peers, config)
-        answers = await founding.run()
-        ahead = founding.ahead
+        if ahead is None:
+            founding = _Founding(roll, roll.ring.peers, config)
+            answers = await founding.run()
+            ahead = founding.ahead
         if ahead is None:
             return answers
+        teller, ahead = ahead, None
         try:
             async with asyncio.timeout(config.options.node_deadline_s):
-                held = await settled(keeper(ahead.replica).tell_ring())
-            if held.record is not None:
-                roll.go_by(held.record, await place(held.record, members))
-                members.keep([member.name for member in held.record.members], 0.0)
+                held = await settled(keeper(teller.replica).tell_ring())
+            if held.record is None:
+                raise WrongCluster(f"its ring {held.number} has no record")
+            roll.go_by(held.record, await place(held.record, members))
+            members.keep([member.name for member in held.record.members], 0.0)
         except (SfssError, TimeoutError) as error:
             if loop.time() >= until:
                 reason = str(error) or type(error).__name__
-                raise SetupError(f"the ring has changed, and node {ahead.name} doesn't tell it: {reason}") from None
+                raise SetupError(f"the ring has changed, and node {teller.name} doesn't tell it: {reason}") from None
             await asyncio.sleep(_RETRY_S)
+
+
+async def _ahead_elsewhere(config: ClusterConfig, roll: _Roll, members: Members) -> Peer | None:
+    """A node that the configuration names and the remembered ring doesn't, if it is at a later one: since that was
+    remembered all of its members may have been replaced."""
+    if roll.record is None:
+        return None
+    known = set(members.peers)
+    others = [members.take_in(address.ring_name, "") for address in config.addresses if address.ring_name not in known]
+    answers = await asyncio.gather(*(_ask(peer, config.options.node_deadline_s) for peer in others))
+    for peer, answer in zip(others, answers, strict=True):
+        if isinstance(answer, Identity) and answer.cluster == roll.cluster and answer.ring > roll.ring.number:
+            return peer
+    members.keep(known, 0.0)
+    return None
 
 
 def _configured(config: ClusterConfig, members: Members) -> PlacedRing:
@@ -517,15 +536,7 @@ class _Founding:
             names[identity.node] = peer.name
 
     async def _ask_all(self) -> list[Identity | SfssError]:
-        return await asyncio.gather(*(self._ask(peer) for peer in self._peers))
-
-    async def _ask(self, peer: Peer) -> Identity | SfssError:
-        try:
-            return await asyncio.wait_for(settled(peer.replica.identify()), self._config.options.node_deadline_s)
-        except TimeoutError:
-            return Unreachable(f"no answer in {self._config.options.node_deadline_s} s")
-        except SfssError as error:
-            return error
+        return await asyncio.gather(*(_ask(peer, self._config.options.node_deadline_s) for peer in self._peers))
 
     def _errors(self, answers: Sequence[Identity | SfssError]) -> list[str]:
         # Errors of what a node is name it already.
@@ -534,3 +545,13 @@ class _Founding:
             for peer, answer in zip(self._peers, answers, strict=True)
             if not isinstance(answer, Identity)
         ]
+
+
+async def _ask(peer: Peer, within_s: float) -> Identity | SfssError:
+    """Who a node is, or why it doesn't say so."""
+    try:
+        return await asyncio.wait_for(settled(peer.replica.identify()), within_s)
+    except TimeoutError:
+        return Unreachable(f"no answer in {within_s} s")
+    except SfssError as error:
+        return error

@@ -179,6 +179,27 @@ async def test_a_later_ring_is_remembered_over_a_restart_that_finds_no_configure
             assert (await settled(cluster.coordinator.stats()))["ring_number"] == "3"
 
 
+async def test_a_coordinator_that_slept_until_nobody_it_knew_was_left_learns_the_ring_from_the_configured_nodes(
+    tmp_path: Path,
+) -> None:
+    async with running(6) as nodes:
+        async with opened(nodes, tmp_path) as cluster:
+            await write_all(cluster, b"one")
+            nodes.teach(RingRecord(2, PARTITIONS, (nodes.placement(0, 1, 2), nodes.placement(3, 4, 5))), *range(6))
+            assert await read_all(cluster) == {b"one"}
+            nodes.fill()
+        nodes.teach(RingRecord(3, PARTITIONS, (nodes.placement(0, 1, 2),)), 0, 1, 2)
+        async with opened(nodes, tmp_path) as cluster:
+            assert (cluster.coordinator.placed.number, len(cluster.coordinator.placed.peers)) == (3, 3)
+        nodes.teach(RingRecord(5, PARTITIONS, (nodes.placement(3, 4, 5),)), *range(6))
+        for index in range(3):
+            await nodes.stop(index)
+
+        async with opened(nodes, tmp_path, [0, 4]) as cluster:
+            assert cluster.coordinator.placed.number == 5
+            assert await read_all(cluster) == {b"one"}
+
+
 @pytest.mark.parametrize("named", [[0, 1, 2], [2], [2, 3, 4, 5]], ids=["founders", "one", "others"])
 async def test_without_a_state_directory_the_ring_is_learnt_from_whoever_the_configuration_names(
     named: list[int],
