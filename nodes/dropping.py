@@ -29,7 +29,8 @@ Slice = list[tuple[bytes, bytes]]
 
 
 class Dropper:
-    """Drops partitions. For the loop's thread. One drop at a time: `settle`, then `remove`, then `end`.
+    """Drops partitions. For the loop's thread. One drop at a time: `settle`, then `remove` until it succeeds, then
+    `end`.
 
     `on_removed` gets the index key of each record that went; `on_damage` makes an error of one of the index;
     `stopping` says whether the node ends."""
@@ -101,31 +102,36 @@ class Dropper:
             while found := await loop.run_in_executor(self._worker, next_slice, self._index, low, high):
                 if self._stopping():
                     raise Busy("the node is stopping")
-                for key, entry in found:
-                    if self._overlay.newest(key) == entry and dead.is_dead(key, entry):
-                        self._overlay.drop(key)
-                        self._on_removed(key)
-                        partition = int.from_bytes(key[:HASH_BYTES]) >> self._shift
-                        counts[partition] = counts.get(partition, 0) + 1
+                for key in dead.take_out(found, self._overlay):
+                    self._on_removed(key)
+                    partition = int.from_bytes(key[:HASH_BYTES]) >> self._shift
+                    counts[partition] = counts.get(partition, 0) + 1
                 if len(self._overlay.current) >= self._entries_max:
                     await self._indexer.commit()
                 low = found[-1][0] + b"\0"
         return counts
 
     def end(self) -> None:
-        """The drop is over, or was given up."""
+        """The drop is over, or was given up before anything of it was on disk."""
         self._dropping = bytearray()
 
 
 class Dead:
-    """Tells dead entries by where their records lie."""
+    """Tells dead entries by where their records lie. `volumes` are those that there are."""
 
     def __init__(self, dropped: Dropped, volumes: Iterable[Volume]) -> None:
         self._dropped = dropped
         self._bases = {volume.number: volume.header.position for volume in volumes}
         self._numbers = sorted(self._bases)
 
-    def is_dead(self, key: bytes, entry: bytes) -> bool:
+    def take_out(self, found: Slice, overlay: Overlay) -> list[bytes]:
+        """Have the dead ones of the index's entries go, unless they are newest no more. Returns their keys."""
+        gone = [key for key, entry in found if overlay.newest(key) == entry and self._is_dead(key, entry)]
+        for key in gone:
+            overlay.drop(key)
+        return gone
+
+    def _is_dead(self, key: bytes, entry: bytes) -> bool:
         """Whether an entry points to a dead record. One that is damaged is told by its key alone: where anything was
         dropped, it may go."""
         if not is_whole(key, entry):
@@ -160,8 +166,6 @@ def remove_dead(
     for within in ranges:
         low, high = key_bounds(within, dropped.partitions)
         while found := next_slice(index, low, high):
-            for key, entry in found:
-                if overlay.newest(key) == entry and dead.is_dead(key, entry):
-                    overlay.drop(key)
+            dead.take_out(found, overlay)
             after_slice()
             low = found[-1][0] + b"\0"

@@ -33,14 +33,15 @@ class RingFile:
     def encode(self, oldest: int) -> bytes:
         """One line of JSON. `oldest` is that of `Dropped.pack`. The founded ring is the identity's, and left out."""
         kept = self.kept
+        packed = self.dropped.pack(oldest)
         content = {
             "accepted": _line(kept.accepted),
             "ballot": kept.ballot,
             "forgot": kept.forgot,
-            "dropped": b64encode(self.dropped.pack(oldest)).decode(),
+            "dropped": b64encode(packed).decode(),
             "promised": kept.promised,
             "record": _line(kept.held.record),
-            "removing": self.removing,
+            "removing": self.removing if packed else (),
         }
         return json.dumps(content).encode()
 

@@ -1,9 +1,9 @@
 """The ring of a running node: what it has, what it says about the next one, and letting go of what it doesn't own.
 
-One change of the file `ring` at a time, each on disk before it is answered. A ring isn't
-told before what was taken under the one before is settled: whoever hears the new number and then lists what the node
-holds must find it all (docs/decisions/ring-changes.rst, rule 4). And none is learnt while a partition is being dropped:
-the node may own that partition in it, and what is written there then must not meet what is about to go.
+One change of the file `ring` at a time, each on disk before it is answered. A ring isn't told before what was taken
+under the one before is settled: whoever hears the new number and then lists what the node holds must find it all
+(docs/decisions/ring-changes.rst, rule 4). And none is learnt while a partition is being dropped: the node may own that
+partition in it, and what is written there then must not meet what is about to go.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from nodes.dropped import Range, ranges_of
 from nodes.dropping import Dropper
 from nodes.ring_file import RingFile
-from sfss.errors import Busy, SfssError
+from sfss.errors import Busy, SfssError, StaleRing
 from sfss.ring_keeper import HeldRing, KeptRing, Prepared, Voted, check_not_owned
 from sfss.ring_record import RingRecord
 
@@ -60,9 +60,11 @@ class Rings:
         self._owned: tuple[int, asyncio.Task[bytes]] | None = None
         self.file = file
 
-    def bound(self, held: HeldRing) -> None:
-        """The node became part of a cluster."""
-        self.file = replace(self.file, kept=replace(self.file.kept, held=held))
+    async def bind(self, held: HeldRing) -> None:
+        """The node became part of a cluster; the identity file says so."""
+        async with self._lock:
+            if not self.file.kept.held.number:
+                self.file = replace(self.file, kept=replace(self.file.kept, held=held))
 
     async def forget(self) -> None:
         """See `KeptRing`."""
@@ -122,8 +124,7 @@ class Rings:
 
     async def _keep(self, kept: KeptRing) -> None:
         if kept is not self.file.kept:
-            file = replace(self.file, kept=kept)
-            await self._save(file)
+            await self._save(replace(self.file, kept=kept))
             self.file = replace(self.file, kept=kept)
 
     async def leave(self, number: int) -> None:
@@ -131,8 +132,7 @@ class Rings:
         async with self._lock:
             self.file.kept.check_left(number, self._node())
             if self._left != number:
-                partitions = self.file.kept.settled(number).partitions
-                await self._begin([(0, partitions)], partitions)
+                await self._begin([(0, self.file.kept.settled(number).partitions)])
                 self._left = number
                 _log.info("the node is not in ring %d: all that it has goes", number)
 
@@ -152,34 +152,47 @@ class Rings:
 
     async def _owned_in(self, record: RingRecord) -> bytes:
         """What the node owns in a ring; worked out once."""
-        if self._owned is None or self._owned[0] != record.number:
-            self._owned = (record.number, self._spawn(asyncio.to_thread(record.owned_by, self._node())))
-        return await asyncio.shield(self._owned[1])
+        known = self._owned
+        if known is None or known[0] != record.number or (known[1].done() and known[1].exception()):
+            known = (record.number, self._spawn(asyncio.to_thread(record.owned_by, self._node())))
+            self._owned = known
+        return await asyncio.shield(known[1])
 
     async def _drop_wanted(self) -> None:
         while self._wanted:
-            wanted: dict[tuple[int, int], asyncio.Future[int]] = {}
+            partitions: dict[int, asyncio.Future[int]] = {}
             try:
                 async with self._lock:
-                    wanted, self._wanted = self._wanted, {}
-                    # Another ring may have been learnt since they were asked for.
-                    record = [self.file.kept.settled(number) for number, _ in wanted][-1]
-                    removal = await self._begin(ranges_of(part for _, part in wanted), record.partitions)
+                    partitions = self._take_wanted()
+                    removal = await self._begin(ranges_of(partitions))
                 counts = await removal
             except Exception as error:
-                for future in wanted.values():
-                    future.set_exception(error)
-                    future.exception()  # looked at: whoever asked may have left
+                for future in partitions.values():
+                    _fail(future, error)
                 if not isinstance(error, SfssError):
                     _log.exception("dropping partitions failed")
             else:
-                for (_, partition), future in wanted.items():
+                for partition, future in partitions.items():
                     future.set_result(counts.get(partition, 0))
         self._dropping = False
 
-    async def _begin(self, ranges: list[Range], partitions: int) -> asyncio.Task[dict[int, int]]:
-        """Have what lies in these partitions dead, durably, and begin to take it out. The lock is held."""
+    def _take_wanted(self) -> dict[int, asyncio.Future[int]]:
+        """The partitions to drop now. Another ring may have been learnt since they were asked for."""
+        wanted, self._wanted = self._wanted, {}
+        present = self.file.kept.held.number
+        partitions = {}
+        for (number, partition), future in wanted.items():
+            if number == present:
+                partitions[partition] = future
+            else:
+                _fail(future, StaleRing(present))
+        return partitions
+
+    async def _begin(self, ranges: list[Range]) -> asyncio.Task[dict[int, int]]:
+        """Have what lies in these partitions dead, durably, and begin to take it out. The lock is held, and the ring is
+        settled."""
         await self._removed()
+        partitions = self.file.kept.settled(self.file.kept.held.number).partitions
         try:
             position = await self._dropper.settle(ranges, partitions)
             dropped = self.file.dropped.marked(ranges, position, partitions)
@@ -194,10 +207,9 @@ class Rings:
         return self._removal
 
     async def _remove(self) -> dict[int, int]:
-        try:
-            counts = await self._dropper.remove(self.file.removing, self.file.dropped)
-        finally:
-            self._dropper.end()
+        # If this fails the drop goes on: were it over, compaction could carry dead records above their position.
+        counts = await self._dropper.remove(self.file.removing, self.file.dropped)
+        self._dropper.end()
         # The file says so when it is written next. Until then a start looks through these partitions for nothing.
         self.file = replace(self.file, removing=())
         return counts
@@ -208,6 +220,11 @@ class Rings:
             await asyncio.wait([self._removal])
         if self.file.removing:
             await self._remove()
+
+
+def _fail(future: asyncio.Future[int], error: Exception) -> None:
+    future.set_exception(error)
+    future.exception()  # looked at: whoever asked may have left
 
 
 def _look_at(removal: asyncio.Task[dict[int, int]]) -> None:

@@ -485,13 +485,12 @@ class NodeStore:
 
     def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
         if self._state.cluster:
-            return self._spawn(self._saved_identity())
+            return self._spawn(self._bound())
         if self._pending or self._overlay.figures.files:
             raise WrongCluster(f"the node holds {self._overlay.figures.files} files of no cluster")
         # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
         self._housekeeper.bind(uuid.uuid4().hex if cluster == "new" else cluster, ring, fingerprint)
-        self._rings.bound(HeldRing(ring, fingerprint))
-        return self._spawn(self._saved_identity())
+        return self._spawn(self._bound())
 
     def purged(self, region: int) -> Purged:
         return self._purger.told(region)
@@ -549,7 +548,7 @@ class NodeStore:
         if self._unless_used(changes, self._state):
             await self._rings.forget()
             await self._housekeeper.become(partial(self._unless_used, changes))
-            self._rings.bound(HeldRing(self._state.ring, self._state.fingerprint))
+            await self._rings.bind(HeldRing(self._state.ring, self._state.fingerprint))
             _log.warning(
                 "takes the place of node %s, which had files: they are brought back from the others", self._state.member
             )
@@ -562,8 +561,9 @@ class NodeStore:
             raise WrongCluster("the node has had files of no cluster; give it an empty data directory")
         return changes
 
-    async def _saved_identity(self) -> Identity:
+    async def _bound(self) -> Identity:
         await self._housekeeper.save()
+        await self._rings.bind(HeldRing(self._state.ring, self._state.fingerprint))
         return self._state.identity(self._writer.synced_position)
 
     # --- RingKeeper ----------------------------------------------------------------------------------

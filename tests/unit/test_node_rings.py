@@ -241,6 +241,16 @@ async def test_what_a_node_no_longer_owns_goes_and_all_else_stays(tmp_path: Path
     assert check_directory(tmp_path, print) == 0
 
 
+async def test_a_node_without_a_record_has_nothing_to_let_go(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        change = await bound(store)
+        await settled(store.learn_ring(change.shared))
+        assert await drop_all(store, change) == 0
+    async with node(tmp_path) as store:
+        assert await drop_all(store, change) == 0
+        assert (await settled(store.tell_ring())).number == 3
+
+
 async def test_only_what_the_ring_has_given_away_can_be_dropped(tmp_path: Path) -> None:
     async with node(tmp_path) as store:
         change = await bound(store)
@@ -285,6 +295,24 @@ async def test_the_same_partition_asked_for_twice_goes_once(tmp_path: Path) -> N
         counts = await asyncio.gather(*(settled(store.drop_partition(3, part)) for _ in range(3)))
 
         assert len(set(counts)) == 1
+
+
+async def test_a_partition_asked_for_under_a_ring_that_is_left_meanwhile_stays(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        change = await bound(store)
+        await fill(store, 1)
+        await settled(store.learn_ring(change.shared))
+        await settled(store.drop_partition(3, change.given[0]))  # what it owns is known from now on
+        async with store._rings._lock:
+            learning = asyncio.ensure_future(settled(store.learn_ring(change.joint_again)))
+            await asyncio.sleep(0.01)
+            dropping = asyncio.ensure_future(settled(store.drop_partition(3, change.given[1])))
+            await asyncio.sleep(0.01)
+        await learning
+
+        with pytest.raises(StaleRing, match="stale ring 4"):
+            await dropping
+        assert {key for key in KEYS if partition_of(key) == change.given[1]} <= held(store)
 
 
 async def test_more_partitions_than_may_wait_are_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
