@@ -25,10 +25,14 @@ import pytest
 import uvloop
 
 from tests.interpreted import changed_since_compiled, use_compiled, use_sources
+from tests.parent_death import die_with_parent
 
 # Not in pytest_configure: the conftest of a folder that stands on the command line is imported before that, and imports
 # the packages.
 use_sources()
+
+IN_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether this process is one of several that run the tests."""
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -52,6 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if IN_ONE_OF_SEVERAL:
+        die_with_parent()
     if stale := changed_since_compiled():
         raise pytest.UsageError(f"{stale[0]} has changed since it was compiled: `make test` compiles it anew")
     if config.getoption("--compiled"):
@@ -73,7 +79,7 @@ def _runs_alone(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not IN_ONE_OF_SEVERAL:
         return (yield)
     # Outside of what is timed: a wait for tests in the other process is no test's own time.
     with Path(__file__).open() as both_have:

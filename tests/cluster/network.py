@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from tests.cluster.parts import die_with_parent
+from tests.parent_death import die_with_parent
 
 _TOOLS = ("ip", "iptables", "unshare", "nsenter")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import random
 import signal
@@ -19,17 +18,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.parent_death import die_with_parent
+
 HOST = "127.0.0.1"
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-def die_with_parent() -> None:
-    """Have this process, which was just forked, killed by the kernel when the one that forked it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _ports_of_this_process() -> range:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def test_randomness(rng):
 def folder(tmp_path: Path) -> Path:
     shutil.copy(TESTS / "conftest.py", tmp_path)
     (tmp_path / "tests").mkdir()
-    for name in ("__init__.py", "interpreted.py"):
+    for name in ("__init__.py", "interpreted.py", "parent_death.py"):
         shutil.copy(TESTS / name, tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     return tmp_path
@@ -118,6 +120,39 @@ def test_of_two_processes_one_waits_while_a_file_runs_alone(folder: Path) -> Non
     for line, following in itertools.pairwise(log):
         if line == "test_a_lonely begins":
             assert following == "test_a_lonely ends"
+
+
+ENDLESS = """
+import subprocess, time
+from tests.parent_death import die_with_parent
+
+def test_that_hangs():
+    with open("alive", "wb") as alive:
+        subprocess.Popen(["sleep", "600"], preexec_fn=die_with_parent, pass_fds=[alive.fileno()])
+        open("started", "w").close()
+        time.sleep(600)
+"""
+
+
+def test_nothing_goes_on_when_pytest_is_killed(folder: Path) -> None:
+    (folder / "test_endless.py").write_text(ENDLESS)
+    os.mkfifo(folder / "alive")
+    alive = os.open(folder / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-n", "2"], cwd=folder, stdout=subprocess.DEVNULL
+        ) as run:
+            give_up = time.monotonic() + 60
+            while not (folder / "started").exists() and time.monotonic() < give_up:
+                time.sleep(0.05)
+            run.kill()
+        assert (folder / "started").exists()
+
+        # Once nobody has it open for writing. By itself pytest-xdist would take ten seconds.
+        ended, _, _ = select.select([alive], [], [], 5)
+        assert ended
+    finally:
+        os.close(alive)
 
 
 def test_the_sources_are_run_also_where_a_folder_on_the_command_line_imports_what_is_compiled(folder: Path) -> None:
