@@ -1,4 +1,4 @@
-"""A cluster is given a secret, and another one later, while it runs, and nobody outside notices."""
+"""A cluster is given a secret, another one later, and TLS, while it runs, and nobody outside notices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.cluster.cluster import Cluster
 from tests.cluster.http_client import HttpClient
 from tests.cluster.parts import Part
+from tests.integration.certificates import Authority
 
 OLD, NEW = b"old:thyme\n", b"new:sesame\n"
 NOTICED_S_MAX = 30.0
@@ -65,7 +66,50 @@ async def restart(cluster: Cluster, visitor: Visitor, *tiers: Iterable[Part]) ->
         await all_used_again(cluster)
 
 
-async def test_a_secret_is_introduced_and_replaced_and_no_request_fails(tmp_path: Path) -> None:
+def set_in(section: str, conf: Path, *lines: str) -> None:
+    """Put settings into a proxy's file."""
+    conf.write_text(conf.read_text().replace(f"[{section}]", "\n".join([f"[{section}]", *lines])))
+
+
+async def answers_in_the_clear(part: Part) -> bool:
+    """Whether a part that asks for a password says so to a connection without TLS."""
+    reader, writer = await asyncio.open_connection(*part.address)
+    writer.write(b"version\r\n")
+    said = await reader.read(100)
+    writer.close()
+    return said.startswith(b"CLIENT_ERROR")
+
+
+class TurnToTls:
+    """What changes in each of the three steps by which a cluster is turned to TLS (docs/operations.rst)."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster = cluster
+        self._files = [cluster.directory / f"{proxy.name}.ini" for proxy in cluster.proxies]
+        self._authority = Authority(folder)
+        self._pair = self._authority.sign("all")
+
+    def servers_take_both(self) -> None:
+        for node in self._cluster.nodes:
+            node.command += ["--tlscert", self._pair.certificate, "--tlskey", self._pair.key, "--tls-optional"]
+        shown = (f"tlscert = {self._pair.certificate}", f"tlskey = {self._pair.key}", "tlsoptional = yes")
+        for conf in self._files:
+            set_in("proxy", conf, *shown)
+
+    def clients_speak_it(self) -> None:
+        for web in self._cluster.webs:
+            web.command += ["--tlsca", self._authority.certificate]
+        for conf in self._files:
+            set_in("default", conf, f"tlsca = {self._authority.certificate}")
+
+    def servers_take_nothing_else(self) -> None:
+        for node in self._cluster.nodes:
+            node.command.remove("--tls-optional")
+        for conf in self._files:
+            conf.write_text(conf.read_text().replace("tlsoptional = yes\n", ""))
+
+
+async def test_a_secret_is_introduced_and_replaced_and_tls_with_it_and_no_request_fails(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     cluster = Cluster(tmp_path / "cluster", nodes=3, proxies=2, webs=2)
     await cluster.start()
@@ -84,9 +128,15 @@ async def test_a_secret_is_introduced_and_replaced_and_no_request_fails(tmp_path
         for tier in (cluster.webs, cluster.proxies, cluster.nodes):
             await restart(cluster, visitor, tier)
 
-        # The new one is known to all before anybody gives it, and the old one until nobody does.
-        for content in (OLD + NEW, NEW + OLD, NEW):
+        # The new one is known to all before anybody gives it, and the old one until nobody does. TLS likewise.
+        turn = TurnToTls(cluster, tmp_path / "tls")
+        for content, step in (
+            (OLD + NEW, turn.servers_take_both),
+            (NEW + OLD, turn.clients_speak_it),
+            (NEW, turn.servers_take_nothing_else),
+        ):
             secret.write_bytes(content)
+            step()
             await restart(cluster, visitor, cluster.webs, cluster.proxies, cluster.nodes)
         visitor.leaving = True
         await visiting
@@ -95,6 +145,7 @@ async def test_a_secret_is_introduced_and_replaced_and_no_request_fails(tmp_path
         assert visitor.count > 50
         for part in (*cluster.nodes, *cluster.proxies):
             assert "was refused" not in part.log.read_text()
+            assert not await answers_in_the_clear(part)
     finally:
         visiting.cancel()
         await cluster.close()
