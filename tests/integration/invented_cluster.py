@@ -40,6 +40,7 @@ class InventedCluster:
         self.workers = workers
         self.speed = speed
         self.dead: set[str] = set()
+        self.joint = False
         self.states: dict[str, str] = {}
         self.extra: dict[str, dict[str, str]] = {}
         self._now = now
@@ -71,7 +72,8 @@ class InventedCluster:
         copies = min(3, len(self.nodes))
         held = [partitions * copies // len(self.nodes) + (-1) ** index * 31 * index for index in range(len(self.nodes))]
         return {
-            "number": 1,
+            "number": 2 if self.joint else 1,
+            "joint": self.joint,
             "partitions": partitions,
             "N": copies,
             "W": copies // 2 + 1,

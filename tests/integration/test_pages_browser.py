@@ -417,12 +417,15 @@ async def test_the_monitor_shows_the_ring_s_balance_and_a_dead_node_in_red(
         ring = await tab.text("#table-ring")
         subject = await tab.text(".brand")
         cluster.dead.add("localhost:7902")
+        cluster.joint = True
         await tab.wait_until(f"{row_of('localhost:7902')}.dataset.level === 'bad'")
+        await tab.wait_until("document.querySelector('#table-ring').innerText.includes('next one')")
 
         assert subject == "sfss monitor of localhost:8900"
         assert "Ring 1 · 4,096 partitions · a write waits for 2 of 3 nodes, a read for 2" in ring
         for words in ("Zone", "Weight", "First owner of", "Partitions, share", "Off its weight", "33.8 %"):
             assert words in ring
+        assert "Ring 2 · 4,096 partitions · on its way to the next one · a write" in await tab.text("#table-ring")
         assert await tab.text("h1") == "1 of 3 nodes is down"
         assert await fits_its_width(tab)
         assert tab.complaints == []

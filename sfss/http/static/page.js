@@ -323,6 +323,7 @@ const TABLES = [
       const { ring } = figures;
       const quorum = figures.quorum();
       const parts = [`Ring ${ring.number ?? "–"}`, `${whole.format(ring.partitions ?? 0)} partitions`];
+      if (ring.joint) parts.push("on its way to the next one");
       if (quorum) parts.push(`a write waits for ${quorum.writes} of ${quorum.copies} nodes, a read for ${quorum.reads}`);
       return parts.join(" · ");
     },
