@@ -32,8 +32,7 @@ class Dropper:
     """Drops partitions. For the loop's thread. One drop at a time: `settle`, then `remove` until it succeeds, then
     `end`.
 
-    `on_removed` gets the index key of each record that went; `on_damage` makes an error of one of the index;
-    `stopping` says whether the node ends."""
+    `on_damage` makes an error of one of the index; `stopping` says whether the node ends."""
 
     def __init__(
         self,
@@ -44,7 +43,6 @@ class Dropper:
         volumes: Iterable[Volume],
         entries_max: int,
         *,
-        on_removed: Callable[[bytes], None],
         on_damage: Callable[[Exception], Exception],
         stopping: Callable[[], bool],
     ) -> None:
@@ -54,7 +52,6 @@ class Dropper:
         self._writer = writer
         self._volumes = volumes
         self._entries_max = entries_max
-        self._on_removed = on_removed
         self._on_damage = on_damage
         self._stopping = stopping
         self._worker = ThreadPoolExecutor(1, "sfss-dropper")
@@ -103,7 +100,6 @@ class Dropper:
                 if self._stopping():
                     raise Busy("the node is stopping")
                 for key in dead.take_out(found, self._overlay):
-                    self._on_removed(key)
                     partition = int.from_bytes(key[:HASH_BYTES]) >> self._shift
                     counts[partition] = counts.get(partition, 0) + 1
                 if len(self._overlay.current) >= self._entries_max:

@@ -163,7 +163,6 @@ class NodeStore:
             self._writer,
             self._volumes,
             options.overlay_entries_max,
-            on_removed=recovered.overlay.figures.mended,
             on_damage=self._index_damaged,
             stopping=lambda: self._closed is not None,
         )
