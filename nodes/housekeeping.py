@@ -21,6 +21,7 @@ from nodes.ring_file import RING, RingFile, write_ring_file
 from nodes.writer import Writer
 from sfss.errors import OutOfDisk, SfssError, Unavailable
 from sfss.stamps import COUNT_BITS, StampClock
+from sfss.store import Seen
 
 FLOOR_AHEAD_S = 30
 """How far ahead of the clock the floor is saved: a start after a crash issues its first stamps above it."""
@@ -127,6 +128,10 @@ class Housekeeper:
         except OSError as error:
             # The other file counts; this one only tells when that is lost.
             _log.error("the identity file can't be written and will be later: %s", error)
+
+    def keep_in_mind(self, others: tuple[Seen, ...]) -> None:
+        """What was seen of other nodes, from now on; it is on disk with the next save."""
+        self._change(others=others)
 
     async def become(self, decide: Callable[[NodeState], dict[str, Any]]) -> None:
         """Change what `decide` says, given who the node is when nothing else is being changed; it counts once that is

@@ -17,7 +17,7 @@ from pathlib import Path
 from nodes.small_file import UNFINISHED, read_small_file, replace_small_file
 from nodes.volume import make_directory
 from sfss.errors import SetupError
-from sfss.store import Identity
+from sfss.store import Identity, Seen
 
 _MAGIC = "sfss-node-directory"
 _IDENTITY = "identity"
@@ -45,7 +45,8 @@ class NodeState:
     empty if they are not. `closed` tells whether the last stop was clean. `taught`: the ring is one that was learnt, so
     the file `ring` (`nodes.ring_file`) must be there. `scrubbed_at` (Unix seconds, 0 never) is when all volumes had
     last been scrubbed, and `scrub_next` the volume to go on with in the pass that is under way, 0 for none: both defend
-    against restarts that keep scrubbing from ever coming to an end."""
+    against restarts that keep scrubbing from ever coming to an end. `others` is what was seen of other nodes of the
+    cluster (`sfss.sightings`)."""
 
     node: str
     cluster: str = ""
@@ -62,6 +63,7 @@ class NodeState:
     taught: bool = False
     scrubbed_at: float = 0.0
     scrub_next: int = 0
+    others: tuple[Seen, ...] = ()
 
     def word_of(self, epoch: int) -> str:
         """The word of a start up to this one; empty where that isn't known any more."""
@@ -140,7 +142,9 @@ class DataDirectory:
     def load(self) -> NodeState:
         """Read who the node is. Raises `SetupError` for a damaged file or a newer format."""
         fields = json.loads(read_small_file(self.path / _IDENTITY, _MAGIC))
-        return NodeState(**fields | {"starts": tuple(fields.get("starts", ()))})
+        starts = tuple(fields.get("starts", ()))
+        others = tuple(Seen(*one) for one in fields.get("others", ()))
+        return NodeState(**fields | {"starts": starts, "others": others})
 
     def save(self, state: NodeState) -> None:
         """Replace who the node is, durably."""

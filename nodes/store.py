@@ -2,7 +2,8 @@
 
 `NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
 newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
-`Replica`, `Comparable`, `Purgeable`, `Refillable`, `Updater` and `Flushable` of `sfss.store`, and `RingKeeper`.
+`Replica`, `Comparable`, `Purgeable`, `Refillable`, `Witness`, `Updater` and `Flushable` of `sfss.store`, and
+`RingKeeper`.
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
@@ -17,7 +18,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ from sfss.errors import (
 from sfss.promise import Promise, promised, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
+from sfss.sightings import later_of
 from sfss.stamps import AHEAD_S_MAX, StampClock, purge_stamp, stamp_at, stamp_time, too_far_ahead
 from sfss.store import (
     NO_CALL,
@@ -538,6 +540,21 @@ class NodeStore:
         if not known:
             _log.error("acknowledged writes may be missing here, so reads are refused: %s", self._suspect)
         return self.identify()
+
+    def witness(self, told: Sequence[Seen]) -> Reply[tuple[Seen, ...]]:
+        if not self._state.cluster:
+            raise WrongCluster("the node belongs to no cluster")
+        known = {seen.node: seen for seen in self._state.others}
+        later = later_of(known, [seen for seen in told if seen.node != self.identify().node])
+        if later:
+            self._housekeeper.keep_in_mind(tuple((known | later).values()))
+        if any(node not in known or known[node].epoch != seen.epoch for node, seen in later.items()):
+            return self._spawn(self._witnessed())
+        return self._state.others
+
+    async def _witnessed(self) -> tuple[Seen, ...]:
+        await self._housekeeper.become(lambda _: {})
+        return self._state.others
 
     def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Reply[Identity]:
         changes: dict[str, Any] = {"cluster": cluster, "ring": ring, "fingerprint": fingerprint, "member": node}

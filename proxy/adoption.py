@@ -81,7 +81,14 @@ class Adoption:
             await asyncio.sleep(_LOOK_S)
             for peer in self._coordinator.placed.peers:
                 vacancy = self._places.vacancy_at(peer)
-                if vacancy is not None and (trouble := self._too_soon(peer) or await self._adopt(peer, vacancy)):
+                if vacancy is None:
+                    continue
+                try:
+                    trouble = self._too_soon(peer) or await self._adopt(peer, vacancy)
+                except Exception as error:
+                    _log.exception("node %s couldn't be told which place to take, and will be again", peer.name)
+                    trouble = repr(error)
+                if trouble:
                     self._places.not_adopted(peer, trouble)
 
     def _too_soon(self, peer: Peer) -> str:
@@ -111,9 +118,6 @@ class Adoption:
             return f"no answer in {_ANSWER_S} s"
         except SfssError as error:
             return str(error) or type(error).__name__
-        except Exception as error:
-            _log.exception("node %s couldn't be told which place to take", peer.name)
-            return repr(error)
         finally:
             await client.close()
         if identity.node != vacancy.node:

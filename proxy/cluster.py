@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.adoption import Adoption, Vacancy
 from proxy.comparer import Comparer
@@ -38,6 +38,7 @@ from proxy.refill import Refill
 from proxy.replay import Replay
 from proxy.schedule import Schedule
 from proxy.state import Notes, StampReserve, StateDirectory
+from proxy.witnesses import Witnesses, consult
 from sfss.addresses import host_and_port
 from sfss.errors import SetupError, SfssError, Unavailable, Unreachable, WrongCluster
 from sfss.memcache.access import OPEN, Access
@@ -46,7 +47,7 @@ from sfss.ring import PARTITIONS, Member, NodeRing
 from sfss.ring_record import RingRecord
 from sfss.settings import parse_address
 from sfss.stamps import StampClock
-from sfss.store import Identity, Seen, settled
+from sfss.store import Identity, Reply, Seen, settled
 
 _RING_NUMBER = 1
 _HINTS = "hints"
@@ -146,6 +147,8 @@ class Cluster:
         self._refill = Refill(coordinator)
         self._refill.start()
         coordinator.figures.also(self._refill.figures)
+        self._witnesses = Witnesses(roll, coordinator)
+        self._witnesses.start()
         self._adoption = Adoption(roll, coordinator, members.stranger)
         self._adoption.start()
         coordinator.figures.also(self._adoption.figures)
@@ -162,6 +165,7 @@ class Cluster:
         await self._replay.close()
         await self._comparer.close()
         await self._refill.close()
+        await self._witnesses.close()
         await self._adoption.close()
         await self._members.close()
         # Only now: a write that a slow node didn't answer until here leaves a hint, too.
@@ -269,6 +273,7 @@ async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Ide
             answers = await founding.run()
             ahead = founding.ahead
         if ahead is None:
+            await _consult_witnesses(config, roll, answers)
             return answers
         teller, ahead = ahead, None
         try:
@@ -298,6 +303,23 @@ async def _ahead_elsewhere(config: ClusterConfig, roll: _Roll, members: Members)
             return peer
     members.keep(known, 0.0)
     return None
+
+
+async def _consult_witnesses(config: ClusterConfig, roll: _Roll, answers: list[Identity | SfssError]) -> None:
+    """Hear from the nodes what others saw of them, before they are counted on; updates `answers`."""
+
+    async def ask(peer: Peer, question: Callable[[NodeAccess], Reply[Any]]) -> Any:
+        try:
+            return await asyncio.wait_for(settled(question(peer.replica)), config.options.node_deadline_s)
+        except TimeoutError:
+            raise Unreachable(f"no answer in {config.options.node_deadline_s} s") from None
+
+    peers = roll.ring.peers
+    met = [peer for peer, answer in zip(peers, answers, strict=True) if isinstance(answer, Identity)]
+    judged, _ = await consult(roll, met, ask)
+    for peer, identity in judged:
+        roll.examine(peer, identity)
+        answers[peers.index(peer)] = identity
 
 
 def _configured(config: ClusterConfig, members: Members) -> PlacedRing:
@@ -353,7 +375,7 @@ class _Roll:
             self._members[peer.name] = identity.node
             if self._complete:
                 self._remember()
-        self._last_seen.note(identity)
+        self._last_seen.note(identity, self._name_of(peer))
 
     def lost(self, peer: Peer, identity: Identity) -> WrongCluster:
         """Take note of an unbound node, which is to take the place of the one that was there. What to say of it."""
@@ -379,6 +401,33 @@ class _Roll:
         """An empty node can't take the place that it is to take."""
         if peer in self._lost:
             self._lost[peer] = f"it can't take the place of node {self.node_of(peer)} yet: {why}"
+
+    @property
+    def news(self) -> asyncio.Event:
+        """Set when a node was met in a new start."""
+        return self._last_seen.news
+
+    def sightings(self) -> tuple[Seen, ...]:
+        """What is remembered of all nodes."""
+        return self._last_seen.all()
+
+    def hear(self, told: Iterable[Seen]) -> list[tuple[Peer, Seen]]:
+        """Keep what was seen of nodes and is later than what is known, and which node is where while that isn't known.
+        Returns whatever isn't known, and of which peer it is told."""
+        heard = []
+        for seen in self._last_seen.hear(told):
+            peer = self._peers.get(seen.name)
+            if peer is None:
+                continue
+            if self.record is None and not self.node_of(peer) and seen.node not in self._members.values():
+                self._members[peer.name] = seen.node
+                self._remember()
+            if self.node_of(peer) == seen.node:
+                heard.append((peer, seen))
+        return heard
+
+    def _name_of(self, peer: Peer) -> str:
+        return next((name for name, one in self._peers.items() if one is peer), "")
 
     def last_seen_of(self, peer: Peer) -> Seen | None:
         """What is remembered of the node that belongs at a peer's address."""

@@ -47,12 +47,13 @@ _log = logging.getLogger("sfss.proxy.state")
 class ProxyState:
     """`ceiling` is a stamp that none issued so far exceeds. `cluster` is the cluster's id, `members` the node id last
     met at each address: both defend against serving other files than those of before. `seen` has by node id the epoch,
-    the start's word and the position that were told last: against a node that went back (`proxy.last_seen`)."""
+    the start's word and the position that were told last, and the node's name in the ring: against one that went back
+    (`proxy.last_seen`)."""
 
     ceiling: int = 0
     cluster: str = ""
     members: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    seen: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 class StateDirectory:

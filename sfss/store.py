@@ -20,7 +20,7 @@ handles both alike with `await settled(...)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -165,12 +165,14 @@ class Identity:
 
 
 class Seen(NamedTuple):
-    """What is remembered of a node: the start that it was last seen in, and the highest position that it told then."""
+    """What is remembered of a node: the start that it was last seen in, the highest position that it told then, and by
+    which name it is in the ring."""
 
     node: str
     epoch: int
     start: str
     position: int
+    name: str = ""
 
 
 @runtime_checkable
@@ -256,6 +258,15 @@ class Refillable(Protocol):
         """Make an unbound, empty node take the place, and the id, of one of the cluster's that lost its directory:
         suspect, durably. A bound one changes nothing and answers who it is: the caller compares. Refuses
         (`WrongCluster`) an unbound node that has had files."""
+
+
+@runtime_checkable
+class Witness(Protocol):
+    """A replica that keeps in mind what was seen of the others, for coordinators that weren't there."""
+
+    def witness(self, told: Sequence[Seen]) -> Reply[tuple[Seen, ...]]:
+        """Keep what is later than what it has, and tell all that it has then: a start that it hadn't heard of durably.
+        Refuses (`WrongCluster`) while it belongs to no cluster."""
 
 
 class Change(NamedTuple):

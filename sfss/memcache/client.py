@@ -15,7 +15,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -41,6 +41,7 @@ from sfss.memcache.exchanges import (
 from sfss.memcache.lane import Lane
 from sfss.memcache.link import Link
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
+from sfss.memcache.sighting_exchange import TellSightings
 from sfss.memcache.socket_transport import SocketTransport, connected
 from sfss.memcache.tls_transport import TlsProtocol
 from sfss.promise import Promise, Turn, new_promise, turn_of
@@ -247,6 +248,10 @@ class MemcacheClient:
     def recall(self, seen: Seen) -> Promise[Identity]:
         self._needs_sfss("recall")
         return self._ask(self._reads, AskIdentity(_recall(seen)), NO_CALL)
+
+    def witness(self, told: Sequence[Seen]) -> Promise[tuple[Seen, ...]]:
+        self._needs_sfss("witness")
+        return self._ask(self._bulk, TellSightings(told), NO_CALL)
 
     def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Promise[Identity]:
         self._needs_sfss("adopt")

@@ -12,7 +12,7 @@ from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.ring_keeper import RingKeeper
 from sfss.stamps import StampClock
-from sfss.store import Comparable, Flushable, Purgeable, Refillable, Replica, Store, Updater
+from sfss.store import Comparable, Flushable, Purgeable, Refillable, Replica, Store, Updater, Witness
 
 WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
@@ -76,6 +76,7 @@ class Service:
         self._comparable = store if isinstance(store, Comparable) else None
         self._purgeable = store if isinstance(store, Purgeable) else None
         self._refillable = store if isinstance(store, Refillable) else None
+        self._witness = store if isinstance(store, Witness) else None
         self._ring_keeper = store if isinstance(store, RingKeeper) else None
         self._updater = store if isinstance(store, Updater) else None
         self._flushable = store if isinstance(store, Flushable) else None
@@ -125,6 +126,13 @@ class Service:
         if self._refillable is None:
             raise Unsupported("only nodes are refilled")
         return self._refillable
+
+    @property
+    def witness(self) -> Witness:
+        """The store as one that keeps in mind what was seen of others."""
+        if self._witness is None:
+            raise Unsupported("only nodes keep others in mind")
+        return self._witness
 
     @property
     def ring_keeper(self) -> RingKeeper:

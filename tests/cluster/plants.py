@@ -91,10 +91,11 @@ def hint_counted() -> None:
 
 @_plant
 def remembers_nothing() -> None:
-    """A proxy that never tells a node what it saw of it."""
+    """A proxy that never tells a node what it, or others, saw of it."""
     from proxy.last_seen import LastSeen
 
     LastSeen.of = lambda self, node: None  # type: ignore[method-assign]
+    LastSeen.hear = lambda self, told: []  # type: ignore[method-assign]
 
 
 @_plant

@@ -34,19 +34,23 @@ def memory() -> tuple[LastSeen, Kept]:
     return LastSeen(notes), notes  # type: ignore[arg-type]
 
 
+def note(seen: LastSeen, identity: Identity) -> None:
+    seen.note(identity, "a:1")
+
+
 @in_virtual_time
 async def test_a_new_start_is_written_down_at_once_and_positions_now_and_then() -> None:
     seen, notes = memory()
 
-    seen.note(told(1, "a", 10))
-    seen.note(told(2, "b", 10))
-    assert [each["seen"]["n"] for each in notes.written] == [(1, "a", 10), (2, "b", 10)]
+    note(seen, told(1, "a", 10))
+    note(seen, told(2, "b", 10))
+    assert [each["seen"]["n"] for each in notes.written] == [(1, "a", 10, "a:1"), (2, "b", 10, "a:1")]
 
     for position in range(11, 1000):
-        seen.note(told(2, "b", position))
+        note(seen, told(2, "b", position))
     assert len(notes.written) == 2
     await asyncio.sleep(SAVE_S + 1)
-    assert [each["seen"]["n"] for each in notes.written[2:]] == [(2, "b", 999)]
+    assert [each["seen"]["n"] for each in notes.written[2:]] == [(2, "b", 999, "a:1")]
     await asyncio.sleep(10 * SAVE_S)
     assert len(notes.written) == 3
 
@@ -54,18 +58,18 @@ async def test_a_new_start_is_written_down_at_once_and_positions_now_and_then() 
 @in_virtual_time
 async def test_what_is_late_or_contradicts_does_not_take_back_what_is_known() -> None:
     seen, _ = memory()
-    seen.note(told(5, "e", 100))
+    note(seen, told(5, "e", 100))
 
     for identity in (told(4, "d", 500), told(5, "e", 99), told(5, "other", 500), told(5, "", 500)):
-        seen.note(identity)
+        note(seen, identity)
 
-    assert seen.of("n") == Seen("n", 5, "e", 100)
+    assert seen.of("n") == Seen("n", 5, "e", 100, "a:1")
 
 
 def test_a_node_that_tells_no_start_is_not_remembered() -> None:
     seen, notes = memory()
 
-    seen.note(told(5, "", 100))
+    note(seen, told(5, "", 100))
 
     assert seen.of("n") is None
     assert notes.written == []
@@ -75,15 +79,15 @@ async def test_it_is_there_after_a_restart(tmp_path) -> None:
     directory = StateDirectory(tmp_path)
     notes = Notes(directory)
     seen = LastSeen(notes)
-    seen.note(told(5, "e", 100))
-    seen.note(told(5, "e", 200))
+    note(seen, told(5, "e", 100))
+    note(seen, told(5, "e", 200))
     seen.save()
     await notes.close()
     directory.close()
 
     directory = StateDirectory(tmp_path)
 
-    assert LastSeen(Notes(directory)).of("n") == Seen("n", 5, "e", 200)
+    assert LastSeen(Notes(directory)).of("n") == Seen("n", 5, "e", 200, "a:1")
     directory.close()
 
 
@@ -121,7 +125,7 @@ def _no_room(path: Path, text: str) -> None:
     raise OSError("no room")
 
 
-@pytest.mark.parametrize("changes", [{"seen": {"n": [5, "e", 100]}}, {}])
+@pytest.mark.parametrize("changes", [{"seen": {"n": [5, "e", 100, "a:1"]}}, {}])
 async def test_a_state_of_before_or_after_is_read(tmp_path, changes) -> None:
     directory = StateDirectory(tmp_path)
     directory.update(**changes)

@@ -288,6 +288,11 @@ CONVERSATIONS = [
     (b"", b"sfss\r\n", None),
     (b"", b"sfss bind a b\r\n", None),
     (b"", b"sfss recall n1 7 word\r\n", None),
+    (
+        b"",
+        b"sfss witness 13\r\nn1 7 w 5 a:1\n\r\n",
+        b"SERVER_ERROR not supported here: only nodes keep others in mind\r\n",
+    ),
     (b"", b"sfss recall n1 7 word 5\r\n", b"SERVER_ERROR not supported here: only nodes are refilled\r\n"),
     (b"", b"sfss adopt c1 1 f1 n1\r\n", b"CLIENT_ERROR a node id is 32 hex digits\r\n"),
     (b"", b"sfss ring learned\r\n", None),

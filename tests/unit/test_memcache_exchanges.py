@@ -48,11 +48,12 @@ from sfss.memcache.exchanges import (
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
+from sfss.memcache.sighting_exchange import TellSightings
 from sfss.memory import MemoryStore
 from sfss.promise import new_promise
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import Placement, RingMember, RingRecord
-from sfss.store import KEY_BYTES_MAX, Applied, Call, Identity, Record, Written, checksum_of
+from sfss.store import KEY_BYTES_MAX, Applied, Call, Identity, Record, Seen, Written, checksum_of
 
 KEY = b"folder/file"
 VALUE = b"line\r\nEND\r\nVA 3\r\n"
@@ -133,6 +134,8 @@ REPLIES: list[tuple[Any, bytes, Any]] = [
         Identity("n1", "c1", 3, "f-1", 4, 500, "suspect"),
     ),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1 - 0 - 1 0 ok\r\n", Identity("n1", epoch=1)),
+    (lambda: TellSightings(()), b"WITNESS 0\r\n\r\n", ()),
+    (lambda: TellSightings(()), b"WITNESS 13\r\nn1 7 w 5 a:1\n\r\n", (Seen("n1", 7, "w", 5, "a:1"),)),
     (
         lambda: AskIdentity(b"sfss recall n1 1 word 5\r\n"),
         b"IDENTITY n1 - 0 - 1 5 ok word\r\n",
@@ -221,6 +224,9 @@ NOT_ITS_OWN: list[tuple[Any, bytes]] = [
     (lambda: ClassicDelete(KEY), b"STORED\r\n"),
     (lambda: AskStats(""), b"STAT a 1\r\nSTORED\r\n"),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1 c1 x - 1 0 ok\r\n"),
+    (lambda: TellSightings(()), b"WITNESS x\r\n"),
+    (lambda: TellSightings(()), b"WITNESS 9999999999\r\n"),
+    (lambda: TellSightings(()), b"WITNESS 500000\r\n"),
     (lambda: AskIdentity(b"sfss identity\r\n"), b"IDENTITY n1\r\n"),
     (TELL_RING, b"PROMISE 0 0\r\n\r\n"),
     (TELL_RING, b"RING 2 %b 0\r\n" % FINGERPRINT + b"x"),

@@ -296,3 +296,31 @@ async def test_of_two_who_adopt_at_once_one_decides_and_both_hear_it(tmp_path):
 
         assert told[0] == told[1]
         assert (told[0].cluster, told[0].node) in {("c" * 32, "cd" * 16), ("e" * 32, "ef" * 16)}
+
+
+# --- what it keeps in mind of the others
+
+OTHER = Seen("ef" * 16, 3, "word", 100, "b:1")
+
+
+async def test_what_was_seen_of_others_is_kept_over_a_crash_once_it_is_told(tmp_path, monkeypatch):
+    take_turns_on_disk(monkeypatch)
+    async with node(tmp_path / "node") as store:
+        await settled(store.bind("c" * 32, 1, "print"))
+        assert await settled(store.witness([OTHER])) == (OTHER,)
+        copy = killed(tmp_path / "node", tmp_path / "copy")
+        further = OTHER._replace(position=200)
+        assert await settled(store.witness([further, OTHER._replace(epoch=2)])) == (further,)
+    async with node(copy) as store:
+        assert await settled(store.witness(())) == (OTHER,)
+    async with node(tmp_path / "node") as store:
+        assert await settled(store.witness(())) == (further,)
+
+
+async def test_a_node_is_no_witness_of_itself_nor_without_a_cluster(tmp_path):
+    async with node(tmp_path) as store:
+        with pytest.raises(WrongCluster):
+            store.witness([OTHER])
+        await settled(store.bind("c" * 32, 1, "print"))
+
+        assert await settled(store.witness([seen_of(store.identify())._replace(name="a:1", epoch=9)])) == ()

@@ -11,6 +11,7 @@ from sfss.errors import QuorumUnavailable, SetupError, Unreachable, Unsupported,
 from sfss.memory import MemoryStore
 from sfss.promise import Promise, new_promise, promised
 from sfss.ring import Member, NodeRing
+from sfss.sightings import later_of
 from sfss.store import Seen, settled
 from tests.unit.virtual_time import in_virtual_time
 
@@ -32,6 +33,7 @@ class Node:
         self.told = []
         self.id = ""
         self.refuses = ""
+        self.others = {}
 
     def identity(self):
         position = self.appended + len(self.store.records)
@@ -52,6 +54,10 @@ class Node:
             self.state = "suspect"
             self.begin("after", max(seen.epoch, self.epoch) + 1)
         return self.identity()
+
+    def witness(self, told):
+        self.others |= later_of(self.others, told)
+        return tuple(self.others.values())
 
     def adopt(self, cluster, ring, fingerprint, node):
         if self.refuses:
@@ -102,6 +108,10 @@ class Client:
     def recall(self, seen):
         self._reach()
         return self._node.recall(seen)
+
+    def witness(self, told):
+        self._reach()
+        return self._node.witness(told)
 
     def adopt(self, cluster, ring, fingerprint, node):
         self._reach()
@@ -466,6 +476,77 @@ async def test_a_node_wiped_while_others_serve_is_not_taken_back_as_a_member_tha
     await cluster.close()
 
 
+@in_virtual_time
+async def test_what_one_coordinator_saw_the_nodes_tell_another_that_remembers_nothing():
+    network = Network()
+    for node in network.nodes.values():
+        node.begin("first", 7)
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    await asyncio.sleep(5)
+    await cluster.close()
+    network.nodes[7901].begin("copy", 7)
+
+    cluster = await network.open()
+
+    assert peer_at(cluster, 7901).suspect
+    assert network.nodes[7901].epoch == 8
+    await asyncio.sleep(5)
+    assert network.nodes[7900].others["n1"].epoch == 8
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_start_that_witnesses_know_is_judged_though_the_copy_has_a_later_one():
+    network = Network()
+    for node in network.nodes.values():
+        node.begin("first", 7)
+    await found(network)
+    for port in (7900, 7902):
+        network.nodes[port].witness([Seen("n1", 7, "first", 1, "localhost:7901")])
+    network.nodes[7901].begin("copy", 12)
+
+    cluster = await network.open()
+
+    assert Seen("n1", 7, "first", 1, "localhost:7901") in network.nodes[7901].told
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_running_coordinator_hears_of_what_another_saw():
+    network = Network()
+    for node in network.nodes.values():
+        node.begin("first", 7)
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    network.nodes[7902].witness([Seen("n1", 9, "later", 1, "localhost:7901")])
+
+    await asyncio.sleep(70)
+
+    assert peer_at(cluster, 7901).suspect
+    assert network.nodes[7901].epoch == 10
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_coordinator_that_remembers_nothing_hears_which_place_an_empty_node_is_to_take():
+    network = Network()
+    for node in network.nodes.values():
+        node.begin("first", 7)
+    cluster = await network.open()
+    await settled(cluster.coordinator.set(KEY, b"there"))
+    await asyncio.sleep(5)
+    await cluster.close()
+    network.nodes[7901].wipe()
+
+    cluster = await network.open()
+    await asyncio.sleep(5)
+
+    assert network.nodes[7901].identity().node == "n1"
+    assert peer_at(cluster, 7901).suspect
+    await cluster.close()
+
+
 def peer_at(cluster, port):
     return next(peer for peer in cluster.coordinator.placed.peers if peer.name == f"localhost:{port}")
 
@@ -483,7 +564,7 @@ async def test_what_was_seen_of_a_node_is_told_to_it_with_each_new_connection_an
 
     cluster = await network.open(state=tmp_path)
 
-    assert set(node.told) == {Seen("n1", 7, "first", 1)}
+    assert set(node.told) == {Seen("n1", 7, "first", 1, "localhost:7901")}
     assert cluster.coordinator.health.well
     await cluster.close()
 

@@ -19,6 +19,7 @@ from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
 from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promise
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
+from sfss.sightings import decode, encode
 from sfss.store import Identity, Purged, Reply, Seen
 
 _NUMBER_MAX = 2**63
@@ -27,7 +28,8 @@ _SIZE_MAX = 2**62
 _STAMP_MAX = 2**64 - 1
 _USAGE = (
     "usage: sfss identity | bind <cluster or new> <ring> <fingerprint> | trust <epoch> |"
-    " recall <node> <epoch> <start> <position> | adopt <cluster> <ring> <fingerprint> <node> | ring |"
+    " recall <node> <epoch> <start> <position> | adopt <cluster> <ring> <fingerprint> <node> |"
+    " witness <bytes> | ring |"
     " ring prepare <number> <ballot> | ring accept <number> <ballot> <bytes> | ring learn <bytes> |"
     " ring left <number> | drop <ring> <partition> | purged <region> | purge <region> <ring> <fence> <bound>"
 )
@@ -61,6 +63,15 @@ def _recall(service: Service, request: Request) -> Answer:
     node, epoch, start, position = request.arguments
     seen = Seen(_text(node), number_of(epoch, _NUMBER_MAX), _text(start), number_of(position, _NUMBER_MAX))
     return answer(service.refillable.recall(seen), _identity_line)
+
+
+def _witness(service: Service, request: Request) -> Answer:
+    return answer(service.witness.witness(decode(request.value)), _sightings)
+
+
+def _sightings(told: tuple[Seen, ...]) -> Buffers:
+    block = encode(told)
+    return with_block(b"WITNESS %d\r\n" % len(block), block)
 
 
 def _adopt(service: Service, request: Request) -> Answer:
@@ -177,6 +188,7 @@ _FORMS = {
     (b"bind",): _form(5, _bind, writes=False),
     (b"trust",): _form(3, _trust, writes=False),
     (b"recall",): _form(6, _recall, writes=False),
+    (b"witness",): _form(3, _witness, block=True),
     (b"adopt",): _form(6, _adopt, writes=False),
     (b"purged",): _form(3, _purged, writes=False),
     (b"purge",): _form(6, _purge),

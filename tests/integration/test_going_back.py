@@ -1,0 +1,141 @@
+"""Nodes that come back with an old copy of their directory, or an empty one, over real connections: what coordinators
+with and without a memory of their own make of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+from memcache_tier import HOST
+
+from nodes.options import NodeOptions
+from nodes.store import NodeStore
+from proxy.cluster import Cluster, ClusterConfig, NodeAddress, open_cluster
+from proxy.options import Options
+from proxy.peer import Peer
+from sfss.memcache.server import MemcacheServer
+from sfss.store import settled
+
+KEY = b"some/file"
+FORGETFUL = 1
+
+
+class Nodes:
+    """Three nodes with directories below one folder; each can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.homes = [folder / f"node-{number}" for number in range(3)]
+        self.ports = [0, 0, 0]
+        self._running: dict[int, tuple[NodeStore, MemcacheServer]] = {}
+
+    async def start(self, number: int) -> None:
+        store = await NodeStore.open(self.homes[number], replace(NodeOptions(), reserve_bytes=0))
+        server = MemcacheServer(store)
+        await server.start(HOST, self.ports[number])
+        self.ports[number] = server.port
+        self._running[number] = (store, server)
+
+    async def stop(self, number: int) -> None:
+        store, server = self._running.pop(number)
+        await server.close(0.1)
+        await store.close()
+
+    async def restart(self, number: int, between: Callable[[Path], object] = lambda home: None) -> None:
+        await self.stop(number)
+        await asyncio.to_thread(between, self.homes[number])
+        await self.start(number)
+
+    async def close(self) -> None:
+        for number in list(self._running):
+            await self.stop(number)
+
+    @contextlib.asynccontextmanager
+    async def coordinator(self, state: Path | None = None) -> AsyncIterator[Cluster]:
+        addresses = tuple(NodeAddress(HOST, port) for port in self.ports)
+        options = Options(probe_s_max=0.2, compare_settle_s=0.5)
+        cluster = await open_cluster(ClusterConfig(addresses, partitions=64, state=state, options=options))
+        try:
+            yield cluster
+        finally:
+            await cluster.close()
+
+    def peer(self, cluster: Cluster) -> Peer:
+        """The one that forgets."""
+        return next(peer for peer in cluster.coordinator.placed.peers if str(self.ports[FORGETFUL]) in peer.name)
+
+    def sees(self, number: int) -> int:
+        """How many other nodes a node keeps in mind."""
+        return len(self._running[number][0].witness(()))  # type: ignore[arg-type]  # at hand
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Nodes]:
+    nodes = Nodes(folder)
+    for number in range(3):
+        await nodes.start(number)
+    try:
+        yield nodes
+    finally:
+        await nodes.close()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def copy(home: Path) -> None:
+    shutil.copytree(home, home.with_name("copy"))
+
+
+def put_back(home: Path) -> None:
+    shutil.rmtree(home)
+    home.with_name("copy").rename(home)
+
+
+async def with_a_copy_and_a_file_that_it_lacks(nodes: Nodes, state: Path | None) -> None:
+    async with nodes.coordinator(state) as cluster:
+        await nodes.restart(FORGETFUL, copy)
+        await eventually(lambda: cluster.coordinator.health.well)
+        await settled(cluster.coordinator.set(KEY, b"there"))
+        await eventually(lambda: all(nodes.sees(number) == 2 for number in range(3)))
+
+
+async def test_a_coordinator_that_remembers_finds_an_old_copy_at_its_start_and_refills_it(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, tmp_path / "state")
+        await nodes.restart(FORGETFUL, put_back)
+
+        async with nodes.coordinator(tmp_path / "state") as cluster:
+            peer = nodes.peer(cluster)
+            assert peer.suspect
+            await eventually(lambda: not peer.suspect)
+            assert (await settled(peer.replica.read(KEY))).value == b"there"
+
+
+async def test_one_that_remembers_nothing_hears_of_it_from_the_other_nodes_before_it_serves(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, None)
+        await nodes.restart(FORGETFUL, put_back)
+
+        async with nodes.coordinator() as cluster:
+            assert nodes.peer(cluster).suspect
+
+
+async def test_one_that_remembers_nothing_has_an_empty_node_take_its_place_and_refills_it(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, None)
+        await nodes.restart(FORGETFUL, shutil.rmtree)
+
+        async with nodes.coordinator() as cluster:
+            peer = nodes.peer(cluster)
+            assert peer.down
+            await eventually(lambda: peer.suspect and not peer.down)
+            await eventually(lambda: not peer.suspect)
+            assert (await settled(peer.replica.read(KEY))).value == b"there"
+            assert cluster.coordinator.health.well
