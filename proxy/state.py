@@ -202,6 +202,14 @@ def _put(directory: StateDirectory, ring: RingRecord | None, changes: Mapping[st
     directory.update(**changes)
 
 
+def remembered(path: Path) -> ProxyState:
+    """What the proxy with this state directory remembers, which may be running; nothing where it can't be read."""
+    try:
+        return ProxyState(**json.loads((path / "state").read_text(encoding="utf-8").partition("\n")[2]))
+    except (OSError, ValueError, TypeError):
+        return ProxyState()
+
+
 class StampReserve:
     """Implements `proxy.coordinator.Reserve` over a state directory."""
 

@@ -1,7 +1,7 @@
 """The folder that a local cluster lives in: who may use it, what it was founded with, and where things lie.
 
 lock            held by the `sfss up` that runs; holds its process id, and is empty after a clean stop
-cluster.json    what the folder was founded with, which later starts must repeat
+cluster.json    what the folder was founded with, which later starts must repeat, and what it has grown to
 node-0/ …       one node's data each (docs/format.rst)
 proxy-0/ …      one proxy's state each
 conf/           the configuration that the proxies were started with; written anew by each start
@@ -16,22 +16,51 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfss.errors import SetupError
 
-FORMAT = 1
+FORMAT = 2
+"""What a folder that has grown is written as; others are 1, so that an older sfss may use them."""
+
 NODES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Founding:
     """What all starts on one folder have in common: how many nodes there are, and their first port. The ring names
-    nodes by their addresses, so another port would be another ring."""
+    nodes by their addresses, so another port would be another ring.
+
+    In a folder that has grown there were `first_nodes` at first, and `joined_nodes` are in the ring for sure; 0 is
+    all of them."""
 
     nodes: int
     node_port: int
+    first_nodes: int = 0
+    joined_nodes: int = 0
+
+    @property
+    def founders(self) -> range:
+        """The nodes of the first ring."""
+        return range(self.first_nodes or self.nodes)
+
+    @property
+    def joining(self) -> range:
+        """The nodes that are still to be brought into the ring."""
+        return range(self.joined_nodes or self.nodes, self.nodes)
+
+    def with_nodes(self, nodes: int) -> Founding:
+        """The same with more of them."""
+        joined = self.joined_nodes or self.nodes
+        return replace(self, nodes=nodes, first_nodes=self.first_nodes or self.nodes, joined_nodes=joined)
+
+    def document(self) -> dict[str, int]:
+        """What is kept of it."""
+        kept = {"nodes": self.nodes, "node_port": self.node_port}
+        if not self.first_nodes:
+            return {"format": 1, **kept}
+        return {"format": FORMAT, **kept, "first_nodes": self.first_nodes, "joined_nodes": self.joined_nodes}
 
 
 class DataFolder:
@@ -69,27 +98,27 @@ class DataFolder:
             self._lock = -1
 
     def founding(self, nodes: int | None, node_port: int | None, otherwise: Founding) -> Founding:
-        """What to start with: what the folder was founded with, else what is asked for (None: `otherwise`).
+        """What to start with: what the folder was founded with, else what is asked for (None: `otherwise`). It may be
+        asked to have more nodes than before.
 
-        Raises `SetupError` when both are there and differ. Writes nothing: see `found`."""
+        Raises `SetupError` when both are there and differ otherwise. Writes nothing: see `found`."""
         founded = self._founded()
         if founded is None:
             return Founding(nodes or otherwise.nodes, node_port or otherwise.node_port)
         for asked, kept, option, what in (
-            (nodes, founded.nodes, "--nodes", "nodes"),
             (node_port, founded.node_port, "--node-port", "as the first node's port"),
+            (min(nodes or founded.nodes, founded.nodes), founded.nodes, "--nodes", "nodes"),
         ):
             if asked is not None and asked != kept:
                 raise SetupError(
                     f"{self.path} was founded with {kept} {what}, not {asked}: its files are placed by that; "
                     f"start with {option} {kept}, or choose another folder with --data"
                 )
-        return founded
+        return founded.with_nodes(nodes) if nodes is not None and nodes > founded.nodes else founded
 
     def found(self, founding: Founding) -> None:
-        """Note durably what the folder was founded with, if that is new."""
-        if self._founded() is None:
-            self.write("cluster.json", json.dumps({"format": FORMAT, **asdict(founding)}) + "\n")
+        """Note durably what the folder was founded with, and what it has grown to."""
+        self.write("cluster.json", json.dumps(founding.document()) + "\n")
 
     def write(self, name: str, text: str) -> Path:
         """Replace a file of the folder at once and durably; leaves one alone that says the same."""
@@ -118,12 +147,17 @@ class DataFolder:
             fields = json.loads(path.read_bytes())
             if fields["format"] > FORMAT:
                 raise SetupError(f"{path} was written by a newer sfss; use that one")
-            return Founding(nodes=int(fields["nodes"]), node_port=int(fields["node_port"]))
+            return Founding(
+                nodes=int(fields["nodes"]),
+                node_port=int(fields["node_port"]),
+                first_nodes=int(fields.get("first_nodes", 0)),
+                joined_nodes=int(fields.get("joined_nodes", 0)),
+            )
         except FileNotFoundError:
             return None
         except OSError as error:
             raise SetupError(f"can't read {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise SetupError(f"{path} is damaged; it held how many nodes there are and their first port") from None
 
 

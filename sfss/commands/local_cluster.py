@@ -30,6 +30,8 @@ _PROXY_STOP_S_MAX = 4.0
 _NODE_STOP_S_MAX = 6.0
 
 _COPIES = 3
+_QUORUM = 2
+"""Over fewer nodes there are fewer (`proxy.quorum.Quorum.over`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,7 @@ def doors(plan: Plan) -> list[Door]:
 
 def proxy_ini(plan: Plan, number: int, state: Path) -> str:
     """The configuration file of proxy `number`."""
-    copies = min(_COPIES, plan.founding.nodes)
-    quorum = copies // 2 + 1
-    servers = ",".join(plan.node_address(node) for node in range(plan.founding.nodes))
+    servers = ",".join(plan.node_address(node) for node in plan.founding.founders)
     secret = "" if plan.secret is None else f"\nsecret = {plan.secret.absolute()}"
     files = plan.authority
     trusted = "" if files is None else f"\ntlsca = {files.authority}"
@@ -93,9 +93,9 @@ servers = {servers}{secret}{trusted}
 [proxy]
 listen = {LOOPBACK}
 port = {plan.proxy_port + number}{shown}
-N = {copies}
-W = {quorum}
-R = {quorum}
+N = {_COPIES}
+W = {_QUORUM}
+R = {_QUORUM}
 state = {state}
 accesslog = {"yes" if plan.access_log else "no"}
 

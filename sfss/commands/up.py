@@ -7,10 +7,12 @@ prints what to try, and keeps all running until Ctrl-C or SIGTERM. See docs/oper
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ import click
 
 from sfss import __version__
 from sfss.commands.data_folder import NODES_MAX, DataFolder, Founding
+from sfss.commands.growth import grow
 from sfss.commands.local_authority import LocalAuthority
 from sfss.commands.local_cluster import LOOPBACK, Plan, doors, tiers, what_to_try
 from sfss.commands.ports import check_distinct, wait_until_free
 from sfss.commands.supervisor import Supervisor
+from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging, writer_to
 from sfss.process import VERSION_LINE, check_packages, run
 
@@ -32,6 +36,8 @@ _PATIENCE_S = 20.0
 """How long a start waits for the parts of a supervisor that was killed to end and leave their ports."""
 
 _port = click.IntRange(1, 65535)
+
+_log = logging.getLogger("sfss.up")
 
 
 @click.command()
@@ -93,6 +99,8 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
         if not stop.is_set():
             started.result()
             _say(what_to_try(plan, folder.path))
+            if plan.founding.joining:
+                tasks.add(asyncio.create_task(_grow(folder, plan)))
         await stopped
         _say("\nstopping the web tier, then the proxies, then the nodes (Ctrl-C again: at once)")
     finally:
@@ -101,6 +109,17 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
         await asyncio.wait(tasks)
         await supervisor.close()
     _say("stopped")
+
+
+async def _grow(folder: DataFolder, plan: Plan) -> None:
+    """Bring new nodes into the ring, beside clients. What can't be done now is done at the next start."""
+    try:
+        await grow(plan, folder.path / "conf", _say_when)
+        await asyncio.to_thread(folder.found, replace(plan.founding, joined_nodes=0))
+    except SetupError as error:
+        _say_when(f"nodes could not be added, and will be at the next start: {error}")
+    except Exception:
+        _log.exception("nodes could not be added, and will be at the next start")
 
 
 def _say_when(line: str) -> None:

@@ -9,7 +9,7 @@ that may have forgotten something counts for nothing: it answers with an error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import NamedTuple
 
 from sfss.errors import CorruptRecord, RemoteError, SfssError
@@ -153,10 +153,11 @@ class Filling:
                 f"{holders} of {len(task.targets)} nodes have a file that {task.holders_min} need ({reasons})"
             )
 
-    async def _read(self, key: bytes, newest: tuple[int, int], holding: Iterable[str]) -> Record:
+    async def _read(self, key: bytes, newest: tuple[int, int], holding: list[str]) -> Record:
         """A record as new as the newest that was listed. Raises `Blocked`."""
         reason = "nobody has it any more"
-        for name in holding:
+        first = hash_key(key) % len(holding)  # so that not one node is asked for all
+        for name in holding[first:] + holding[:first]:
             try:
                 record = await self._nodes.ask_under(self._ring, name, lambda node: node.read(key, self._ring.number))
             except CorruptRecord:

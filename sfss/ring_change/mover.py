@@ -75,6 +75,7 @@ class Mover:
         self._sleep = sleep
         self._cluster = ""
         self._said = ""
+        self._gone: set[str] = set()
         self._stage = ""
         self._filling: Filling | None = None
         self._partitions = 0
@@ -99,10 +100,11 @@ class Mover:
         while asked < self._names.keys():
             names = sorted(self._names.keys() - asked)
             asked |= set(names)
-            met, failed = await self._nodes.ask_all(names, lambda node: node.identify())
+            met, away = await self._nodes.ask_all(names, lambda node: node.identify())
+            told, mute = await self._nodes.ask_all(sorted(met), lambda node: node.ring())
             identities |= met
-            errors |= failed
-            held |= (await self._nodes.ask_all(sorted(met), lambda node: node.ring()))[0]
+            held |= told
+            errors |= away | mute
             latest = max((latest, *held.values()), key=lambda ring: ring.number)
             if latest.record is not None:
                 self._names |= dict.fromkeys(member.name for member in latest.record.members)
@@ -171,21 +173,24 @@ class Mover:
         it is that one's."""
         if wish is None:
             return await self._decide(ring, None) is not None, None
-        _, after = await wish.rings(ring)
+        before, after = await wish.rings(ring)
         present = {member.name: member.node for member in ring.placements[0].members}
         names = {member.name for member in after.members}
+        _, away = await self._nodes.ask_all(sorted(names & present.keys()), lambda node: node.identify())
+        for name, error in away.items():
+            raise SetupError(
+                f"{name} is to be in the new ring and does not answer ({error}); start it, or remove it, too"
+            )
+        # One that was in an earlier ring, and whose copies nobody has removed, is to be rid of them first.
+        known, _ = await self._nodes.ask_all(sorted(names - present.keys()), lambda node: node.identify())
+        self._names |= dict.fromkeys(known)
         # Rule 8: the last change is over, and no node has copies of what it may come to own.
         layout = await self._spread(ring)
         _, gone = await self._nodes.ask_all(sorted(present.keys() - names), lambda node: node.identify())
         trouble = await self._release(layout, frozenset(gone))
         if trouble:
             raise SetupError(f"the change before this one isn't over ({trouble})")
-        _, errors = await self._nodes.ask_all(sorted(names & present.keys()), lambda node: node.identify())
-        for name, error in errors.items():
-            raise SetupError(
-                f"{name} is to be in the new ring and does not answer ({error}); start it, or remove it, too"
-            )
-        joined = await join(self._nodes, sorted(names - present.keys()), self._cluster, ring.fingerprint, present)
+        joined = await join(self._nodes, sorted(names - present.keys()), self._cluster, before.fingerprint, present)
         placement = wish.placement(after, present | joined)
         wished = RingRecord(ring.number + 1, ring.partitions, (ring.placements[0], placement))
         return True, placement if await self._decide(ring, wished) == wished else None
@@ -307,7 +312,9 @@ class Mover:
         try:
             identity = await self._nodes.ask(name, lambda node: node.identify())
         except SfssError as error:
-            self._say(f"{name} is not in the ring and does not answer ({error}); its files can be deleted")
+            if name not in self._gone:
+                self._gone.add(name)
+                self._say(f"{name} is not in the ring and does not answer ({error}); its files can be deleted")
             return False
         return identity.cluster == self._cluster
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from sfss.ring import PARTITIONS
 from sfss.web.proxies import ASK_AGAIN_S_MIN, ASK_S_MAX
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent
 from tests.cluster.network import Network
@@ -37,7 +38,8 @@ class Cluster:
     """5 nodes, 2 proxies and 2 web processes, or as told. Use as an async context; all is ended at its end.
 
     `data` says where a node's directory lies (default: in the scratch directory); `node_ports` are what the proxies
-    are told, where a relay stands between. With `direct` the web processes coordinate themselves and there are no
+    are told, where a relay stands between. The last `spares` of the nodes run beside the cluster: nobody is told of
+    them. With `direct` the web processes coordinate themselves and there are no
     proxies. `plants` names a fault of `plants.py` by tier: `node`, `proxy` or `web`. On a `network` of their own, which
     knows every part by its name (`part_names`), the parts listen there instead of on the loopback interface."""
 
@@ -46,6 +48,8 @@ class Cluster:
         directory: Path,
         *,
         nodes: int = 5,
+        spares: int = 0,
+        partitions: int = PARTITIONS,
         proxies: int = 2,
         webs: int = 2,
         direct: bool = False,
@@ -65,6 +69,7 @@ class Cluster:
         env = clean_environment()
         self._data = dict(data or {})
         self._proxy_settings = proxy_settings
+        self._partitions = partitions
         names = part_names(nodes, proxies, webs)
         self._hosts = {name: network.host(name) if network is not None else HOST for name in names}
         # The network's own address is not loopback, and nobody else is on it.
@@ -85,7 +90,7 @@ class Cluster:
             for name, port in zip(names[:nodes], ports, strict=False)
         ]
         self._node_addresses = [f"{HOST}:{port}" for port in node_ports] or [
-            f"{node.host}:{node.port}" for node in self.nodes
+            f"{node.host}:{node.port}" for node in self.nodes[: nodes - spares]
         ]
         self.proxies = [
             Part(
@@ -104,6 +109,7 @@ class Cluster:
         self._web_env = env | WEB_SETTINGS | dict(web_settings or {})
         if direct:
             self._web_env["SFSS_STORAGES"] = ",".join(self._node_addresses)
+            self._web_env["SFSS_PARTITIONS"] = str(partitions)
             above = ["--direct"]
         else:
             above = ["--proxies", ",".join(f"{proxy.host}:{proxy.port}" for proxy in self.proxies)]
@@ -152,7 +158,7 @@ class Cluster:
         servers = ",".join(self._node_addresses)
         monitor = free_ports(1)[0]
         (self.directory / f"proxy-{number}.ini").write_text(
-            f"[default]\nserver_port = 7900\nservers = {servers}\n"
+            f"[default]\nserver_port = 7900\nservers = {servers}\npartitions = {self._partitions}\n"
             f"[proxy]\nport = {proxy.port}\nstate = {self.directory / f'state-{number}'}\n"
             f"listen = {proxy.host}\n{PROXY_SECTION}{self._proxy_settings}"
             f"[monitor]\nport = {monitor}\nproxy = {proxy.host}:{proxy.port}\n"

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from sfss.memcache.client import MemcacheClient
-from tests.cluster.backup_command import COMMAND_S_MAX, begin, sfss
 from tests.cluster.cluster import Cluster
+from tests.cluster.command import COMMAND_S_MAX, begin, sfss
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent, file_target
 from tests.cluster.parts import HOST
 from tests.cluster.values import draw_size, make_value, number_of

@@ -16,7 +16,7 @@ from node_process import node_part, running
 from sfss.memcache.access import Access
 from sfss.memcache.client import Dialect
 from sfss.tls import client_tls
-from tests.cluster.backup_command import Ended, sfss
+from tests.cluster.command import Ended, sfss
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.parts import Part, clean_environment, free_ports, python_command
 

@@ -76,7 +76,7 @@ async def test_without_nodes_it_tells_what_moves_in_partitions(tmp_path: Path) -
     status, out, err = await plan("--conf", conf, "--offline", "--add", "10.0.0.6:7900")
 
     assert (status, err) == (0, "")
-    assert "ring 2: 6 nodes, N/W/R 3/2/2" in out
+    assert "ring 3: 6 nodes, N/W/R 3/2/2" in out
     assert "bytes unknown, as no node was heard" in out
     assert out.endswith("This is a plan; nothing was changed.\n")
 

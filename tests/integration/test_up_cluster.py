@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -318,17 +319,26 @@ def test_ctrl_c_while_starting_stops_with_status_0(tmp_path: Path) -> None:
         assert "Traceback" not in cluster.said()
 
 
-def test_another_number_of_nodes_over_existing_files_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_one_node_grows_to_three_beside_clients_and_never_shrinks(tmp_path: Path) -> None:
     first_port = free_ports(32)
     with Cluster(tmp_path / "data", first_port, "--nodes", "1", "--proxies", "1") as cluster:
         cluster.ready()
+        for path, content in FILES.items():
+            assert cluster.put(path, content) == (200, b"")
         cluster.pressed_ctrl_c()
-    cluster.words.unlink()
 
-    with Cluster(tmp_path / "data", first_port, "--nodes", "3") as cluster:
+    grown = tmp_path / "grown"
+    with Cluster(tmp_path / "data", first_port, "--nodes", "3", "--proxies", "1", words=grown) as cluster:
+        cluster.until_said("are in the ring")
+        assert cluster.get("empty") == (200, b"")  # which tells the proxy of the ring
+        shutil.rmtree(cluster.data / "node-0")
+        os.kill(cluster.processes()["node-0"], signal.SIGKILL)
+        assert {path: cluster.get(path) for path in FILES} == {path: (200, FILES[path]) for path in FILES}
+        cluster.pressed_ctrl_c()
+
+    with Cluster(tmp_path / "data", first_port, "--nodes", "2", words=tmp_path / "less") as cluster:
         line = cluster.refused()
-
-    assert "was founded with 1 nodes, not 3" in line
+    assert "was founded with 3 nodes, not 2" in line
 
 
 @pytest.mark.root

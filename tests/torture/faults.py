@@ -118,6 +118,10 @@ FAULTS = {
     ),
     "cancel-storm": Fault("200 clients hang up in the middle of anything", (f"{CLUSTER}cancel_storm.py",)),
     "hot-key": Fault("64 clients write and read one key", (f"{CLUSTER}hot_key.py",)),
+    "ring-change": Fault(
+        "nodes come, go and are replaced while the command that does it, nodes and proxies are killed",
+        (f"{CLUSTER}ring_change.py", "tests/unit/test_ring_change.py", "tests/unit/test_ring_change_model.py"),
+    ),
     "clock": Fault(
         "one proxy's clock is off by an hour, jumps, goes back over a restart", (f"{CLUSTER}clocks.py",), "faketime"
     ),

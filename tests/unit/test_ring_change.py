@@ -10,10 +10,11 @@ import pytest
 
 from sfss.errors import SetupError
 from sfss.ring_change.mover import Outcome
+from sfss.ring_change.wish import Wish
 from sfss.ring_plan import Change
 from sfss.ring_record import Placement
 from sfss.store import Record
-from tests.unit.ring_lab import RingLab, record_of
+from tests.unit.ring_lab import RingLab, quorum, record_of
 from tests.unit.virtual_time import in_virtual_time
 
 THREE = ("a:1", "b:1", "c:1")
@@ -225,6 +226,21 @@ async def test_one_change_follows_on_another() -> None:
     assert lab.ring.number == 9
     assert names_of(lab) == {"a:1", "c:1", "d:1", "e:1"}
     lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_a_node_that_left_while_nobody_removed_its_copies_comes_back_without_them() -> None:
+    lab = RingLab(1, THREE, spare=["d:1"])
+    written(lab)
+    await lab.apply(Change(replace={"a:1": "d:1"}))
+    stale = record_of(b"file/1", 1)
+    lab.nodes["a:1"].put(b"file/1", stale)
+
+    outcome = await lab.mover(["b:1", "c:1", "d:1"]).apply(Wish(Change(add=("a:1",)), quorum))
+
+    assert outcome is Outcome.DONE
+    assert names_of(lab) == {*THREE, "d:1"}
+    assert not lab.holders(b"file/1", stale)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,12 @@ def test_a_founded_folder_needs_nothing_said_again(folder: DataFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "node_port", "words"), [(4, None, "start with --nodes 5"), (None, 7900, "start with --node-port 7000")]
+    ("nodes", "node_port", "words"),
+    [
+        (4, None, "start with --nodes 5"),
+        (None, 7900, "start with --node-port 7000"),
+        (6, 7900, "start with --node-port 7000"),
+    ],
 )
 def test_another_ring_over_existing_files_is_refused(
     folder: DataFolder, nodes: int | None, node_port: int | None, words: str
@@ -52,11 +58,27 @@ def test_a_refused_start_founds_nothing(folder: DataFolder) -> None:
     assert folder.founding(2, None, DEFAULT).nodes == 2
 
 
-def test_the_first_founding_stays(folder: DataFolder) -> None:
-    folder.found(Founding(nodes=5, node_port=7000))
-    folder.found(DEFAULT)
+def test_a_folder_that_is_to_grow_remembers_what_it_was_founded_with_and_who_is_still_to_join(
+    folder: DataFolder,
+) -> None:
+    folder.found(Founding(nodes=1, node_port=7000))
 
-    assert folder.founding(None, None, DEFAULT).nodes == 5
+    growing = folder.founding(3, None, DEFAULT)
+    folder.found(growing)
+
+    assert (growing.nodes, growing.founders, growing.joining) == (3, range(1), range(1, 3))
+    assert folder.founding(None, None, DEFAULT) == growing
+    assert folder.founding(4, None, DEFAULT).joining == range(1, 4)
+
+
+def test_a_folder_that_has_grown_can_grow_again(folder: DataFolder) -> None:
+    folder.found(replace(Founding(nodes=1, node_port=7000).with_nodes(3), joined_nodes=0))
+
+    kept = folder.founding(None, None, DEFAULT)
+    growing = folder.founding(4, None, DEFAULT)
+
+    assert (kept.nodes, kept.founders, list(kept.joining)) == (3, range(1), [])
+    assert (growing.nodes, growing.founders, growing.joining) == (4, range(1), range(3, 4))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1, "nodes": null, "node_port": 1}', "\0"])
@@ -68,7 +90,7 @@ def test_a_damaged_founding_is_refused_in_one_line(folder: DataFolder, text: str
 
 
 def test_a_newer_format_is_refused(folder: DataFolder) -> None:
-    (folder.path / "cluster.json").write_text('{"format": 2, "clusters": []}')
+    (folder.path / "cluster.json").write_text('{"format": 3, "clusters": []}')
 
     with pytest.raises(SetupError, match="newer sfss"):
         folder.founding(None, None, DEFAULT)

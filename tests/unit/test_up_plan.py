@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from proxy.quorum import Quorum
 from sfss.commands.data_folder import Founding
 from sfss.commands.local_cluster import Plan, doors, proxy_ini, what_to_try
 from sfss.commands.ports import check_distinct
@@ -76,7 +77,16 @@ def test_a_quorum_follows_the_number_of_nodes(nodes: int, quorum: str) -> None:
     ini = configparser.ConfigParser()
     ini.read_string(proxy_ini(plan, 0, Path("/data/proxy-0")))
 
-    assert "/".join(ini["proxy"][name] for name in "NWR") == quorum
+    assert str(Quorum.over(nodes, *(int(ini["proxy"][name]) for name in "NWR"))) == quorum
+
+
+def test_a_cluster_that_has_grown_tells_its_proxies_the_nodes_that_it_was_founded_with() -> None:
+    plan = plan_with(founding=Founding(nodes=1, node_port=7900).with_nodes(3))
+    ini = configparser.ConfigParser()
+    ini.read_string(proxy_ini(plan, 0, Path("/data/proxy-0")))
+
+    assert ini["default"]["servers"] == "127.0.0.1:7900"
+    assert [door.part for door in doors(plan)][:4] == ["node-0", "node-1", "node-2", "proxy-0"]
 
 
 def test_each_proxy_has_its_own_ports_and_state_and_all_have_the_same_nodes() -> None:

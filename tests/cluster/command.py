@@ -1,4 +1,4 @@
-"""`sfss backup` and `sfss restore` as processes."""
+"""Commands of `sfss` as processes."""
 
 from __future__ import annotations
 
