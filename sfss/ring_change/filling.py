@@ -155,8 +155,8 @@ class Filling:
 
     async def _read(self, key: bytes, newest: tuple[int, int], holding: list[str]) -> Record:
         """A record as new as the newest that was listed. Raises `Blocked`."""
-        reason = "nobody has it any more"
-        first = hash_key(key) % len(holding)  # so that not one node is asked for all
+        reason = "no whole copy of it was found"
+        first = hash_key(key) % max(1, len(holding))  # so that not one node is asked for all
         for name in holding[first:] + holding[:first]:
             try:
                 record = await self._nodes.ask_under(self._ring, name, lambda node: node.read(key, self._ring.number))
