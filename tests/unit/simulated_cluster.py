@@ -191,7 +191,7 @@ class SimulatedCluster:
         weakref.finalize(self, store.close)
         hints = coordinator.hints = Hints(
             store,
-            self._ring.partition,
+            self._partition,
             node_of=lambda peer: f"node at {peer.name}",
             mark=self.marked.append,
             options=options,
@@ -202,10 +202,16 @@ class SimulatedCluster:
         self.replays.append(Replay(coordinator, hints))
         self.replays[-1].start()
 
+    def _partition(self, key: bytes) -> int:
+        return self._ring.partition(key)
+
+    def _heal(self) -> None:
+        self._cut_off_until = [0.0, 0.0, 0.0]
+
     async def _settle_hints(self) -> None:
         """Wait until no hint is left, with the nodes where they are."""
-        self._cut_off_until = [0.0, 0.0, 0.0]
-        await asyncio.sleep(1.0)  # for what is still unheard
+        self._heal()
+        await asyncio.sleep(3.0)  # for what is still unheard
         async with asyncio.timeout(3600):
             while any(hints.waiting() for hints in self.hints):
                 await asyncio.sleep(0.1)

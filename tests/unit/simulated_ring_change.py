@@ -25,6 +25,7 @@ from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, hash_range, write_branch
 from sfss.keys import hash_key
 from sfss.memory import MemoryStore
 from sfss.promise import Promise
+from sfss.ring import HASH_BITS
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Nodes
 from sfss.ring_change.wish import Wish
@@ -156,6 +157,7 @@ class SimulatedRingChange(SimulatedCluster):
         sharing: int = 0,
         skew_s: float = 0.0,
         weather: Weather | None = None,
+        hints: bool = False,
     ) -> None:
         founders = sorted(names)
         everybody = sorted({*founders, *change.add, *change.replace.values()})
@@ -167,7 +169,7 @@ class SimulatedRingChange(SimulatedCluster):
         self._first = RingRecord(1, PARTITIONS, (Placement(members, *quorum(len(members)), 1),))
         self.moved = False
         self.lives = 0
-        super().__init__(rng, coordinators=coordinators, sharing=sharing, skew_s=skew_s, weather=weather)
+        super().__init__(rng, coordinators=coordinators, sharing=sharing, skew_s=skew_s, weather=weather, hints=hints)
         for name in founders:
             self._nodes[name].bind("c" * 32, 1, "founded")
 
@@ -183,7 +185,7 @@ class SimulatedRingChange(SimulatedCluster):
         [placement] = self._first.placements
         ring = placement.node_ring(1, PARTITIONS)
         peers = [members.take_in(member.name, "") for member in ring.members]
-        options = Options(shared=shared, deadline_s=2.0, node_deadline_s=0.3)
+        options = Options(shared=shared, deadline_s=2.0, node_deadline_s=0.3, hint_round_s=0.1)
         following: Following | None = None
 
         def examine(peer: Peer, identity: Identity) -> None:
@@ -201,8 +203,16 @@ class SimulatedRingChange(SimulatedCluster):
             now=self.now,
             monotonic=self._loop.time,
         )
+        if self._with_hints:
+            self._keep_hints(coordinator, options)
         coordinator.rings = following = Following(coordinator, members, None, lambda record, placed: None)
         return coordinator
+
+    def _partition(self, key: bytes) -> int:
+        return hash_key(key) >> HASH_BITS - (PARTITIONS.bit_length() - 1)
+
+    def _heal(self) -> None:
+        self._cut_until = dict.fromkeys(self._cut_until, 0.0)
 
     async def _make_trouble(self) -> None:
         mover = asyncio.ensure_future(self._move())

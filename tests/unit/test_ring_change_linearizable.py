@@ -58,6 +58,15 @@ def test_every_history_is_linearizable_while_the_ring_changes(kind, seed):
 
 
 @pytest.mark.parametrize("kind", CHANGES)
+def test_hints_are_replayed_to_the_owners_of_the_ring_that_is_in_use_and_else_dropped(kind):
+    cluster = run(simulate(1, *CHANGES[kind], hints=True))
+
+    assert is_clean(cluster), cluster.histories
+    assert not any(hints.waiting() for hints in cluster.hints)
+    assert sum(hints.replayed for hints in cluster.hints)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
 def test_on_a_calm_network_no_request_fails_while_the_ring_changes(kind):
     cluster = run(simulate(1, *CHANGES[kind], coordinators=1, weather=CALM))
 
