@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
+import threading
 from pathlib import Path
 from random import Random
 
 import pytest
 from small_nodes import SMALL, killed, newest_volume, node, take_turns_on_disk
 
-from nodes import command, rings
+from nodes import command, housekeeping, rings, writer
 from nodes.checker import check_directory
 from nodes.ring_file import RING
 from nodes.store import NodeStore
-from sfss.errors import BadRequest, Recovering, SetupError, StaleRing, WrongCluster
+from sfss.errors import BadRequest, OutOfDisk, Recovering, SetupError, StaleRing, WrongCluster
 from sfss.hash_tree import read_branches
 from sfss.keys import hash_key
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise, RingKeeper
@@ -151,6 +154,64 @@ async def test_a_ring_is_told_once_all_that_was_taken_before_is_settled(tmp_path
         store._writer.hold(False)
         assert (await settled(write)).accepted
         assert (await learning).number == (await told).number == store.identify().ring == 2
+
+
+async def test_a_ring_waits_for_deletes_that_go_on_where_files_find_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(tmp_path) as store:
+        change = await bound(store)
+        append = writer._Appender._append
+        go_on = threading.Event()
+
+        def full(self: writer._Appender, batch: writer._Batch) -> None:
+            if not batch.privileged:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            go_on.wait(10)
+            append(self, batch)
+
+        monkeypatch.setattr(writer._Appender, "_append", full)
+        store._writer.hold(True)
+        gone = Record(b"", 0, 0, 0, 8, checksum_of(b"a", b"", 0, 0, 8, True), True)
+        delete = store.apply(b"a", gone, Call(ring=1))
+        write = store.apply(b"b", file_of(b"b", 7), Call(ring=1))
+        learning = asyncio.ensure_future(settled(store.learn_ring(change.joint)))
+        while store._ring == 1:
+            await asyncio.sleep(0.001)
+        store._writer.hold(False)
+        with pytest.raises(OutOfDisk):
+            await settled(write)
+        await asyncio.sleep(0.01)
+        assert not learning.done()
+        go_on.set()
+
+        await learning
+        assert delete.done()
+        assert (await settled(delete)).accepted
+
+
+async def test_a_ring_that_finds_no_room_on_disk_isnt_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with node(tmp_path) as store:
+        change = await bound(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(housekeeping, "write_ring_file", _no_room)
+            for asked in (store.prepare_ring(2, 5), store.accept_ring(5, change.joint), store.learn_ring(change.joint)):
+                with pytest.raises(OutOfDisk):
+                    await settled(asked)
+
+        assert await settled(store.tell_ring()) == HeldRing(1, "f1")
+        assert store.apply(b"a", file_of(b"a", 7), Call(ring=1)) is not None
+        assert await settled(store.prepare_ring(2, 4)) == Promise()
+        assert (await settled(store.learn_ring(change.shared))).number == 3
+        with monkeypatch.context() as patch:
+            patch.setattr(housekeeping, "write_ring_file", _no_room)
+            with pytest.raises(OutOfDisk):
+                await settled(store.drop_partition(3, change.given[0]))
+        assert await settled(store.drop_partition(3, change.given[0])) == 0
+
+
+def _no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 async def test_a_node_of_no_cluster_takes_part_in_nothing(tmp_path: Path) -> None:
