@@ -61,9 +61,9 @@ async def running(folder: Path, count: int) -> AsyncIterator[list[Node]]:
 
 @contextlib.asynccontextmanager
 async def opened(nodes: list[Node], state: Path | None) -> AsyncIterator[Cluster]:
-    options = Options(compare_interval_s=0)
+    options = Options(deadline_s=20.0, node_deadline_s=5.0, compare_interval_s=0)
     config = ClusterConfig(
-        tuple(node.address for node in nodes), partitions=PARTITIONS, state=state, founding_s=5.0, options=options
+        tuple(node.address for node in nodes), partitions=PARTITIONS, state=state, founding_s=20.0, options=options
     )
     cluster = await open_cluster(config)
     try:

@@ -51,8 +51,8 @@ class Nodes:
     def config(self, state: Path | None, nodes: list[int] | None = None) -> ClusterConfig:
         indexes = nodes or list(range(self.configured))
         addresses = tuple(NodeAddress("127.0.0.1", self.ports[index]) for index in indexes)
-        options = Options(deadline_s=2.0, node_deadline_s=0.5, probe_s_max=0.1, compare_interval_s=0)
-        return ClusterConfig(addresses, partitions=PARTITIONS, state=state, founding_s=1.0, options=options)
+        options = Options(deadline_s=3.0, node_deadline_s=1.0, probe_s_max=0.1, compare_interval_s=0)
+        return ClusterConfig(addresses, partitions=PARTITIONS, state=state, founding_s=10.0, options=options)
 
     def placement(self, *indexes: int) -> Placement:
         members = tuple(RingMember(f"{index:032x}", f"localhost:{self.ports[index]}") for index in indexes)
