@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from proxy.peer import NodeAccess, Peer
 from sfss.errors import SfssError
-from sfss.store import Refillable, settled
+from sfss.store import Refillable, Seen, settled
 from sfss.tasks import end
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Places(Protocol):
     def vacancy_at(self, peer: Peer) -> Vacancy | None: ...
 
     def not_adopted(self, peer: Peer, why: str) -> None: ...
+
+    def last_seen_of(self, peer: Peer) -> Seen | None: ...
 
 
 class Connection(NodeAccess, Protocol):
@@ -114,6 +116,10 @@ class Adoption:
             return "it can't be refilled"
         try:
             identity = await asyncio.wait_for(settled(client.adopt(*vacancy)), _ANSWER_S)
+            seen = self._places.last_seen_of(peer)
+            if seen is not None:
+                # Now, and not with its next connection: what is compared before counts for nothing after.
+                await asyncio.wait_for(settled(client.recall(seen)), _ANSWER_S)
         except TimeoutError:
             return f"no answer in {_ANSWER_S} s"
         except SfssError as error:

@@ -85,7 +85,7 @@ async def test_a_node_that_forgets_again_and_again_is_refilled_each_time_and_no_
     one that was lost, which has become an old copy itself."""
     rng = random.Random(history.seed)
     span_s = (fault_seconds or 2.0) / 2
-    mix = Mix(rest_s=0.02, delete=0.2)
+    mix = Mix(rest_s=0.1, delete=0.2)
     async with Cluster(tmp_path / "c", nodes=3, proxies=2, webs=1, proxy_settings=QUICK) as cluster:
         node, other = rng.sample(cluster.nodes, 2)
         async with Workload(cluster.web_addresses, history, keys=keys_of("forgot"), mix=mix):

@@ -18,10 +18,12 @@ from proxy.cluster import Cluster, ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from proxy.peer import Peer
 from sfss.memcache.server import MemcacheServer
+from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import settled
 
 KEY = b"some/file"
 FORGETFUL = 1
+PARTITIONS = 64
 
 
 class Nodes:
@@ -57,7 +59,7 @@ class Nodes:
     async def coordinator(self, state: Path | None = None) -> AsyncIterator[Cluster]:
         addresses = tuple(NodeAddress(HOST, port) for port in self.ports)
         options = Options(probe_s_max=0.2, compare_settle_s=0.5)
-        cluster = await open_cluster(ClusterConfig(addresses, partitions=64, state=state, options=options))
+        cluster = await open_cluster(ClusterConfig(addresses, partitions=PARTITIONS, state=state, options=options))
         try:
             yield cluster
         finally:
@@ -66,6 +68,15 @@ class Nodes:
     def peer(self, cluster: Cluster) -> Peer:
         """The one that forgets."""
         return next(peer for peer in cluster.coordinator.placed.peers if str(self.ports[FORGETFUL]) in peer.name)
+
+    async def teach_a_later_ring(self) -> None:
+        """The nodes are at ring 3, which has the same members as the first one."""
+        members = []
+        for number, (store, _) in sorted(self._running.items()):
+            members.append(RingMember(store.identify().node, f"localhost:{self.ports[number]}"))
+        record = RingRecord(3, PARTITIONS, (Placement(tuple(members), 3, 2, 2, 1),))
+        for store, _ in self._running.values():
+            await settled(store.learn_ring(record))
 
     def sees(self, number: int) -> int:
         """How many other nodes a node keeps in mind."""
@@ -139,3 +150,21 @@ async def test_one_that_remembers_nothing_has_an_empty_node_take_its_place_and_r
             await eventually(lambda: not peer.suspect)
             assert (await settled(peer.replica.read(KEY))).value == b"there"
             assert cluster.coordinator.health.well
+
+
+async def test_an_empty_node_that_takes_its_place_is_taught_the_ring_that_the_others_are_at(tmp_path):
+    async with running(tmp_path) as nodes:
+        async with nodes.coordinator(tmp_path / "state"):
+            await nodes.teach_a_later_ring()
+        async with nodes.coordinator(tmp_path / "state") as cluster:
+            assert cluster.coordinator.placed.number == 3
+            await settled(cluster.coordinator.set(KEY, b"there"))
+            await nodes.restart(FORGETFUL, shutil.rmtree)
+            await settled(cluster.coordinator.set(KEY, b"new"))  # so that it is missed
+            peer = nodes.peer(cluster)
+
+            await eventually(lambda: peer.suspect and not peer.down)
+            await eventually(lambda: not peer.suspect)
+
+            assert (await settled(peer.replica.identify())).ring == 3
+            assert (await settled(peer.replica.read(KEY))).value == b"new"
