@@ -54,7 +54,9 @@ class _Check:
             self._fault(reason)
         going = sum(end - first for first, end in self._offline.ring.removing)
         if going:
-            self._say(f"{going} partitions were dropped when the node ended; the next start takes the rest of them out")
+            self._say(
+                f"{going} partitions were dropped last; the next start looks whether the index has anything of them"
+            )
         for key in sorted(recovered.lost):
             self._fault(f"{_name(key)}: the index knows it, but no volume has it")
         for volume in recovered.volumes:

@@ -422,6 +422,10 @@ async def test_dropped_records_stay_away_after_a_kill(
     directory, change = await dropped_and_killed(tmp_path, monkeypatch, early=early)
     if index == "lost":
         shutil.rmtree(directory / "index")
+    said: list[str] = []
+    assert check_directory(directory, said.append) == 0
+    assert any("were dropped" in line for line in said)
+    assert f"{len(change.staying)} files" in said[-1]
 
     async with node(directory) as store:
         assert store.identify().state == "ok"
