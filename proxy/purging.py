@@ -54,7 +54,9 @@ class RegionPurge:
         self._told = {peer: told for peer, told in zip(peers, answers, strict=True) if told is not None}
         self._all_told = len(self._told) == len(peers)
         clocks = [self._coordinator.now(), *(stamp_time(told.now) for told in self._told.values())]
-        self.fence = stamp_at(min(clocks) - self._coordinator.options.tombstone_grace_s)
+        options = self._coordinator.options
+        # What is too new to be compared can't be known to be equal.
+        self.fence = stamp_at(min(clocks) - max(options.tombstone_grace_s, options.compare_settle_s))
 
     async def _ask(self, peer: Peer, suspect_too: bool) -> Purged | None:
         if peer.down or (peer.suspect and not suspect_too) or not isinstance(peer.replica, Purgeable):

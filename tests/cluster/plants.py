@@ -107,6 +107,39 @@ def oldest_spread() -> None:
 
 
 @_plant
+def purge_by_those_present() -> None:
+    """A proxy that has tombstones purged as soon as those owners that are there agree, and takes what comes back
+    after that for new."""
+    from proxy.comparison import Comparison
+    from proxy.purging import RegionPurge
+
+    ask = RegionPurge.ask
+
+    async def ask_those_present(self: Any, peers: Any, *, suspect_too: bool = False) -> None:
+        await ask(self, peers, suspect_too=suspect_too)
+        self._all_told = True
+
+    RegionPurge.ask = ask_those_present  # type: ignore[method-assign]
+    RegionPurge.is_returned = lambda *_: False  # type: ignore[method-assign,assignment]
+    Comparison.whole = property(lambda self: True, lambda self, whole: None)  # type: ignore[assignment]
+
+
+@_plant
+def purged_is_gone() -> None:
+    """A node that drops what is purged at once, as compaction does some day."""
+    from nodes.purging import Purger
+
+    move = Purger._move
+
+    def move_and_drop(self: Any, region: int, bound: int, keys: list[bytes]) -> None:
+        move(self, region, bound, keys)
+        for key in keys:
+            self._overlay.drop(key)
+
+    Purger._move = move_and_drop  # type: ignore[method-assign]
+
+
+@_plant
 def wrong_slot() -> None:
     """A client that forgets a request whose caller has left, so that its reply goes to the next in line, and that
     doesn't look whose reply it is."""

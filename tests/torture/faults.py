@@ -84,6 +84,10 @@ FAULTS = {
         "one of 20 keys differs between nodes (of 20,000 in the long form); a node has lost records",
         (f"{CLUSTER}anti_entropy.py",),
     ),
+    "tombstones": Fault(
+        "a node is away with files that are deleted, for longer than deletions are remembered; what slept for as long",
+        (f"{CLUSTER}tombstones.py", "tests/unit/test_purging.py"),
+    ),
     "disk-full": Fault(
         "full disks: of one node, then of two",
         (

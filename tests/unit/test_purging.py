@@ -433,6 +433,38 @@ async def test_a_damaged_record_is_repaired_by_the_next_comparison_and_counted(t
         assert store.purged(REGION).fence, "what is held may be mended behind a fence"
 
 
+async def test_a_node_without_a_fence_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NodeStore, "_is_purged_already", lambda *_: False)
+    async with cluster(tmp_path) as (nodes, proxy):
+        await proxy.set(b"v")
+        sleeping = write_back(nodes)
+        nodes.clock.now += 60.0
+        await proxy.delete()
+        nodes.clock.now += 12 * DAY
+        await proxy.compare(2)
+        for store in nodes.stores:
+            store._overlay.drop(index_key(KEY))  # as compaction does some day
+        await settled(nodes.stores[0].apply(KEY, sleeping))
+
+        await proxy.compare()
+
+        assert nodes.holding() == ["F"] * 3
+
+
+async def test_what_is_too_new_to_be_compared_is_never_purged(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (nodes, _):
+        hasty = Proxy(nodes, tombstone_grace_s=2.0, hint_age_s=1.0, compare_settle_s=3600.0)
+        await deleted_long_ago(nodes, hasty, days=1 / 48)
+
+        await hasty.compare(3)
+        assert nodes.holding() == ["T"] * 3
+
+        nodes.clock.now += 3600.0
+        await hasty.compare(2)
+        assert nodes.holding() == ["-"] * 3
+        await hasty.coordinator.close()
+
+
 # --- any schedule ----------------------------------------------------------------------------------
 
 
