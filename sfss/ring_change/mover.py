@@ -105,7 +105,9 @@ class Mover:
             identities |= met
             held |= told
             errors |= away | mute
-            latest = max((latest, *held.values()), key=lambda ring: ring.number)
+            # One that was given the place of another knows the number of its ring, and not yet the ring.
+            known = (ring for ring in held.values() if ring.number == 1 or ring.record is not None)
+            latest = max((latest, *known), key=lambda ring: ring.number)
             if latest.record is not None:
                 self._names |= dict.fromkeys(member.name for member in latest.record.members)
         if not held:
@@ -202,10 +204,12 @@ class Mover:
         self._stage = "filling"
         self._partitions = tasks.count
         self._filling = filling = Filling(self._nodes, ring, tasks, self._pace)
-        while trouble := await self._fill(filling):
-            self._wait_for(trouble)
-            await self._sleep(_PAUSE_S)
-        self._filling = None
+        try:
+            while trouble := await self._fill(filling):
+                self._wait_for(trouble)
+                await self._sleep(_PAUSE_S)
+        finally:
+            self._filling = None
         self._stage = "finishing"
         await self._decide(ring, RingRecord(ring.number + 1, ring.partitions, ring.placements[1:]))
 

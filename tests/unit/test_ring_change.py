@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from sfss.errors import SetupError
 from sfss.ring_change.mover import Outcome
 from sfss.ring_change.wish import Wish
+from sfss.ring_keeper import KeptRing
 from sfss.ring_plan import Change
 from sfss.ring_record import Placement
 from sfss.store import Record
@@ -96,7 +98,7 @@ async def test_a_death_at_any_step_loses_nothing_and_the_next_mover_carries_on()
     calls = lab.calls
     assert calls > 100
 
-    for crash_at in range(1, calls + 20, 5):
+    for crash_at in range(1, calls + 20, 9):
         before, change = CHANGES["replace"]
         lab = lab_for(change, before, seed=crash_at)
         expected = written(lab, 6)
@@ -225,6 +227,20 @@ async def test_one_change_follows_on_another() -> None:
 
     assert lab.ring.number == 9
     assert names_of(lab) == {"a:1", "c:1", "d:1", "e:1"}
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_a_node_that_knows_no_more_than_the_number_of_its_ring_misleads_nobody() -> None:
+    """An empty node that was given the place of one that lost its directory."""
+    lab = RingLab(1, THREE, spare=["d:1"])
+    expected = written(lab)
+    await lab.apply(Change(weights={"a:1": 2}))
+    lab.nodes["a:1"].kept = KeptRing(replace(lab.nodes["a:1"].kept.held, record=None))
+
+    assert await lab.apply(Change(add=("d:1",))) is Outcome.DONE
+
+    assert names_of(lab) == {*THREE, "d:1"}
     lab.check_acknowledged(expected)
 
 
