@@ -25,6 +25,7 @@ from nodes.entry import ENTRY_BYTES, HASH_BYTES, checksum_in, index_key, is_whol
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
+from nodes.index import errors as index_errors
 from nodes.overlay import DAMAGED_PREFIX, Figures, Overlay
 from nodes.ring_file import RingFile
 from nodes.scan import Batch, Damage, Found, reader_of, walk
@@ -74,9 +75,8 @@ def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: P
     is built anew in that folder."""
     dropped = ring.dropped
     volumes, damaged = find_volumes(directory.volumes, state.node_bytes, clean=aside is None)
-    index, covered = _open_index(directory, state, bool(volumes), aside)
+    index, covered, figures = _open_index(directory, state, bool(volumes), aside)
     index.refresh()
-    figures = _figures_of(index, covered)
     overlay = Overlay(index, figures)
     reasons = [state.suspect] if state.suspect else []
     found_numbers = {volume.number for volume in volumes}
@@ -176,21 +176,23 @@ def _unbegun(number: int, position: int, state: NodeState) -> Volume:
 
 def _open_index(
     directory: DataDirectory, state: NodeState, has_volumes: bool, aside: Path | None
-) -> tuple[Index, Covered]:
+) -> tuple[Index, Covered, Figures]:
     note = CrashNote(directory.path)
     try:
         _check_crash(note)
         index = Index.open(directory.index, state.node, read_only=aside is not None, distrusted=not state.closed)
+        figures = _figures_of(index)
     except IndexDamaged as error:
         _log.error("the index is damaged (%s) and will be rebuilt from the volumes", error)
         if aside is None:
             Index.remove(directory.index)
             note.clear()
         index = Index.open(aside or directory.index, state.node)
+        figures = _figures_of(index)
     covered = index.covered()
     if has_volumes and not covered.volume:
         _log.info("building the index from the volumes")
-    return index, covered
+    return index, covered, figures
 
 
 def _check_crash(note: CrashNote) -> None:
@@ -199,8 +201,16 @@ def _check_crash(note: CrashNote) -> None:
         raise IndexDamaged(f"the process ended by a crash, perhaps over it: {crash}")
 
 
-def _figures_of(index: Index, covered: Covered) -> Figures:
-    """The figures as of the last commit."""
+def _figures_of(index: Index) -> Figures:
+    """The figures as of the last commit. Closes an index that can't be read, and raises `IndexDamaged`."""
+    try:
+        return _read_figures(index, index.covered())
+    except (IndexDamaged, index_errors) as error:
+        index.close()
+        raise IndexDamaged(str(error)) from None
+
+
+def _read_figures(index: Index, covered: Covered) -> Figures:
     figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
     figures.tombstones = max(0, index.count() - covered.files)
     figures.damaged = {name[len(DAMAGED_PREFIX) :] for name in index.notes(DAMAGED_PREFIX)}

@@ -12,6 +12,8 @@ import pytest
 
 from nodes.checker import check_directory
 from nodes.entry import HASH_BYTES
+from nodes.index import Index
+from nodes.index import errors as index_errors
 from nodes.offline import open_offline
 from nodes.store import NodeStore
 from sfss.errors import CorruptRecord, Recovering, SetupError, SfssError
@@ -251,6 +253,25 @@ async def test_rot_in_the_index_never_serves_other_bytes_nor_ends_the_process(tm
             await answers(store, files)
         finally:
             await store.close()
+
+
+@pytest.mark.parametrize("part", ["tree_pages", "count", "notes"])
+async def test_an_index_of_which_a_page_is_rotten_is_rebuilt_at_the_start(tmp_path, monkeypatch, part):
+    """What a look-up doesn't pass through is read at the start, too."""
+    files = await filled(tmp_path / "a", 20)
+    read = getattr(Index, part)
+    rotten = iter([True])
+
+    def meet_rot(self, *args):
+        if next(rotten, False):
+            raise index_errors("MDB_CORRUPTED: Located page was wrong type")
+        return read(self, *args)
+
+    monkeypatch.setattr(Index, part, meet_rot)
+
+    async with node(tmp_path / "a") as store:
+        assert set((await answers(store, files)).values()) == {"right"}
+        assert store.stats()["state"] == "ok"
 
 
 @pytest.mark.parametrize("offset", [0, 8192])
