@@ -516,7 +516,11 @@ class NodeStore:
     async def _trusted(self, epoch: int) -> Identity:
         await self._rings.remember()
         await self._indexer.commit()  # that all regions are open
-        await self._housekeeper.become(partial(self._without_suspicion, epoch))
+        try:
+            await self._housekeeper.become(partial(self._without_suspicion, epoch))
+        except BadRequest:
+            await self._rings.forget()  # what it remembered just now, it had forgotten once more
+            raise
         _log.info("trusted again: whatever may have been missing was compared with the other nodes")
         return self.identify()
 
@@ -544,8 +548,9 @@ class NodeStore:
     def witness(self, told: Sequence[Seen]) -> Reply[tuple[Seen, ...]]:
         if not self._state.cluster:
             raise WrongCluster("the node belongs to no cluster")
+        own = self.identify().node
         known = {seen.node: seen for seen in self._state.others}
-        later = later_of(known, [seen for seen in told if seen.node != self.identify().node])
+        later = later_of(known, [seen for seen in told if seen.node != own])
         if later:
             self._housekeeper.keep_in_mind(tuple((known | later).values()))
         if any(node not in known or known[node].epoch != seen.epoch for node, seen in later.items()):

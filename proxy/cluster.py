@@ -318,8 +318,11 @@ async def _consult_witnesses(config: ClusterConfig, roll: _Roll, answers: list[I
     met = [peer for peer, answer in zip(peers, answers, strict=True) if isinstance(answer, Identity)]
     judged, _ = await consult(roll, met, ask)
     for peer, identity in judged:
-        roll.examine(peer, identity)
-        answers[peers.index(peer)] = identity
+        try:
+            roll.examine(peer, identity)
+            answers[peers.index(peer)] = identity
+        except WrongCluster as error:
+            answers[peers.index(peer)] = error
 
 
 def _configured(config: ClusterConfig, members: Members) -> PlacedRing:

@@ -165,6 +165,9 @@ async def test_with_one_of_the_others_away_the_node_gets_what_there_is_and_is_no
         assert lab.forgetful.records[lab.keys[0]] == file_of(lab.keys[0])
         assert lab.forgetful.suspect
         assert lab.peer.suspect
+        assert "256 of 256 parts" in lab.peer.error
+        assert f"can't be known without {lab.peers[1].name};" in lab.peer.error
+        assert "sfss-node trust" in lab.peer.error
 
 
 async def test_nothing_is_copied_from_the_node_and_nobody_else_is_written_to() -> None:
