@@ -129,12 +129,12 @@ class Refilling(Comparison):
 class _Progress:
     """How far the refill of one life of a node, under one ring, has come. `begins_at` is in monotonic seconds."""
 
-    def __init__(self, epoch: int, ring: int, begins_at: float) -> None:
+    def __init__(self, epoch: int, ring: int, begins_at: float, rng: random.Random) -> None:
         self.epoch = epoch
         self.ring = ring
         self.begins_at = begins_at
         self.left = list(range(REGIONS))
-        random.shuffle(self.left)  # so that several coordinators find much of it equal already
+        rng.shuffle(self.left)  # so that several coordinators find much of it equal already
         self.missed: set[str] = set()
         """The others that couldn't be heard the last time."""
         self.ungiven = False
@@ -160,8 +160,9 @@ def _why_not(progress: _Progress) -> str:
 class Refill:
     """Refills the suspect nodes of one coordinator, from `start` to `close`."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, *, rng: random.Random | None = None) -> None:
         self._coordinator = coordinator
+        self._rng = rng or random.Random()
         self._pace = Pace(coordinator.options.compare_bytes_per_s, coordinator.monotonic)
         self._progress: dict[Peer, _Progress] = {}
         self._rest_s: dict[Peer, float] = {}
@@ -253,7 +254,7 @@ class Refill:
             # A write that the node took before it forgot may still be on its way to the owner that it is acknowledged
             # with. When all such writes have ended it is there, or never acknowledged.
             begins_at = self._coordinator.monotonic() + self._coordinator.options.compare_settle_s
-            progress = self._progress[peer] = _Progress(identity.epoch, ring, begins_at)
+            progress = self._progress[peer] = _Progress(identity.epoch, ring, begins_at, self._rng)
         if self._coordinator.monotonic() < progress.begins_at:
             return False
         progress.missed = set()

@@ -149,8 +149,12 @@ FAULTS = {
         ),
     ),
     "model": Fault(
-        "random schedules: a node against a dict, coordinators against the checker",
-        ("tests/unit/test_node_model.py", "tests/unit/test_proxy_linearizable.py"),
+        "random schedules: a node against a dict, coordinators and what they repair against the checker",
+        (
+            "tests/unit/test_node_model.py",
+            "tests/unit/test_proxy_linearizable.py",
+            "tests/unit/test_proxy_repairs.py",
+        ),
     ),
     "plants": Fault(
         "broken builds, each of which the test made for it has to catch",

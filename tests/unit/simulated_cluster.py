@@ -151,6 +151,8 @@ class SimulatedCluster:
             store.bind("cluster", self._ring.number, self._ring.fingerprint)
         self._quorum = quorum or Quorum.over(3)
         self._value = 0
+        self._mix = [8, 8, 3, 2]
+        """How often clients set, get, head and delete."""
         self.histories: dict[bytes, list[Operation]] = {}
         self.outcomes: dict[str, int] = {}
         self.marked: list[int] = []
@@ -250,7 +252,7 @@ class SimulatedCluster:
         coordinator = self.coordinators[number % len(self.coordinators)]
         for _ in range(operations):
             key = b"key/%d" % self._rng.randrange(keys)
-            await self._operate(coordinator, key, self._rng.choices(["set", "get", "head", "delete"], [8, 8, 3, 2])[0])
+            await self._operate(coordinator, key, self._rng.choices(["set", "get", "head", "delete"], self._mix)[0])
             await asyncio.sleep(self._rng.expovariate(1 / pause_s))
 
     async def _operate(self, coordinator: Coordinator, key: bytes, kind: str) -> None:
@@ -271,6 +273,7 @@ class SimulatedCluster:
                 history.append((began, self._loop.time(), "r" if found is None else "w", None))
             else:
                 record = await settled(getattr(coordinator, kind)(key))
+                self._promise(key, record.version if record is not None else 0)
                 if record is not None and kind == "get":
                     assert record.value == b"%d" % record.flags * 3
                 history.append((began, self._loop.time(), "r", None if record is None else record.flags))
@@ -282,6 +285,10 @@ class SimulatedCluster:
 
     def _acknowledge(self, key: bytes, version: int) -> None:
         self.acknowledged[key] = max(self.acknowledged.get(key, 0), version)
+        self._promise(key, version)
+
+    def _promise(self, key: bytes, version: int) -> None:
+        """A client was told of a version, which its writer may or may not know to be stored."""
 
     def _count(self, kind: str, outcome: str) -> None:
         self.outcomes[f"{kind} {outcome}"] = self.outcomes.get(f"{kind} {outcome}", 0) + 1
