@@ -14,8 +14,8 @@ VENV := .venv
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
 
-# A file's tests run in one process and in their order, those marked `alone` last. A crash of a
-# process ends the run: pytest-xdist would run the test that crashed again.
+# A file's tests run in one process and in their order, those marked `alone` last (docs/testing.rst). A crash of a process
+# ends the run: pytest-xdist would run the test that crashed again.
 two_at_a_time := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 compiled := *__mypyc.*.so sfss/*.so sfss/memcache/*.so sfss/memcache/commands/*.so sfss/web/*.so proxy/*.so nodes/*.so

@@ -31,9 +31,6 @@ from tests.parent_death import die_with_parent
 # the packages.
 use_sources()
 
-IN_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
-"""Whether this process is one of several that run the tests."""
-
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 hypothesis.settings.register_profile(
@@ -56,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if IN_ONE_OF_SEVERAL:
+    if _is_one_of_several(config):
         die_with_parent()
     if stale := changed_since_compiled():
         raise pytest.UsageError(f"{stale[0]} has changed since it was compiled: `make test` compiles it anew")
@@ -66,6 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
     if not IN_CI and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(config.getoption("--seed"))
+
+
+def _is_one_of_several(config: pytest.Config) -> bool:
+    """Whether this process was started by pytest-xdist. Its variables in the environment don't tell: a pytest that a
+    test starts has them, too, and may not wait for that test to end."""
+    return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(trylast=True)
@@ -79,7 +82,7 @@ def _runs_alone(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    if not IN_ONE_OF_SEVERAL:
+    if not _is_one_of_several(item.config):
         return (yield)
     # Outside of what is timed: a wait for tests in the other process is no test's own time.
     with Path(__file__).open() as both_have:

@@ -17,6 +17,8 @@ from tests.cluster.workload import Client, Mix, Workload, read_all
 
 KEYS = [f"k{n}" for n in range(5)]
 MIX = Mix(rest_s=0.001, size=lambda rng: rng.randint(64, 4096))
+EVENTS_MIN = 600
+"""Enough for each fault to show: the rarest is one of a hundred."""
 
 
 def test_a_value_names_its_write():
@@ -107,8 +109,9 @@ async def serving(store):
 async def history_of(store, seed):
     history = History(seed)
     async with serving(store) as address:
-        workload = Workload([address], history, keys=KEYS, clients=6, mix=MIX)
-        await workload.run(0.4)
+        async with Workload([address], history, keys=KEYS, clients=6, mix=MIX):
+            while len(history.events) < EVENTS_MIN:
+                await asyncio.sleep(0.01)
         await read_all([address], history)
     return history
 
@@ -118,7 +121,6 @@ async def test_a_correct_store_is_found_clean(rng):
 
     history.check()
 
-    assert len(history.events) > 100
     assert not history.errors()
 
 
