@@ -18,6 +18,7 @@ from proxy.asking import ask
 from proxy.peer import NodeAccess, Peer
 from sfss.errors import SfssError, Unsupported, WrongCluster
 from sfss.store import Identity, Refillable, Reply, Seen, Witness
+from sfss.tasks import end
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
@@ -105,9 +106,7 @@ class Witnesses:
 
     async def close(self) -> None:
         """Stop. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     async def _run(self) -> None:
         while True:
