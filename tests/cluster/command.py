@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.cluster.parts import clean_environment, python_command
 
-COMMAND_S_MAX = 60.0
+COMMAND_S_MAX = 120.0
 
 
 class Ended(NamedTuple):
