@@ -167,6 +167,7 @@ class History:
         """What was acknowledged and what became of it, as `make torture` adds it up."""
         unknown = sum(e.kind in WRITES and e.outcome is Outcome.UNKNOWN for e in self.events)
         return {
+            "operations": len(self.events),
             "acknowledged": len(self.acknowledged()),
             "lost": len(self.lost()),
             "unknown": unknown,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,22 @@ def test_a_lost_write_is_told_with_the_command_that_repeats_it(
     assert "1 writes acknowledged, 1 lost, 0 unknown; 1 histories, 1 not linearizable" in done.output
     assert "repeat with: make torture T=it SEED=5\n" in done.output
     assert "pytest.log" in {path.name for path in tmp_path.glob("sfss-torture-*/it-5/*")}
+
+
+def test_a_report_gets_a_line_for_each_round(torture: Callable[..., Result], tmp_path: Path) -> None:
+    report = tmp_path / "report.rst"
+
+    torture(CLEAN, "--report", str(report))
+    shutil.rmtree(tmp_path / "given")
+    torture(LOSING, "--report", str(report))
+
+    head, names, below, *rounds = report.read_text().splitlines()
+    assert head == below
+    assert names.split() == ["name", "seed", "seconds", "operations", "acked", "lost", "unknown", "verdict"]
+    assert [[*line.split()[:2], *line.split()[3:]] for line in rounds] == [
+        ["it", "5", "3", "1", "0", "1", "clean"],
+        ["it", "5", "2", "1", "1", "0", "failed"],
+    ]
 
 
 def test_minutes_ask_for_the_long_form_and_its_repetition_too(torture: Callable[..., Result]) -> None:

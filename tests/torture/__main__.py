@@ -9,12 +9,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from tests.torture.faults import FAULTS
-from tests.torture.rounds import Round, run_round, told
+from tests.torture.rounds import REPORT_HEAD, Round, report_line, run_round, told
 
 
 def _known(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -30,8 +31,11 @@ def _known(_context: click.Context, _option: click.Parameter, names: tuple[str, 
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), help="For all names together.  [default: each once, briefly]"
 )
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), help="Add a line for each round to this file."
+)
 @click.option("--list", "list_", is_flag=True, help="Tell the names, and what each breaks.")
-def main(names: tuple[str, ...], seed: int | None, minutes: float | None, list_: bool) -> None:
+def main(names: tuple[str, ...], seed: int | None, minutes: float | None, report: Path | None, list_: bool) -> None:
     """Break a cluster of its own on this machine, and judge what its clients saw.
 
     Servers are real processes with data in a temporary folder. Whatever a name needs and isn't there (root, strace, …)
@@ -51,7 +55,10 @@ def main(names: tuple[str, ...], seed: int | None, minutes: float | None, list_:
     interrupted = False
     try:
         for name in names:
-            _run(name, seed, minutes * 60 / len(names) if minutes is not None else None, folder, rounds)
+            for done in _rounds(name, seed, minutes * 60 / len(names) if minutes is not None else None, folder):
+                rounds.append(done)
+                if report is not None:
+                    _report(report, done)
     except KeyboardInterrupt:
         interrupted = True
     _conclude(rounds, folder)
@@ -61,12 +68,11 @@ def main(names: tuple[str, ...], seed: int | None, minutes: float | None, list_:
     sys.exit(1 if any(one.failures for one in rounds) else 0)
 
 
-def _run(name: str, seed: int, seconds: float | None, folder: Path, rounds: list[Round]) -> None:
+def _rounds(name: str, seed: int, seconds: float | None, folder: Path) -> Iterator[Round]:
     """Rounds of one fault, each with the next seed, until the time is over or one fails."""
     until = time.monotonic() + (seconds or 0.0)
     while True:
         done = run_round(name, seed, folder / f"{name}-{seed}", long_form=seconds is not None)
-        rounds.append(done)
         click.echo(str(done))
         for reason in done.left_out:
             click.echo(f"  left out: {reason}")
@@ -74,9 +80,17 @@ def _run(name: str, seed: int, seconds: float | None, folder: Path, rounds: list
             click.echo(f"  {failure}")
         if done.failures:
             click.echo(f"  all that was said: {folder / f'{name}-{seed}'}\n  repeat with: {done.repeat}")
+        yield done
         if done.failures or not done.passed or time.monotonic() >= until:
             return
         seed = (seed + 1) % 2**32
+
+
+def _report(file: Path, done: Round) -> None:
+    """Add a line to a table, which is begun where there is none."""
+    begin = "" if file.exists() else REPORT_HEAD + "\n"
+    with file.open("a", encoding="utf-8") as table:
+        table.write(f"{begin}{report_line(done)}\n")
 
 
 def _conclude(rounds: list[Round], folder: Path) -> None:

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from tests.torture.faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
-FIGURES = ("acknowledged", "lost", "unknown", "histories", "illegal")
+FIGURES = ("operations", "acknowledged", "lost", "unknown", "histories", "illegal")
 LONG_FORM_S = 20.0
 """How long each test of a round of the long form injects faults. A long run is many rounds, each with a seed of its
 own, so that what took an hour to find takes a minute to repeat."""
@@ -48,6 +48,26 @@ class Round:
         if self.left_out:
             verdict += f", {len(self.left_out)} left out"
         return f"{self.name:13} {verdict:24} {self.seconds:4.0f} s  seed {self.seed:<10}  {told(self.figures)}"
+
+
+_RULE = "============= ========== ======= ========== ========== ===== ======= ========"
+REPORT_HEAD = f"{_RULE}\nname          seed       seconds operations acked      lost  unknown verdict\n{_RULE}"
+"""Above the lines of a report, which are those of a table in reStructuredText."""
+
+
+def report_line(done: Round) -> str:
+    """A round as a line of a report."""
+    figures = done.figures
+    verdict = "failed" if done.failures else "left out" if not done.passed else "clean"
+    counts = [str(figures[name]) if figures["histories"] else "-" for name in FIGURES[:4]]
+    widths = zip(counts, (10, 10, 5, 7), strict=True)
+    columns = [
+        f"{done.name:13}",
+        f"{done.seed:<10}",
+        f"{done.seconds:<7.0f}",
+        *(f"{one:{wide}}" for one, wide in widths),
+    ]
+    return " ".join([*columns, verdict])
 
 
 def told(figures: Counter[str]) -> str:
