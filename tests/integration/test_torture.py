@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sfss.commands import torture as command
-from sfss.errors import SetupError
 from tests.torture import __main__ as runner
 from tests.torture.faults import FAULTS, Fault
 from tests.torture.rounds import ROOT
@@ -141,8 +140,14 @@ def test_a_name_that_is_none_is_refused_with_those_that_are() -> None:
     assert "kill-node" in done.output
 
 
-def test_without_a_checkout_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_checkout_the_command_says_in_one_line_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(command, "CHECKOUT", tmp_path)
 
-    with pytest.raises(SetupError, match="in a checkout of its sources: make torture"):
-        command.torture.main(["--list"], standalone_mode=False)
+    done = CliRunner().invoke(command.torture, ["--list"])
+
+    assert done.exit_code == 2
+    assert done.output.startswith("sfss torture: the tests that it runs aren't installed")
+    assert "make torture" in done.output
+    assert done.output.count("\n") == 1
