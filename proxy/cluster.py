@@ -268,41 +268,43 @@ async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Ide
     until = loop.time() + config.founding_s
     ahead = await _ahead_elsewhere(config, roll, members)
     while True:
-        if ahead is None:
+        if not ahead:
             founding = _Founding(roll, roll.ring.peers, config)
             answers = await founding.run()
             ahead = founding.ahead
-        if ahead is None:
+        if not ahead:
             await _consult_witnesses(config, roll, answers)
             return answers
-        teller, ahead = ahead, None
+        teller = ahead.pop(0)
         try:
             async with asyncio.timeout(config.options.node_deadline_s):
                 held = await settled(keeper(teller.replica).tell_ring())
             if held.record is None:
-                raise WrongCluster(f"its ring {held.number} has no record")
+                roll.mute.add(teller)
+                continue
             roll.go_by(held.record, await place(held.record, members))
             members.keep([member.name for member in held.record.members], 0.0)
+            ahead = []
         except (SfssError, TimeoutError) as error:
-            if loop.time() >= until:
+            if not ahead and loop.time() >= until:
                 reason = str(error) or type(error).__name__
                 raise SetupError(f"the ring has changed, and node {teller.name} doesn't tell it: {reason}") from None
-            await asyncio.sleep(_RETRY_S)
+            if not ahead:
+                await asyncio.sleep(_RETRY_S)
 
 
-async def _ahead_elsewhere(config: ClusterConfig, roll: _Roll, members: Members) -> Peer | None:
-    """A node that the configuration names and the remembered ring doesn't, if it is at a later one: since that was
+async def _ahead_elsewhere(config: ClusterConfig, roll: _Roll, members: Members) -> list[Peer]:
+    """Nodes that the configuration names and the remembered ring doesn't, which are at a later one: since that was
     remembered all of its members may have been replaced."""
     if roll.record is None:
-        return None
+        return []
     known = set(members.peers)
     others = [members.take_in(address.ring_name, "") for address in config.addresses if address.ring_name not in known]
     answers = await asyncio.gather(*(_ask(peer, config.options.node_deadline_s) for peer in others))
-    for peer, answer in zip(others, answers, strict=True):
-        if isinstance(answer, Identity) and answer.cluster == roll.cluster and answer.ring > roll.ring.number:
-            return peer
-    members.keep(known, 0.0)
-    return None
+    ahead = roll.ahead(zip(others, answers, strict=True))
+    if not ahead:
+        members.keep(known, 0.0)
+    return ahead
 
 
 async def _consult_witnesses(config: ClusterConfig, roll: _Roll, answers: list[Identity | SfssError]) -> None:
@@ -344,6 +346,8 @@ class _Roll:
         """Of the ring, None while that is the one of the configuration."""
         self._peers = members.peers
         self._notes = Notes(directory)
+        self.mute: set[Peer] = set()
+        """Who knows the number of its ring and not the ring."""
         self._complete = False
         self._last_seen = LastSeen(self._notes)
         self._lost: dict[Peer, str] = {}
@@ -379,6 +383,18 @@ class _Roll:
             if self._complete:
                 self._remember()
         self._last_seen.note(identity, self._name_of(peer))
+
+    def ahead(self, answers: Iterable[tuple[Peer, Identity | SfssError]]) -> list[Peer]:
+        """Those of the cluster's nodes that are at a later ring, the latest first."""
+        rings = {
+            peer: answer.ring
+            for peer, answer in answers
+            if isinstance(answer, Identity)
+            and answer.cluster == self.cluster
+            and answer.ring > self.ring.number
+            and peer not in self.mute
+        }
+        return sorted(rings, key=rings.__getitem__, reverse=True)
 
     def lost(self, peer: Peer, identity: Identity) -> WrongCluster:
         """Take note of an unbound node, which is to take the place of the one that was there. What to say of it."""
@@ -492,8 +508,8 @@ class _Founding:
         self._remembered = bool(roll.cluster)
         self._peers = peers
         self._config = config
-        self.ahead: Peer | None = None
-        """Who is at a later ring: then that one is to be gone by, and nothing was settled."""
+        self.ahead: list[Peer] = []
+        """Who is at a later ring, the latest first: then that one is to be gone by, and nothing was settled."""
 
     async def run(self) -> list[Identity | SfssError]:
         """Return once the cluster is founded and whoever answers was checked: who each node is, or why it can't be
@@ -510,7 +526,7 @@ class _Founding:
             answers = await self._ask_all()
             try:
                 if await self._settle(answers, holds_files):
-                    if self.ahead is None:
+                    if not self.ahead:
                         self._roll.complete()
                     return answers
             except WrongCluster as error:
@@ -540,9 +556,8 @@ class _Founding:
         unbound = [index for index, identity in met if not identity.cluster]
         if bound:
             roll.cluster = roll.cluster or bound[0][1].cluster
-            index, latest = max(bound, key=lambda one: one[1].ring)
-            if latest.cluster == roll.cluster and latest.ring > roll.ring.number:
-                self.ahead = self._peers[index]
+            self.ahead = roll.ahead(zip(self._peers, answers, strict=True))
+            if self.ahead:
                 return True
         founded = self._remembered or holds_files or roll.record is not None
         if not founded and len(met) < len(self._peers):

@@ -104,6 +104,9 @@ class Following:
                     await self._take_over_from(peer)
                 except SfssError as error:
                     _log.warning("the ring can't be learnt from %s: %s", peer.name, error)
+                    if isinstance(error, WrongCluster):
+                        # What it refuses for no reason that can be had must not hold up what others can answer.
+                        self._coordinator.health.failed(peer, error)
                     await asyncio.sleep(_REST_S)
             if not self._ahead:
                 await self._release()
@@ -112,8 +115,10 @@ class Following:
         coordinator = self._coordinator
         held = await ask(coordinator, peer, lambda replica, call: keeper(replica).tell_ring(call), suspect_too=True)
         record = held.record
-        if record is None or record.number <= coordinator.placed.number:
+        if held.number <= coordinator.placed.number:
             return
+        if record is None:
+            raise WrongCluster(f"it knows the number of its ring, {held.number}, and not the ring")
         if record.partitions != coordinator.placed.partitions:
             raise WrongCluster(f"its ring has {record.partitions} partitions, ours {coordinator.placed.partitions}")
         known = dict(zip(self._record.placements, coordinator.placed.rings, strict=True)) if self._record else {}

@@ -215,6 +215,18 @@ async def test_without_a_state_directory_the_ring_is_learnt_from_whoever_the_con
             assert await read_all(cluster) == {b"one"}
 
 
+async def test_a_node_that_knows_the_number_of_its_ring_and_not_the_ring_keeps_no_coordinator_from_starting() -> None:
+    async with running(4) as nodes:
+        async with opened(nodes, None) as cluster:
+            await write_all(cluster, b"one")
+        nodes.teach(RingRecord(2, PARTITIONS, (nodes.placement(0, 1, 2), nodes.placement(0, 1, 3))), 1, 2, 3)
+        nodes.stores[0]._keep(KeptRing(HeldRing(5, "lost")))
+
+        async with opened(nodes, None) as cluster:
+            assert cluster.coordinator.placed.number == 2
+            assert await read_all(cluster) == {b"one"}
+
+
 async def test_a_node_that_slept_through_a_change_is_taught_when_it_is_back(tmp_path: Path) -> None:
     async with running(4) as nodes, opened(nodes, tmp_path) as cluster:
         await write_all(cluster, b"one")

@@ -151,6 +151,20 @@ async def test_a_ring_that_can_not_be_learnt_lets_requests_try_once_more() -> No
 
 
 @in_virtual_time
+async def test_of_two_who_are_ahead_the_one_that_knows_the_ring_is_believed() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b")._keep(KeptRing(HeldRing(4, "lost")))
+    lab.node("c").keep(ring(3, "bcd"))
+    began_again: list[int] = []
+
+    lab.following.after(4, lab.peer("b"), lambda: began_again.append(lab.coordinator.placed.number))
+    lab.following.after(3, lab.peer("c"), lambda: began_again.append(lab.coordinator.placed.number))
+    await asyncio.sleep(1.0)
+
+    assert began_again == [3, 3]
+
+
+@in_virtual_time
 async def test_a_fault_of_one_request_that_begins_again_is_not_that_of_others() -> None:
     lab = await Lab(ring(2, "abc", "bcd")).start()
     lab.node("b").keep(ring(3, "bcd"))
