@@ -21,9 +21,7 @@ from proxy.peer import Peer
 from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from sfss.errors import SetupError
-from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, hash_range, write_branches, write_listed, write_listing
 from sfss.keys import hash_key
-from sfss.memory import MemoryStore
 from sfss.promise import Promise
 from sfss.ring import HASH_BITS
 from sfss.ring_change.mover import Mover
@@ -36,28 +34,10 @@ from sfss.store import NO_CALL, Applied, Call, Identity, Record, settled
 from tests.unit.replica_lab import AlwaysReserved
 from tests.unit.ring_lab import id_of, quorum
 from tests.unit.simulated_cluster import SimulatedCluster, SimulatedNode, Weather
+from tests.unit.tree_store import TreeStore
 
 PARTITIONS = 8
 _QUESTION_S = 0.5
-
-
-class RingStore(MemoryStore):
-    """A node in memory that keeps a hash tree, too."""
-
-    def hashes(self, prefix: bytes, call: Call = NO_CALL) -> bytes:
-        low, high = hash_range(prefix)
-        below = sorted((hash_key(key), key) for key in self.records)
-        below = [(at, key) for at, key in below if low <= at < high]
-        if len(prefix) >= LEAF_DIGITS:
-            records = [(key, self.records[key]) for _, key in below]
-            listed = [Listed(key, one.version, one.checksum, one.tombstone, one.size) for key, one in records]
-            return write_listing(map(write_listed, listed), False)
-        branches = [Branch(0, 0)] * 16
-        for at, key in below:
-            digit = at >> 4 * (15 - len(prefix)) & 15
-            digest, count = branches[digit]
-            branches[digit] = Branch(digest ^ self.records[key].checksum, count + 1)
-        return write_branches(branches)
 
 
 class SimulatedRingNode(SimulatedNode):
@@ -152,7 +132,7 @@ class SimulatedRingChange(SimulatedCluster):
         names: Iterable[str],
         change: Change,
         *,
-        node: Callable[..., RingStore] = RingStore,
+        node: Callable[..., TreeStore] = TreeStore,
         coordinators: int = 3,
         sharing: int = 0,
         skew_s: float = 0.0,

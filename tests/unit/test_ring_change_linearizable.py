@@ -14,7 +14,8 @@ from sfss.ring_plan import Change
 from sfss.ring_record import Placement
 from tests.cluster.linearizability import linearizable
 from tests.unit.simulated_cluster import Weather
-from tests.unit.simulated_ring_change import RingStore, SimulatedRingChange
+from tests.unit.simulated_ring_change import SimulatedRingChange
+from tests.unit.tree_store import TreeStore
 from tests.unit.virtual_time import run
 
 SEEDS = range(3)
@@ -94,7 +95,7 @@ def test_quorums_of_the_old_owners_alone_are_caught(monkeypatch):
 
 
 def test_nodes_that_serve_a_stale_ring_are_caught():
-    class ServesAnyRing(RingStore):
+    class ServesAnyRing(TreeStore):
         def _check_ring(self, call):
             """As if every request were placed by its own."""
 
