@@ -20,6 +20,10 @@ from sfss.tasks import end
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
 
+_TELLING_MAX = 16
+"""Regions whose owners are told at a time how far to purge, while the next ones are compared: a node puts what comes
+together on disk together."""
+
 _LOOK_S = 1.0
 """How often at least to look whether something is due, or was marked."""
 
@@ -40,6 +44,7 @@ class Comparer:
         self._too_new = 0
         self._unrepaired = 0
         self._returned = 0
+        self._telling: set[asyncio.Task[None]] = set()
         self._bounds = [0] * REGIONS
         """How far all owners have purged each region, as far as is known here."""
 
@@ -49,6 +54,13 @@ class Comparer:
     async def close(self) -> None:
         """Stop; a write to a replica that is under way may still be carried out there. Idempotent."""
         await end(self._task)
+        for telling in list(self._telling):
+            await end(telling)
+
+    async def all_told(self) -> None:
+        """Wait until the owners were told what followed from the comparisons that have ended."""
+        if self._telling:
+            await asyncio.wait(self._telling)
 
     def figures(self) -> dict[str, str]:
         """What `stats` tells of it; counts since the start."""
@@ -85,10 +97,21 @@ class Comparer:
             self._partitions += self._coordinator.placed.partitions / REGIONS
         if comparison.repaired:
             _log.info("%d keys were brought up to date on replicas that lacked them", comparison.repaired)
-        if comparison.whole:
-            await purge.advance()
         self._bounds[region] = purge.bound or 0
+        if comparison.whole:
+            if len(self._telling) >= _TELLING_MAX:
+                await asyncio.wait(self._telling, return_when=asyncio.FIRST_COMPLETED)
+            telling = asyncio.get_running_loop().create_task(self._tell(region, purge), name="telling how far to purge")
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
         return comparison.whole
+
+    async def _tell(self, region: int, purge: RegionPurge) -> None:
+        try:
+            if await purge.advance():
+                self._bounds[region] = purge.bound or 0
+        except Exception:
+            _log.exception("the owners of a region couldn't be told how far to purge; the next comparison tries again")
 
     async def _run(self) -> None:
         while True:

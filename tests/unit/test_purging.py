@@ -145,6 +145,7 @@ class Proxy:
         for _ in range(times):
             self.look()
             whole = await self.comparer.compare(REGION) and whole
+            await self.comparer.all_told()
             await self.nodes.hidden()
             self.nodes.clock.now += 60.0
         return whole
@@ -518,8 +519,8 @@ class Schedules:
                 accepted += (await settled(peer.replica.apply(key, record))).accepted
         if accepted >= 2:
             self.expected[key] = {value}
-        elif accepted:
-            self.expected[key].add(value)
+        else:
+            self.expected[key].add(value)  # what nobody has taken yet may still wake up
 
     async def compare(self) -> None:
         proxy = self.proxy()
@@ -542,7 +543,7 @@ class Schedules:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(RegionPurge, "_advance", once)
-            await proxy.compare()
+            await proxy.compare()  # which waits until all are told
 
     async def wake(self) -> None:
         """A message that was sent at some time arrives."""
@@ -605,11 +606,10 @@ class Schedules:
             assert (store.stats()["scrub_faults"], store.hashes(b"%02x" % REGION)) == ("0", tree)
 
 
-async def any_schedule(folder: Path, seed: int, steps: int = 40) -> None:
-    print("seed", seed)
+async def any_schedule(folder: Path, rng: random.Random, steps: int = 40) -> None:
     nodes = Nodes(folder, Clock(), 3)
     await nodes.open()
-    schedule = Schedules(nodes, random.Random(seed))
+    schedule = Schedules(nodes, rng)
     try:
         for _ in range(steps):
             await schedule.step()
@@ -620,8 +620,8 @@ async def any_schedule(folder: Path, seed: int, steps: int = 40) -> None:
         await nodes.close()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("number", range(4))
 async def test_whatever_happens_no_delete_is_undone_no_file_lost_and_all_tombstones_go(
-    tmp_path: Path, seed: int
+    tmp_path: Path, rng: random.Random, number: int
 ) -> None:
-    await any_schedule(tmp_path, seed)
+    await any_schedule(tmp_path, rng)
