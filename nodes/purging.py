@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +25,15 @@ from nodes.indexer import Indexer
 from nodes.overlay import Overlay, is_purged
 from sfss.stamps import purge_stamp
 from sfss.store import Purged
+from sfss.tasks import end
 
 _SLICE_ENTRIES = 500
 _IDLE_PART = 5.0
 """Seconds of pause for each second that the thread looks for what is purged."""
 
-_FOUND_MAX = 50_000
-"""So many are looked for in one go; where there are more, another one follows. About 10 MB."""
+_FOUND_MAX = 10_000
+"""So many are looked for in one go; where there are more, another one follows. They take 2 MB, and 5 ms to be sorted,
+in which the interpreter is held."""
 
 _STEP = 300
 """So many are taken out of the tree in one turn of the loop: 2 ms."""
@@ -53,6 +56,7 @@ class Purger:
         self._wanted: dict[int, int] = {}
         self._at_work = False
         self._wake = asyncio.Event()
+        self._stopped = threading.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,9 +64,8 @@ class Purger:
 
     async def close(self) -> None:
         """Stop, in the middle of a region if need be: a bound is moved on when it is told again."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        self._stopped.set()
+        await end(self._task)
         self._thread.shutdown()
 
     @property
@@ -110,13 +113,13 @@ class Purger:
         limit = _FOUND_MAX
         while bounds.bounds[region] < bound:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _purged_between, self._index, region, bounds.bounds[region], bound, limit
+                self._thread, _purged_between, self._index, region, bounds.bounds[region], bound, limit, self._stopped
             )
-            end = bound
+            upto_all = bound
             if len(found) == limit:
-                end = found[-1][0]  # there may be more of that stamp
+                upto_all = found[-1][0]  # there may be more of that stamp
                 limit *= 2
-            for upto, keys in _steps(found, end):
+            for upto, keys in _steps(found, upto_all):
                 if bounds.openings[region] != openings:
                     return
                 self._move(region, upto, keys)
@@ -134,31 +137,33 @@ class Purger:
             figures.tree.remove(key, checksum)
 
 
-def _steps(found: list[tuple[int, bytes]], end: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Bounds up to `end`, each with the keys that it purges and the one before doesn't: few at a time, those of one
+def _steps(found: list[tuple[int, bytes]], last: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Bounds up to `last`, each with the keys that it purges and the one before doesn't: few at a time, those of one
     stamp together."""
     first = 0
     while True:
         behind = min(first + _STEP, len(found))
         while behind < len(found) and found[behind][0] == found[behind - 1][0]:
             behind += 1
-        upto = min(found[behind][0], end) if behind < len(found) else end
+        upto = min(found[behind][0], last) if behind < len(found) else last
         yield upto, [key for stamp, key in found[first:behind] if stamp < upto]
-        if upto == end:
+        if upto == last:
             return
         first = behind
 
 
-def _purged_between(index: Index, region: int, below: int, bound: int, limit: int) -> list[tuple[int, bytes]]:
+def _purged_between(
+    index: Index, region: int, below: int, bound: int, limit: int, stopped: threading.Event
+) -> list[tuple[int, bytes]]:
     """What `bound` purges of a region and `below` doesn't: stamps and index keys, the lowest first."""
-    return heapq.nsmallest(limit, _walk(index, region, below, bound))
+    return heapq.nsmallest(limit, _walk(index, region, below, bound, stopped))
 
 
-def _walk(index: Index, region: int, below: int, bound: int) -> Iterator[tuple[int, bytes]]:
+def _walk(index: Index, region: int, below: int, bound: int, stopped: threading.Event) -> Iterator[tuple[int, bytes]]:
     low = bytes([region])
     high = bytes([region + 1]) if region < 255 else None
     more = True
-    while more:
+    while more and not stopped.is_set():
         began = time.monotonic()
         with index.frozen() as commit:
             entries = commit.between(low, high, _SLICE_ENTRIES)
@@ -171,4 +176,4 @@ def _walk(index: Index, region: int, below: int, bound: int) -> Iterator[tuple[i
         more = len(entries) == _SLICE_ENTRIES
         if more:
             low = entries[-1][0] + b"\0"
-            time.sleep(_IDLE_PART * (time.monotonic() - began))
+            stopped.wait(_IDLE_PART * (time.monotonic() - began))
