@@ -16,6 +16,7 @@ from nodes.purging import _steps
 from nodes.store import NodeStore
 from sfss.errors import BadRequest, Busy, Recovering, StaleRing
 from sfss.hash_tree import Listed, read_branches, read_listing
+from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.stamps import NEVER_PURGED, purge_stamp, stamp_at
 from sfss.store import Purged, Record, checksum_of, settled
 from tests.unit.small_nodes import Clock, killed, node
@@ -251,6 +252,24 @@ async def test_a_node_that_may_have_forgotten_something_opens_all_regions(tmp_pa
         await settled(store.trust(store.identify().epoch))
     async with node(tmp_path) as store:
         assert store.purged(REGION).fence == 0
+
+
+async def test_a_node_with_a_new_ring_takes_what_it_did_not_own_before(tmp_path: Path) -> None:
+    key = b"some/file"
+    async with node(tmp_path) as store:
+        await bound(store)
+        await settled(store.apply(key, tombstone_of(key, 20)))
+        await purge(store, 10)
+        placement = Placement((RingMember(store.identify().node, "n1:1"),), 1, 1, 1, 1)
+
+        await settled(store.learn_ring(RingRecord(2, 64, (placement,))))
+
+        assert store.purged(REGION)[1:3] == (0, days_ago(10))
+        with pytest.raises(StaleRing):
+            store.purge(REGION, 1, days_ago(5), 0)
+        other = next(name for name in KEYS if index_key(name)[0] in REGIONS)
+        assert (await settled(store.apply(other, file_of(other, 20)))).accepted
+        assert (await settled(store.purge(REGION, 2, days_ago(5), 0))).fence == days_ago(5)
 
 
 async def test_compaction_drops_purged_tombstones_and_no_others(tmp_path: Path) -> None:
