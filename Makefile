@@ -60,6 +60,7 @@ $(VENV)/compiled: $(VENV)/installed $(sources)
 	@$(bin)/python setup.py --quiet build_ext --inplace >$(VENV)/compile.log 2>&1 || { rm -f $(compiled); \
 	    echo "make: compiling failed, $(VENV)/compile.log says why; sfss runs interpreted, at about half the speed"; }
 	@grep 'sfss runs interpreted' $(VENV)/compile.log || true
+	@touch -c $(compiled) # what was made before and needn't be made anew keeps its old time, and would be taken for stale
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
