@@ -29,8 +29,8 @@ tests_require = [
 COMPILED = {
     "wire": {
         "sfss": "keys promise stamps",
-        "sfss/memcache": "answers block client connection exchanges lane link replies requests ring_exchanges "
-        "socket_transport tls_transport transport",
+        "sfss/memcache": "answers block client connection exchanges lane link replies requests ring_exchanges"
+        " sighting_exchange socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },
     "web": {

@@ -36,7 +36,7 @@ class HeldRing:
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Promised:
     """No smaller ballot is accepted any more. `accepted` is what was accepted before, under `ballot`, if anything."""
 
     ballot: int = 0
@@ -55,7 +55,7 @@ class Nack:
     ballot: int
 
 
-Prepared: TypeAlias = Promise | Nack | HeldRing
+Prepared: TypeAlias = Promised | Nack | HeldRing
 Voted: TypeAlias = Accepted | Nack | HeldRing
 """Answers to `prepare` and to `accept`. A ring tells that this number was decided already."""
 
@@ -106,7 +106,7 @@ class KeptRing:
             return self, self.held
         if ballot <= self.promised:
             return self, Nack(self.promised)
-        return replace(self, promised=ballot), Promise(self.ballot, self.accepted)
+        return replace(self, promised=ballot), Promised(self.ballot, self.accepted)
 
     def accept(self, ballot: int, record: RingRecord) -> tuple[KeptRing, Voted]:
         """The state and the answer that follow. See `RingKeeper`."""

@@ -7,7 +7,7 @@ from typing import Any
 from sfss.memcache.answers import Buffers
 from sfss.memcache.exchanges import MORE, Exchange, unexpected, with_value
 from sfss.memcache.replies import OutOfStep, ReplyParser
-from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise
+from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised
 from sfss.ring_record import RECORD_BYTES_MAX, RingRecord
 
 
@@ -45,7 +45,7 @@ class AskRing(Exchange):
             return MORE
         record = RingRecord.decode(block) if block else None
         if words[0] == b"PROMISE":
-            return Promise(int(words[1]), record)
+            return Promised(int(words[1]), record)
         held = HeldRing(int(words[1]), "" if words[2] == b"-" else words[2].decode("ascii", "replace"), record)
         if record is not None and held != HeldRing.of(record):
             raise OutOfStep(f"ring {held.number} came with the record of ring {record.number}")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sfss.errors import StaleRing
 from sfss.ring_change.node import Nodes, Overtaken, RingNode
-from sfss.ring_keeper import Accepted, HeldRing, Nack, Prepared, Promise, Voted
+from sfss.ring_keeper import Accepted, HeldRing, Nack, Prepared, Promised, Voted
 from sfss.ring_record import RingRecord
 
 _CHANCE_BITS = 16
@@ -67,7 +67,7 @@ class Agreeing:
         promises = await self._ask_acceptors(lambda node: node.prepare(self._number, ballot))
         if (ring := self._ring_among(promises)) is not None:
             return True, ring
-        given = [answer for answer in promises if isinstance(answer, Promise)]
+        given = [answer for answer in promises if isinstance(answer, Promised)]
         if len(given) < self._majority:
             return False, None
         before = max(given, key=lambda promise: promise.ballot)

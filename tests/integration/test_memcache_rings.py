@@ -11,7 +11,7 @@ from sfss.errors import BadRequest, StaleRing, Unsupported
 from sfss.keys import hash_key
 from sfss.memcache.client import Dialect, MemcacheClient
 from sfss.memory import MemoryStore
-from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise, RingKeeper
+from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised, RingKeeper
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import Call
 
@@ -36,11 +36,11 @@ async def test_a_client_is_a_keeper_of_its_servers_ring(client: MemcacheClient) 
 
 
 async def test_a_ring_is_decided_and_learnt_over_the_wire(client: MemcacheClient) -> None:
-    assert await client.prepare_ring(2, 7) == Promise()
+    assert await client.prepare_ring(2, 7) == Promised()
     assert await client.prepare_ring(2, 7) == Nack(7)
     assert await client.accept_ring(6, JOINT) == Nack(7)
     assert await client.accept_ring(7, JOINT) == Accepted()
-    assert await client.prepare_ring(2, 8) == Promise(7, JOINT)
+    assert await client.prepare_ring(2, 8) == Promised(7, JOINT)
     assert await client.learn_ring(JOINT) == HeldRing.of(JOINT)
     assert await client.tell_ring() == HeldRing.of(JOINT)
     assert await client.prepare_ring(2, 9) == HeldRing.of(JOINT)

@@ -39,6 +39,43 @@ def names_bound_twice(source: str) -> list[str]:
     return found
 
 
+def interpreted_heirs(sources: dict[str, str], compiled: list[str]) -> list[str]:
+    """Classes of modules that aren't compiled with a parent in one that is: the first one made raises TypeError."""
+    homes = {
+        f"{path[:-3].replace('/', '.')}.{node.name}"
+        for path in compiled
+        for node in ast.parse(sources[path]).body
+        if isinstance(node, ast.ClassDef)
+        and not {"NamedTuple", "Protocol"} & {ast.unparse(base) for base in node.bases}
+    }
+    found = []
+    for path in sorted(sources.keys() - set(compiled)):
+        tree = ast.parse(sources[path])
+        imported = {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                parents = {imported.get(ast.unparse(base), "") for base in node.bases}
+                found += [f"{path}: {node.name} of {parent}" for parent in parents & homes]
+    return found
+
+
+def test_what_inherits_from_compiled_classes_is_compiled() -> None:
+    paths = [path for package in ("sfss", "proxy", "nodes") for path in (ROOT / package).rglob("*.py")]
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    assert interpreted_heirs(sources, compiled_sources()) == []
+
+
+def test_an_interpreted_heir_is_found() -> None:
+    sources = {"a/base.py": "class Base: pass", "a/heir.py": "from a.base import Base\nclass Heir(Base): pass"}
+    assert interpreted_heirs(sources, ["a/base.py"]) == ["a/heir.py: Heir of a.base.Base"]
+    assert interpreted_heirs(sources, ["a/base.py", "a/heir.py"]) == []
+
+
 @pytest.mark.parametrize("path", compiled_sources())
 def test_each_kind_of_error_has_a_name_of_its_own(path: str) -> None:
     assert names_bound_twice((ROOT / path).read_text()) == []

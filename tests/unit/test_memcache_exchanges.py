@@ -51,7 +51,7 @@ from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, Pre
 from sfss.memcache.sighting_exchange import TellSightings
 from sfss.memory import MemoryStore
 from sfss.promise import new_promise
-from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise
+from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import KEY_BYTES_MAX, Applied, Call, Identity, Record, Seen, Written, checksum_of
 
@@ -144,8 +144,8 @@ REPLIES: list[tuple[Any, bytes, Any]] = [
     (TELL_RING, b"RING 0 - 0\r\n\r\n", HeldRing(0, "")),
     (TELL_RING, b"RING 1 f1 0\r\n\r\n", HeldRing(1, "f1")),
     (TELL_RING, b"RING 2 %b %d\r\n%b\r\n" % (FINGERPRINT, len(LINE), LINE), HeldRing.of(JOINT)),
-    (PREPARE, b"PROMISE 0 0\r\n\r\n", Promise()),
-    (PREPARE, b"PROMISE 7 %d\r\n%b\r\n" % (len(LINE), LINE), Promise(7, JOINT)),
+    (PREPARE, b"PROMISE 0 0\r\n\r\n", Promised()),
+    (PREPARE, b"PROMISE 7 %d\r\n%b\r\n" % (len(LINE), LINE), Promised(7, JOINT)),
     (PREPARE, b"NACK 9223372036854775807\r\n", Nack(2**63 - 1)),
     (PREPARE, b"RING 2 %b %d\r\n%b\r\n" % (FINGERPRINT, len(LINE), LINE), HeldRing.of(JOINT)),
     (ACCEPT, b"ACCEPTED\r\n", Accepted()),

@@ -20,7 +20,7 @@ from nodes.store import NodeStore
 from sfss.errors import BadRequest, OutOfDisk, Recovering, SetupError, StaleRing, WrongCluster
 from sfss.hash_tree import read_branches
 from sfss.keys import hash_key
-from sfss.ring_keeper import Accepted, HeldRing, Nack, Promise, RingKeeper
+from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised, RingKeeper
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import Call, Record, Seen, checksum_of, settled
 
@@ -106,7 +106,7 @@ async def test_what_was_answered_about_a_ring_outlives_the_process(
     take_turns_on_disk(monkeypatch)
     async with node(tmp_path / "1") as store:
         change = await bound(store)
-        assert await settled(store.prepare_ring(2, 10)) == Promise()
+        assert await settled(store.prepare_ring(2, 10)) == Promised()
         promised = killed(tmp_path / "1", tmp_path / "promised")
         assert await settled(store.accept_ring(10, change.joint)) == Accepted()
         accepted = killed(tmp_path / "1", tmp_path / "accepted")
@@ -117,11 +117,11 @@ async def test_what_was_answered_about_a_ring_outlives_the_process(
         assert await settled(store.prepare_ring(2, 10)) == Nack(10)
         assert await settled(store.accept_ring(9, change.joint)) == Nack(10)
     async with node(accepted) as store:
-        assert await settled(store.prepare_ring(2, 11)) == Promise(10, change.joint)
+        assert await settled(store.prepare_ring(2, 11)) == Promised(10, change.joint)
     async with node(learnt) as store:
         assert await settled(store.prepare_ring(2, 99)) == HeldRing.of(change.joint)
         assert store.identify().ring == 2
-        assert await settled(store.prepare_ring(3, 1)) == Promise()
+        assert await settled(store.prepare_ring(3, 1)) == Promised()
 
 
 async def test_a_write_under_the_ring_before_is_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ async def test_a_ring_that_finds_no_room_on_disk_isnt_taken(tmp_path: Path, monk
 
         assert await settled(store.tell_ring()) == HeldRing(1, "f1")
         assert store.apply(b"a", file_of(b"a", 7), Call(ring=1)) is not None
-        assert await settled(store.prepare_ring(2, 4)) == Promise()
+        assert await settled(store.prepare_ring(2, 4)) == Promised()
         assert (await settled(store.learn_ring(change.shared))).number == 3
         with monkeypatch.context() as patch:
             patch.setattr(housekeeping, "write_ring_file", _no_room)
@@ -261,7 +261,7 @@ async def test_a_node_in_a_lost_ones_place_has_no_say_until_the_next_ring(tmp_pa
         with pytest.raises(Recovering):
             await settled(store.prepare_ring(3, 1))
         await settled(store.learn_ring(change.shared))
-        assert await settled(store.prepare_ring(4, 1)) == Promise()
+        assert await settled(store.prepare_ring(4, 1)) == Promised()
         with pytest.raises(BadRequest, match="owns"):  # known by the id that it took over
             await settled(store.drop_partition(3, change.kept[0]))
         assert await settled(store.drop_partition(3, change.given[0])) == 0
@@ -281,7 +281,7 @@ async def test_a_directory_that_went_back_has_no_say_until_it_is_declared_to_hav
 
     assert "next ring" in capsys.readouterr().out
     async with node(tmp_path) as store:
-        assert await settled(store.prepare_ring(2, 1)) == Promise()
+        assert await settled(store.prepare_ring(2, 1)) == Promised()
 
 
 # --- letting go --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfss.errors import BadRequest, Recovering, StaleRing, WrongCluster
-from sfss.ring_keeper import Accepted, HeldRing, KeptRing, Nack, Promise, check_not_owned
+from sfss.ring_keeper import Accepted, HeldRing, KeptRing, Nack, Promised, check_not_owned
 from sfss.ring_record import Placement, RingMember, RingRecord
 
 
@@ -28,7 +28,7 @@ FOUNDED = KeptRing(HeldRing(1, "f1"))
 def test_a_promise_keeps_out_smaller_ballots() -> None:
     kept, answer = FOUNDED.prepare(2, 10)
 
-    assert answer == Promise()
+    assert answer == Promised()
     assert kept.prepare(2, 9)[1] == Nack(10)
     assert kept.accept(9, JOINT)[1] == Nack(10)
     assert kept.accept(10, JOINT)[1] == Accepted()
@@ -46,8 +46,8 @@ def test_whoever_is_promised_later_hears_what_was_accepted() -> None:
 
     kept, answer = kept.prepare(2, 11)
 
-    assert answer == Promise(10, JOINT)
-    assert kept.prepare(2, 12)[1] == Promise(10, JOINT)
+    assert answer == Promised(10, JOINT)
+    assert kept.prepare(2, 12)[1] == Promised(10, JOINT)
 
 
 def test_accepting_again_changes_nothing() -> None:
@@ -73,7 +73,7 @@ def test_a_ring_once_learnt_begins_the_next_number_anew() -> None:
 
     kept, _ = kept.learn(JOINT)
 
-    assert kept.prepare(3, 1)[1] == Promise()
+    assert kept.prepare(3, 1)[1] == Promised()
 
 
 def test_numbers_never_fall() -> None:
@@ -120,7 +120,7 @@ def test_a_node_that_may_have_forgotten_a_promise_has_no_say_on_what_it_may_have
 
     assert told == HeldRing.of(JOINT)
     assert kept.prepare(2, 99)[1] == told
-    assert kept.prepare(3, 1)[1] == Promise()
+    assert kept.prepare(3, 1)[1] == Promised()
 
 
 def test_while_it_is_not_trusted_it_has_no_say_on_any_ring() -> None:
@@ -214,7 +214,7 @@ def proposer(cluster: Cluster, ballots: list[int], wanted: RingRecord, random: R
             if isinstance(answer, HeldRing):
                 assert answer.record in cluster.decided
                 return
-            if isinstance(answer, Promise) and random.random() >= LOST:
+            if isinstance(answer, Promised) and random.random() >= LOST:
                 promises.append(answer)
         if len(promises) < cluster.majority:
             continue

@@ -17,7 +17,7 @@ from sfss.memcache.commands.words import number_of
 from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
-from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promise
+from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promised
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
 from sfss.sightings import decode, encode
 from sfss.store import Identity, Purged, Reply, Seen
@@ -148,10 +148,10 @@ def _about_ring(reply: Reply[Any]) -> Answer:
     return answer(reply, _ring_line)
 
 
-def _ring_line(said: HeldRing | Promise | Accepted | Nack) -> Buffers:
+def _ring_line(said: HeldRing | Promised | Accepted | Nack) -> Buffers:
     if isinstance(said, HeldRing):
         return _with_record(f"RING {said.number} {said.fingerprint or '-'}".encode(), said.record)
-    if isinstance(said, Promise):
+    if isinstance(said, Promised):
         return _with_record(b"PROMISE %d" % said.ballot, said.accepted)
     return b"ACCEPTED\r\n" if isinstance(said, Accepted) else b"NACK %d\r\n" % said.ballot
 
