@@ -55,7 +55,7 @@ async def test_an_index_that_cannot_go_on_ends_the_process(tmp_path, monkeypatch
     await died(deaths)
 
     assert repr(error) in deaths[0]
-    assert store.get(b"k").value == b"v"
+    assert (await settled(store.get(b"k"))).value == b"v"
     committing.cancel()
     monkeypatch.undo()
     await store.close()

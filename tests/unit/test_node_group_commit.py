@@ -72,7 +72,7 @@ async def test_the_disk_goes_on_to_the_next_batch_without_the_loop(tmp_path, mon
         assert not one.done()
         await asyncio.gather(one, two)
     async with node(tmp_path) as store:
-        assert store.read(b"one").value == store.read(b"two").value == b"v"
+        assert (await settled(store.read(b"one"))).value == (await settled(store.read(b"two"))).value == b"v"
 
 
 async def test_a_batch_is_not_split_into_smaller_ones(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ async def test_behind_a_failed_batch_plain_writes_fail_and_deletes_go_on(tmp_pat
         assert store.stats()["pending_bytes"] == "0"
     assert len(list((tmp_path / "volumes").iterdir())) == 1
     async with node(tmp_path) as store:
-        assert store.read(b"after").value == b"v"
+        assert (await settled(store.read(b"after"))).value == b"v"
         assert [key for key in (b"doomed", b"first", b"behind", b"waiting") if store.get(key)] == []
 
 

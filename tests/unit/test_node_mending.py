@@ -81,9 +81,9 @@ async def test_what_was_written_meanwhile_is_not_undone_by_mending(tmp_path, pla
 
         await store._scrubber.scrub()
 
-        assert store.get(KEY).value == b"anew"
+        assert (await settled(store.get(KEY))).value == b"anew"
     async with node(tmp_path) as store:
-        assert store.get(KEY).value == b"anew"
+        assert (await settled(store.get(KEY))).value == b"anew"
 
 
 @pytest.mark.parametrize("offset", [HASH_BYTES + 7, HASH_BYTES + 7 + 4])

@@ -94,7 +94,7 @@ async def test_an_entry_that_rotted_hides_no_record_that_is_replayed(tmp_path):
         await settled(store.set(b"k", b"new"))
         after = killed(tmp_path / "a", tmp_path / "b")
     async with node(after) as store:
-        assert store.get(b"k").value == b"new"
+        assert (await settled(store.get(b"k"))).value == b"new"
 
 
 @pytest.mark.parametrize("damage", ["lost", "emptied", "of another node", "truncated"])

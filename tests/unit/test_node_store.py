@@ -97,9 +97,9 @@ async def test_a_reader_sees_only_what_is_durable(tmp_path):
 
         writing = store.set(b"k", b"new")
 
-        assert store.get(b"k").value == b"old"
+        assert (await settled(store.get(b"k"))).value == b"old"
         await writing
-        assert store.get(b"k").value == b"new"
+        assert (await settled(store.get(b"k"))).value == b"new"
 
 
 async def test_an_answer_that_rests_on_a_pending_record_waits_for_it(tmp_path):
@@ -130,7 +130,7 @@ async def test_a_caller_that_leaves_does_not_undo_its_write(tmp_path):
         store.set(b"k", b"v").cancel()
         await settled(store.set(b"other", b""))
 
-        assert store.get(b"k").value == b"v"
+        assert (await settled(store.get(b"k"))).value == b"v"
 
 
 async def test_an_expired_file_is_not_seen_but_a_replica_is_told(tmp_path):
@@ -139,7 +139,7 @@ async def test_an_expired_file_is_not_seen_but_a_replica_is_told(tmp_path):
         await settled(store.set(b"k", b"v", 0, int(clock.now) + 10))
 
         clock.now += 9.5
-        assert store.get(b"k").value == b"v"
+        assert (await settled(store.get(b"k"))).value == b"v"
         clock.now += 0.5
         assert store.get(b"k") is None
         assert store.head(b"k") is None
@@ -155,7 +155,7 @@ async def test_a_stamped_write_is_stored_only_if_it_is_newer(tmp_path):
         assert await settled(store.apply(b"k", stamped(b"k", b"first", 100))) == Applied(
             False, 200, second.checksum, True
         )
-        assert store.get(b"k").value == b"second"
+        assert (await settled(store.get(b"k"))).value == b"second"
 
 
 async def test_of_two_writes_with_one_stamp_the_same_wins_on_every_replica(tmp_path):
@@ -165,7 +165,7 @@ async def test_of_two_writes_with_one_stamp_the_same_wins_on_every_replica(tmp_p
             for record in order:
                 await settled(store.apply(b"k", record))
 
-            assert store.get(b"k").value == two.value
+            assert (await settled(store.get(b"k"))).value == two.value
 
 
 async def test_a_repeated_write_is_accepted_and_written_once(tmp_path):
@@ -224,7 +224,7 @@ async def test_a_plain_write_goes_above_every_stamp_that_was_stored(tmp_path):
         await settled(store.apply(b"k", stamped(b"k", b"v", ahead)))
 
         assert (await settled(store.set(b"k", b"plain"))).version > ahead
-        assert store.get(b"k").value == b"plain"
+        assert (await settled(store.get(b"k"))).value == b"plain"
 
 
 async def test_no_stamp_is_issued_again_after_a_restart_with_the_clock_set_back(tmp_path):
@@ -308,7 +308,7 @@ async def test_updates_of_one_key_follow_one_another(tmp_path):
 
         await asyncio.gather(*(settled(store.update(b"n", count)) for _ in range(50)))
 
-        assert store.get(b"n").value == b"50"
+        assert (await settled(store.get(b"n"))).value == b"50"
 
 
 async def test_an_update_of_a_value_that_has_to_be_read_from_disk_is_atomic_too(tmp_path):
@@ -334,7 +334,7 @@ async def test_an_update_may_keep_delete_or_fail(tmp_path):
 
         with pytest.raises(ZeroDivisionError):
             await settled(store.update(b"k", lambda seen: 1 // 0))
-        assert store.get(b"k").value == b"v"
+        assert (await settled(store.get(b"k"))).value == b"v"
 
         await settled(store.update(b"k", lambda seen: Change(delete=True)))
         assert store.get(b"k") is None
@@ -406,7 +406,7 @@ async def test_a_damaged_value_is_an_error_is_counted_and_can_be_written_again(t
         assert store.stats()["corrupt_records"] == "2"
 
         assert (await settled(store.apply(b"k", record))).accepted
-        assert store.get(b"k").value == record.value
+        assert (await settled(store.get(b"k"))).value == record.value
 
 
 async def test_a_damaged_index_entry_is_never_a_miss(tmp_path):
@@ -476,7 +476,7 @@ async def test_a_full_disk_refuses_files_and_takes_deletes_from_the_reserve(tmp_
 
         assert [type(result) for result in results] == [OutOfDisk, Written, OutOfDisk]
         assert store.get(b"doomed") is store.get(b"big") is None
-        assert store.get(b"kept").value == b"v"
+        assert (await settled(store.get(b"kept"))).value == b"v"
         full = False
         await settled(store.set(b"big", bytes(40_000)))
         assert store.stats()["pending_bytes"] == "0"
@@ -531,7 +531,7 @@ async def test_an_append_that_stops_short_is_finished_and_synced_to_its_end(tmp_
         assert sum(synced) == store._writer.appended_bytes - before
         assert len(synced) == 3
         assert store._writer.syncs == syncs + 1
-        assert store.read(b"k").value == bytes(range(250)) * 10
+        assert (await settled(store.read(b"k"))).value == bytes(range(250)) * 10
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
@@ -556,7 +556,7 @@ async def test_where_append_and_sync_cannot_be_one_call_each_batch_is_still_sync
         await settled(store.set(b"b", b"v"))
 
         assert calls == ["write and sync", "write", "sync", "write", "sync"]
-        assert store.read(b"a").value == store.read(b"b").value == b"v"
+        assert (await settled(store.read(b"a"))).value == (await settled(store.read(b"b"))).value == b"v"
         assert store._writer.syncs == 2
 
 
@@ -586,7 +586,7 @@ async def test_a_failed_sync_ends_the_node_and_acknowledges_nothing(tmp_path, mo
 
     assert "sync" in deaths[0]
     assert not writing.done()
-    assert store.get(b"k").value == b"old"
+    assert (await settled(store.get(b"k"))).value == b"old"
     store._directory.close()
     for task in (store._indexer._task, store._compactor._task, *store._housekeeper._tasks):
         task.cancel()
