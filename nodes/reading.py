@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from nodes.neighbourhood import NEIGHBOURHOOD_BYTES, Neighbourhoods
 from nodes.volume import Volumes
 from sfss.errors import Busy, Expired
 from sfss.store import WIRE_VALUE_BYTES_MAX
 
 
 class _ColdRead:
-    """A read on its way through a thread. `then` is called with the bytes, or with what went wrong."""
+    """A read on its way through a thread. `then` is called with the bytes, or with what went wrong. From `ahead` on, if
+    that isn't -1, the file is read ahead."""
 
-    __slots__ = ("deadline", "error", "fd", "number", "offset", "size", "then", "value")
+    __slots__ = ("ahead", "deadline", "error", "fd", "number", "offset", "size", "then", "value")
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class _ColdRead:
         size: int,
         deadline: float,
         then: Callable[[bytes, Exception | None], None],
+        ahead: int,
     ) -> None:
         self.number = number
         self.fd = fd
@@ -40,6 +43,7 @@ class _ColdRead:
         self.size = size
         self.deadline = deadline
         self.then = then
+        self.ahead = ahead
         self.value = b""
         self.error: Exception | None = None
 
@@ -59,6 +63,7 @@ class ValueReader:
         self._told = False
         self._waiting_max = waiting_max
         self._flags = os.RWF_NOWAIT
+        self._neighbourhoods = Neighbourhoods()
         # One buffer for all reads that return at once: a fresh one each would have to be zeroed first.
         self._buffer = memoryview(bytearray(WIRE_VALUE_BYTES_MAX))
         self.waiting = 0
@@ -97,7 +102,9 @@ class ValueReader:
         except OSError as error:
             self._loop.call_soon(then, b"", error)
             return
-        job = _ColdRead(number, fd, offset, size, deadline, then)
+        # Without RWF_NOWAIT nobody knows what the page cache lacks.
+        ahead = self._neighbourhoods.missed(number, offset) if self._flags else -1
+        job = _ColdRead(number, fd, offset, size, deadline, then, ahead)
         self.waiting += 1
         self.cold_reads += 1
         if self.waiting > len(self._threads) < self._threads_max:
@@ -121,6 +128,8 @@ class ValueReader:
             else:
                 try:
                     job.value = os.pread(job.fd, job.size, job.offset)
+                    if job.ahead >= 0:
+                        os.posix_fadvise(job.fd, job.ahead, NEIGHBOURHOOD_BYTES, os.POSIX_FADV_WILLNEED)
                 except Exception as error:
                     job.error = error
             # Reads that end while the loop is busy are told in one go: whoever finds `_told` set has added its own
