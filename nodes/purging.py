@@ -13,8 +13,9 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from nodes.bounds import Bounds
 from nodes.entry import checksum_in, is_whole, unpack_fields
@@ -77,12 +78,16 @@ class Purger:
         """How far a region is purged, and what time it is here."""
         return self._bounds.of(region)._replace(now=self._now_stamp())
 
-    async def purge(self, region: int, ring: int, fence: int, bound: int) -> Purged:
-        """Move fence and bound of a region up, or open it with a fence of 0. The fence is on disk when this ends."""
+    def purge(self, region: int, ring: int, fence: int, bound: int) -> Coroutine[Any, Any, Purged]:
+        """Move fence and bound of a region up, or open it with a fence of 0. The fence is there at once, so that
+        nothing comes between it and what the caller has looked at; it is on disk when what is returned ends."""
         self._bounds.fence(region, ring, fence)
         if fence and bound > self._bounds.bounds[region]:
             self._wanted[region] = max(bound, self._wanted.get(region, 0))
             self._wake.set()
+        return self._committed(region)
+
+    async def _committed(self, region: int) -> Purged:
         await self._indexer.commit()
         return self.told(region)
 

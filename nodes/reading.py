@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 from nodes.neighbourhood import NEIGHBOURHOOD_BYTES, Neighbourhoods
@@ -128,10 +129,11 @@ class ValueReader:
             else:
                 try:
                     job.value = os.pread(job.fd, job.size, job.offset)
-                    if job.ahead >= 0:
-                        os.posix_fadvise(job.fd, job.ahead, NEIGHBOURHOOD_BYTES, os.POSIX_FADV_WILLNEED)
                 except Exception as error:
                     job.error = error
+                if job.ahead >= 0:
+                    with suppress(OSError):  # it is only advice
+                        os.posix_fadvise(job.fd, job.ahead, NEIGHBOURHOOD_BYTES, os.POSIX_FADV_WILLNEED)
             # Reads that end while the loop is busy are told in one go: whoever finds `_told` set has added its own
             # before `_settle` begins to look.
             self._ended.append(job)

@@ -533,14 +533,16 @@ class NodeStore:
             raise BadRequest(f"the node is at its start {self._state.epoch}, not {epoch}")
 
     def recall(self, seen: Seen) -> Reply[Identity]:
-        if not why_not_from(self._state, self._writer.synced_position, seen):
+        position = self._writer.synced_position
+        if not why_not_from(self._state, position, seen):
             return self.identify()
-        return self._spawn(self._gone_back(seen))
+        return self._spawn(self._gone_back(seen, position))
 
-    async def _gone_back(self, seen: Seen) -> Identity:
+    async def _gone_back(self, seen: Seen, position: int) -> Identity:
+        """`position` is the one that gave it away: what is written meanwhile must not hide that."""
         known = bool(self._suspect)
         await self._rings.forget()
-        await self._housekeeper.become(lambda state: changes_from(state, self._writer.synced_position, seen))
+        await self._housekeeper.become(lambda state: changes_from(state, position, seen))
         if not known:
             _log.error("acknowledged writes may be missing here, so reads are refused: %s", self._suspect)
         return self.identify()

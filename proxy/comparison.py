@@ -127,6 +127,8 @@ class Comparison:
             return
         if stamp_time(newest[0]) > self._coordinator.now() - self._settle_s:
             self.too_new += 1
+            # What is below the newest may differ where nobody looks once that is gone: it isn't certain to stay.
+            self._purge.differs = True
             return
         holding = [peer for peer, order in orders.items() if order == newest and peer not in damaged]
         absent = {peer for peer in lacking if peer not in by_peer}

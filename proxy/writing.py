@@ -20,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.peer import Peer
-from proxy.placed_ring import Owners
 from proxy.reading import Read, Survey
 from sfss.errors import (
     BadRequest,
@@ -253,15 +252,16 @@ class Write:
                 self._refused(peer, error)
             return
         if isinstance(reply, Promise):
-            reply.add_done_callback(partial(self._replied, peer, self._owners))
+            reply.add_done_callback(partial(self._replied, peer, self._call))
         else:
             self._count(peer, reply)
 
     # 3. counting answers
 
-    def _replied(self, peer: Peer, owners: Owners, reply: Promise[Applied]) -> None:
-        if self._left or owners is not self._owners:
-            return  # to a question under a ring that was left: what it may have stored is among the doubtful
+    def _replied(self, peer: Peer, call: Call, reply: Promise[Applied]) -> None:
+        # Each round has a call of its own, also one under the same ring: a replica counts once in it.
+        if self._left or call is not self._call:
+            return  # to a question of a round that was left: what it may have stored is among the doubtful
         if reply.cancelled():
             self._refused(peer, Expired("cancelled", Outcome.UNKNOWN))
         elif error := reply.exception():
@@ -328,7 +328,7 @@ class Write:
         if rings is None or error.ring == self._owners.ring:
             return False
         if error.ring < self._owners.ring:
-            rings.teach(peer).add_done_callback(partial(self._taught, peer, self._owners, error))
+            rings.teach(peer).add_done_callback(partial(self._taught, peer, self._call, error))
             return True
         if self._settled:
             rings.heard(peer, error.ring)
@@ -340,10 +340,10 @@ class Write:
         rings.after(error.ring, peer, self._begin_again)
         return True
 
-    def _taught(self, peer: Peer, owners: Owners, refusal: StaleRing, taught: Promise[None]) -> None:
+    def _taught(self, peer: Peer, call: Call, refusal: StaleRing, taught: Promise[None]) -> None:
         """The replica is at our ring, or could not be brought there."""
         record = self._record
-        if self._left or owners is not self._owners or record is None:
+        if self._left or call is not self._call or record is None:
             return
         if taught.exception() is None:
             self._give(peer, record)

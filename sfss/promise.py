@@ -45,6 +45,8 @@ class Turn:
                     promise.call_back()
         finally:
             self._gathering = False
+            if self._due:
+                self.loop.call_soon(self.run)  # the process is told to end; whoever still waits is called if it doesn't
 
     def settled(self, promise: Promise[Any]) -> None:
         if not (self._due or self._gathering):
@@ -159,7 +161,9 @@ class Promise(Generic[T]):
     def _call(self, callback: Callable[[Promise[T]], object]) -> None:
         try:
             callback(self)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # as for futures, that it was cancelled too
             self._turn.loop.call_exception_handler(
                 {"message": f"fault in the callback {callback!r}", "exception": error}
             )

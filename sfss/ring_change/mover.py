@@ -278,12 +278,13 @@ class Mover:
             return ""  # where nobody has ever owned anything else
         self._stage = "removing old copies"
         members = {member.name for member in ring.members}
+        nodes = {member.node for member in ring.members}
         tasks = await asyncio.to_thread(layout.tasks, lambda group: even_out(group, without))
         filling = Filling(self._nodes, ring, tasks, self._pace)
         troubles = [
             await self._release_of(name, layout, filling)
             for name in list(self._names)
-            if name not in without and (name in members or await self._has_left(name))
+            if name not in without and (name in members or await self._has_left(name, nodes))
         ]
         return "; ".join(filter(None, troubles))
 
@@ -311,8 +312,9 @@ class Mover:
             return f"{name}: {error}"
         return blocked
 
-    async def _has_left(self, name: str) -> bool:
-        """Whether a node that isn't in the ring is one of the cluster that can be told so."""
+    async def _has_left(self, name: str, members: set[str]) -> bool:
+        """Whether a node that the ring doesn't name is one of the cluster that can be told so. One of `members` (node
+        ids) that goes by another name here isn't."""
         try:
             identity = await self._nodes.ask(name, lambda node: node.identify())
         except SfssError as error:
@@ -320,7 +322,7 @@ class Mover:
                 self._gone.add(name)
                 self._say(f"{name} is not in the ring and does not answer ({error}); its files can be deleted")
             return False
-        return identity.cluster == self._cluster
+        return identity.cluster == self._cluster and identity.node not in members
 
     def _wait_for(self, trouble: str) -> None:
         if trouble != self._said:

@@ -429,6 +429,25 @@ async def test_a_later_ring_is_heard_of_when_the_request_is_answered_already():
     assert lab.followed.told == [("c", 3), ("c", 3)]
 
 
+@in_virtual_time
+async def test_a_replica_that_answers_both_rounds_counts_once_where_no_later_ring_is_to_be_had():
+    lab = JointLab("abc", "bcd")
+    lab.use(lab.old)
+    reply = lab.coordinator.set(KEY, b"new")
+    first = lab["b"].call("apply")
+    await lab["a"].call("apply").refuse(StaleRing(3))
+    await lab.followed.arrive()
+    second = lab["b"].calls[-1]
+    assert second is not first
+
+    await first.answer()
+    await second.answer()
+    assert not reply.done()
+    await lab["c"].calls[-1].answer()
+
+    assert reply.result().durable == 2
+
+
 # Replicas that are behind.
 
 
