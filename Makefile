@@ -35,7 +35,7 @@ check: $(VENV)/installed-check
 	$(bin)/mypy
 	$(bin)/lint-imports
 
-bench: $(VENV)/installed-test $(VENV)/compiled
+bench: $(VENV)/installed-test $(VENV)/installed-bench $(VENV)/compiled
 	@exec $(bin)/python -m bench $(ARGS)
 
 torture: $(VENV)/installed-test $(VENV)/compiled
@@ -66,6 +66,11 @@ $(VENV)/compiled: $(VENV)/installed $(sources)
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "installing what the tests need (only the first time)"
 	@SFSS_COMPILE=0 $(pip) --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	@echo "installing what draws the measurements (only the first time)"
+	@SFSS_COMPILE=0 $(pip) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/installed-check: $(VENV)/installed

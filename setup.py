@@ -100,6 +100,7 @@ setup(
     options={"editable_wheel": {"mode": "compat"}, "build_ext": {"parallel": os.cpu_count()}},
     extras_require={
         "test": tests_require,
+        "bench": ["matplotlib>=3.10,<4"],
         "compile": ["mypy>=2.4,<3", "setuptools>=77"],
         "check": ["ruff>=0.17,<0.18", "mypy>=2.4,<3", "import-linter>=2.5,<3"],
     },
