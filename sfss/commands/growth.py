@@ -9,7 +9,7 @@ from pathlib import Path
 from sfss.commands.local_cluster import Plan
 from sfss.commands.ring_nodes import RingCluster, address_of
 from sfss.errors import SetupError
-from sfss.ring_change.mover import Outcome
+from sfss.ring_change.ending import Outcome
 from sfss.ring_change.wish import Wish
 from sfss.ring_plan import Change
 

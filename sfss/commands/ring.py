@@ -26,7 +26,8 @@ from sfss.log import set_up_logging
 from sfss.pace import Pace
 from sfss.process import check_packages, run, unless_stopped
 from sfss.ring import NodeRing
-from sfss.ring_change.mover import Mover, Outcome, difference
+from sfss.ring_change.ending import Outcome
+from sfss.ring_change.mover import Mover, difference
 from sfss.ring_change.wish import Wish
 from sfss.ring_plan import Change, Plan, next_ring
 from sfss.ring_record import RingRecord
@@ -40,6 +41,7 @@ _ENDS = {
     Outcome.COPIES_LEFT: (1, "done; old copies are left, which harm nobody: run `sfss ring apply` once more later"),
     Outcome.OTHER: (1, "another change was carried out instead; look at it with `sfss ring show`"),
     Outcome.GIVEN_UP: (1, "the change was given up by `sfss ring abort`"),
+    Outcome.OVERTAKEN: (1, "others have changed the ring since; look at it with `sfss ring show`, and ask again"),
 }
 
 

@@ -11,18 +11,18 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
 
 from sfss.errors import SetupError, SfssError
 from sfss.pace import Pace, side_by_side
 from sfss.ring_change.agreeing import Agreeing
+from sfss.ring_change.ending import ABORTED, MINE, THEIRS, UNSURE, Endings, Outcome, ending
 from sfss.ring_change.filling import Blocked, Filling, Place
 from sfss.ring_change.layout import Layout, even_out, fill
 from sfss.ring_change.leftovers import Leftovers, places_of
 from sfss.ring_change.node import Nodes, Overtaken
 from sfss.ring_change.wish import Wish, join
 from sfss.ring_keeper import HeldRing
-from sfss.ring_record import Placement, RingRecord
+from sfss.ring_record import RingRecord
 from sfss.store import Identity
 
 JOBS = 16
@@ -33,16 +33,6 @@ _PAUSE_S = 2.0
 
 _RELEASE_S = 30.0
 """How long to wait for old copies to become removable; they harm nobody."""
-
-
-class Outcome(Enum):
-    """How a change ended."""
-
-    DONE = "done"
-    NOTHING = "nothing was left to do"
-    COPIES_LEFT = "done, but old copies are left"
-    OTHER = "another change was carried out"
-    GIVEN_UP = "the change was given up"
 
 
 FirstRing = Callable[[dict[str, Identity]], Awaitable[RingRecord]]
@@ -128,53 +118,66 @@ class Mover:
     async def apply(self, wish: Wish | None) -> Outcome:
         """Carry out what is under way, or else the wish, to its end. Raises `SetupError` in one line for what can't be
         begun."""
-        mine: Placement | None = None
-        carried = False
+        change: RingRecord | None = None
+        endings = MINE
+        named = 0
         while True:
-            ring = await self.look()
+            ring = await self._look_on(change)
             try:
+                if change is not None and ring.number > change.number:
+                    ended = ending(change, ring)
+                    if ended is not Outcome.OTHER:
+                        return await self._conclude(ring, endings.get(ended, Outcome.OVERTAKEN))
+                    change = None  # the wish was not decided
                 if ring.joint:
-                    if wish is not None and mine is None and await wish.is_what_happens(ring):
-                        mine = ring.placements[1]
-                    if ring.placements[1] != mine and not carried:
+                    if change is None:
+                        endings = MINE if wish is None or await wish.is_what_happens(ring) else THEIRS
+                    if named != ring.number and (wish is None or endings is THEIRS):
+                        named = ring.number
                         self._say(f"carrying on with the change that is under way: {difference(ring)}")
-                    carried = True
+                    change = ring
                     await self._move(ring)
-                elif not carried:
-                    begun, mine = await self._begin(ring, wish)
-                    if not begun:
-                        return await self._conclude(ring, Outcome.NOTHING)
-                elif wish is None or ring.placements[0] == mine:
-                    return await self._conclude(ring, Outcome.DONE)
                 else:
-                    return await self._conclude(ring, Outcome.OTHER if mine is None else Outcome.GIVEN_UP)
+                    change, endings = await self._begin(ring, wish)
+                    if change is None:
+                        return await self._conclude(ring, Outcome.NOTHING)
             except Overtaken:
                 continue
 
     async def abort(self) -> Outcome:
-        """Go back to the ring from before the change that is under way."""
-        old: Placement | None = None
+        """Go back to the ring from before the change that is under way: DONE, or OTHER where it was finished before."""
+        change: RingRecord | None = None
         while True:
-            ring = await self.look()
+            ring = await self._look_on(change)
             try:
+                if change is not None and ring.number > change.number:
+                    return await self._conclude(ring, ABORTED.get(ending(change, ring), Outcome.OVERTAKEN))
                 if ring.joint:
-                    old = ring.placements[0]
+                    change = ring
                     self._stage = "going back"
-                    await self._decide(ring, RingRecord(ring.number + 1, ring.partitions, (old,)))
-                elif old is None:
+                    await self._decide(ring, RingRecord(ring.number + 1, ring.partitions, ring.placements[:1]))
+                elif await self._decide(ring, None) is None:
                     return Outcome.NOTHING
-                else:
-                    return await self._conclude(ring, Outcome.DONE if ring.placements[0] == old else Outcome.OTHER)
             except Overtaken:
                 continue
 
+    async def _look_on(self, change: RingRecord | None) -> RingRecord:
+        """The latest ring. Once a change is under way nothing that is in the way of looking ends it."""
+        while True:
+            try:
+                return await self.look()
+            except SetupError as error:
+                if change is None:
+                    raise
+                self._wait_for(str(error))
+                await self._sleep(_PAUSE_S)
+
     # stages
 
-    async def _begin(self, ring: RingRecord, wish: Wish | None) -> tuple[bool, Placement | None]:
-        """Decide a joint ring after a settled one. Whether there is one, and the placement that the wish has come to if
-        it is that one's."""
+    async def _begin(self, ring: RingRecord, wish: Wish | None) -> tuple[RingRecord | None, Endings]:
+        """Decide a joint ring after a settled one. That ring, if there is one, and how to tell the ends of it."""
         if wish is None:
-            return await self._decide(ring, None) is not None, None
+            return await self._decide(ring, None), MINE
         before, after = await wish.rings(ring)
         present = {member.name: member.node for member in ring.placements[0].members}
         names = {member.name for member in after.members}
@@ -195,7 +198,11 @@ class Mover:
         joined = await join(self._nodes, sorted(names - present.keys()), self._cluster, before.fingerprint, present)
         placement = wish.placement(after, present | joined)
         wished = RingRecord(ring.number + 1, ring.partitions, (ring.placements[0], placement))
-        return True, placement if await self._decide(ring, wished) == wished else None
+        try:
+            decided = await self._decide(ring, wished)
+        except Overtaken:
+            return wished, UNSURE
+        return decided, MINE if decided == wished else THEIRS
 
     async def _move(self, ring: RingRecord) -> None:
         """From a joint ring to the new one."""
@@ -214,13 +221,15 @@ class Mover:
         await self._decide(ring, RingRecord(ring.number + 1, ring.partitions, ring.placements[1:]))
 
     async def _conclude(self, ring: RingRecord, outcome: Outcome) -> Outcome:
-        """What is to be done once a ring is settled again."""
+        """What is to be done once a ring is settled again; if it isn't, another change is under way."""
+        if ring.joint:
+            return outcome
         layout = await self._spread(ring)
         until = self._monotonic() + _RELEASE_S
         while trouble := await self._release(layout, frozenset()):
             self._wait_for(trouble)
             if self._monotonic() >= until:
-                return outcome if outcome in (Outcome.OTHER, Outcome.GIVEN_UP) else Outcome.COPIES_LEFT
+                return Outcome.COPIES_LEFT if outcome in (Outcome.DONE, Outcome.NOTHING) else outcome
             await self._sleep(_PAUSE_S)
         return outcome
 

@@ -15,7 +15,8 @@ from nodes.store import NodeStore
 from proxy.cluster import Cluster, ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from sfss.memcache.server import MemcacheServer
-from sfss.ring_change.mover import Mover, Outcome
+from sfss.ring_change.ending import Outcome
+from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Nodes
 from sfss.ring_change.wire_node import WireNode
 from sfss.ring_change.wish import Wish

@@ -12,7 +12,8 @@ from typing import Any
 from sfss.errors import BadRequest, StaleRing, Unreachable, WrongCluster
 from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, hash_range, write_branches, write_listed, write_listing
 from sfss.keys import hash_key
-from sfss.ring_change.mover import Mover, Outcome
+from sfss.ring_change.ending import Outcome
+from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Nodes
 from sfss.ring_change.wish import Wish
 from sfss.ring_keeper import HeldRing, KeptRing, Prepared, Voted

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cache
 
 import pytest
 
 from sfss.errors import SetupError
-from sfss.ring_change.mover import Outcome
+from sfss.ring_change.ending import Outcome
+from sfss.ring_change.mover import Mover
 from sfss.ring_change.wish import Wish
 from sfss.ring_keeper import KeptRing
 from sfss.ring_plan import Change
@@ -148,6 +149,169 @@ async def test_a_change_that_is_given_up_leaves_the_ring_as_it_was(seed: int) ->
     assert names_of(lab) == {*THREE} if aborted is Outcome.DONE else {*THREE, "d:1"}
     assert aborted is Outcome.OTHER or not lab.nodes["d:1"].records
     lab.check_acknowledged(expected)
+
+
+# Somebody else in between: `mover` is held up at one place, and others go on meanwhile.
+
+
+def hold_up(mover: Mover, stage: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have a stage of a mover wait in front of its first run. Events: it has come there, and it may go on."""
+    come, go = asyncio.Event(), asyncio.Event()
+    carry_out = getattr(mover, stage)
+
+    async def held_up(*arguments: object) -> object:
+        if not come.is_set():
+            come.set()
+            await go.wait()
+        return await carry_out(*arguments)
+
+    setattr(mover, stage, held_up)
+    return come, go
+
+
+async def give_up(lab: RingLab) -> Outcome:
+    return await lab.mover().abort()
+
+
+async def finish(lab: RingLab) -> Outcome:
+    return await lab.apply(None)
+
+
+async def finish_and_change_more(lab: RingLab) -> Outcome:
+    await lab.apply(None)
+    return await lab.apply(Change(add=("e:1",)))
+
+
+async def give_up_and_begin_another(lab: RingLab) -> Outcome:
+    await give_up(lab)
+    lab.nodes["e:1"].up = True
+    another = asyncio.ensure_future(lab.apply(Change(add=("e:1",))))
+    while not lab.ring.joint:
+        await asyncio.sleep(0.001)
+    another.cancel()
+    await asyncio.wait([another])
+    return Outcome.DONE
+
+
+@pytest.mark.parametrize(
+    ("others", "wished", "outcome", "members"),
+    [
+        (finish, True, Outcome.DONE, {*THREE, "d:1"}),
+        (finish, False, Outcome.DONE, {*THREE, "d:1"}),
+        (give_up, True, Outcome.GIVEN_UP, {*THREE}),
+        (give_up, False, Outcome.GIVEN_UP, {*THREE}),
+        (give_up_and_begin_another, True, Outcome.GIVEN_UP, {*THREE, "e:1"}),
+        (finish_and_change_more, True, Outcome.OVERTAKEN, {*THREE, "d:1", "e:1"}),
+    ],
+)
+@in_virtual_time
+async def test_apply_tells_what_became_of_its_change_where_others_went_on_with_it(
+    others: Callable[[RingLab], Awaitable[Outcome]], wished: bool, outcome: Outcome, members: set[str]
+) -> None:
+    lab = RingLab(1, THREE, spare=["d:1", "e:1"])
+    expected = written(lab)
+    begun = lab.mover()
+    come, _ = hold_up(begun, "_move")
+    beginning = asyncio.ensure_future(begun.apply(Wish(Change(add=("d:1",)), quorum)))
+    await come.wait()
+    beginning.cancel()
+    mover = lab.mover()
+    come, go = hold_up(mover, "_move")
+    moving = asyncio.ensure_future(mover.apply(Wish(Change(add=("d:1",)), quorum) if wished else None))
+    await come.wait()
+
+    await others(lab)
+    go.set()
+
+    assert await moving is outcome
+    assert names_of(lab) == members
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_a_change_that_was_given_up_as_soon_as_it_was_decided_is_not_begun_again() -> None:
+    lab = RingLab(1, THREE, spare=["d:1"])
+    mover = lab.mover()
+    moving = asyncio.ensure_future(mover.apply(Wish(Change(add=("d:1",)), quorum)))
+    while not lab.ring.joint:
+        await asyncio.sleep(0.0001)
+    come, go = hold_up(mover, "look")
+
+    await come.wait()
+    await give_up(lab)
+    go.set()
+
+    assert await moving is Outcome.GIVEN_UP
+    assert names_of(lab) == {*THREE}
+
+
+@in_virtual_time
+async def test_a_wish_is_told_apart_from_another_change_that_was_given_up_meanwhile() -> None:
+    lab = RingLab(1, THREE, spare=["d:1"])
+    begun = lab.mover()
+    come, _ = hold_up(begun, "_move")
+    beginning = asyncio.ensure_future(begun.apply(Wish(Change(add=("d:1",)), quorum)))
+    await come.wait()
+    beginning.cancel()
+    other = lab.mover()
+    come, go = hold_up(other, "_move")
+    moving = asyncio.ensure_future(other.apply(Wish(Change(remove=("c:1",)), quorum)))
+    await come.wait()
+
+    await give_up(lab)
+    go.set()
+
+    assert await moving is Outcome.OVERTAKEN
+    assert names_of(lab) == {*THREE}
+
+
+@pytest.mark.parametrize(
+    ("others", "outcome"),
+    [
+        (give_up, Outcome.DONE),
+        (give_up_and_begin_another, Outcome.DONE),
+        (finish, Outcome.OTHER),
+        (finish_and_change_more, Outcome.OVERTAKEN),
+    ],
+)
+@in_virtual_time
+async def test_abort_gives_up_one_change_and_tells_what_became_of_it(
+    others: Callable[[RingLab], Awaitable[Outcome]], outcome: Outcome
+) -> None:
+    lab = RingLab(1, THREE, spare=["d:1", "e:1"])
+    begun = lab.mover()
+    come, _ = hold_up(begun, "_move")
+    beginning = asyncio.ensure_future(begun.apply(Wish(Change(add=("d:1",)), quorum)))
+    await come.wait()
+    beginning.cancel()
+    mover = lab.mover()
+    come, go = hold_up(mover, "_decide")
+    aborting = asyncio.ensure_future(mover.abort())
+    await come.wait()
+
+    await others(lab)
+    number = lab.ring.number
+    go.set()
+
+    assert await aborting is outcome
+    assert lab.ring.number == number
+
+
+@in_virtual_time
+async def test_abort_gives_up_what_was_accepted_of_a_dead_mover_and_nobody_has_yet() -> None:
+    for crash_at in range(1, 200):
+        lab = lab_for(CHANGES["add"][1], THREE, seed=3)
+        lab.calls, lab.crash_at = 0, crash_at
+        lab.victim = asyncio.ensure_future(lab.apply(CHANGES["add"][1]))
+        await asyncio.wait([lab.victim])
+        assert lab.ring.number == 1, "never accepted by all and learnt by nobody"
+        if sum(node.kept.accepted is not None for node in lab.nodes.values()) == 3:
+            break
+
+    assert await lab.mover().abort() is Outcome.DONE
+
+    assert await lab.apply(None) is Outcome.NOTHING
+    assert names_of(lab) == {*THREE}
 
 
 @in_virtual_time
