@@ -228,13 +228,14 @@ def _trust(directory: Path) -> int:
     try:
         state = data.load()
         ring = read_ring_file(data.path, state)
-        if ring.kept.forgot:
+        silent = state.mute or ring.kept.forgot > ring.kept.held.number
+        if silent:
             click.echo("its word on the next ring counts, although it may have given another one before")
             write_ring_file(data.path, replace(ring, kept=replace(ring.kept, forgot=0)).encode(0))
         if state.suspect:
             click.echo(f"trusted, although {state.suspect}")
-            data.save(replace(state, suspect=""))
-        elif not ring.kept.forgot:
+            data.save(replace(state, suspect="", mute=False))
+        elif not silent:
             click.echo("nothing is known to be missing; nothing was changed")
     finally:
         data.close()

@@ -46,7 +46,7 @@ class NodeState:
     the file `ring` (`nodes.ring_file`) must be there. `scrubbed_at` (Unix seconds, 0 never) is when all volumes had
     last been scrubbed, and `scrub_next` the volume to go on with in the pass that is under way, 0 for none: both defend
     against restarts that keep scrubbing from ever coming to an end. `others` is what was seen of other nodes of the
-    cluster (`sfss.sightings`)."""
+    cluster (`sfss.sightings`). `mute`: what it said about the next ring may be forgotten, so it has no say on it."""
 
     node: str
     cluster: str = ""
@@ -64,6 +64,7 @@ class NodeState:
     scrubbed_at: float = 0.0
     scrub_next: int = 0
     others: tuple[Seen, ...] = ()
+    mute: bool = False
 
     def word_of(self, epoch: int) -> str:
         """The word of a start up to this one; empty where that isn't known any more."""

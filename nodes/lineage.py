@@ -51,4 +51,5 @@ def changes_from(state: NodeState, position: int, seen: Seen) -> dict[str, Any]:
     if not reason:
         return {}
     epoch = max(state.epoch, seen.epoch) + 1
-    return {"epoch": epoch, "since": epoch, "starts": (new_word(),), "suspect": state.suspect or reason}
+    starts = (new_word(),)
+    return {"epoch": epoch, "since": epoch, "starts": starts, "suspect": state.suspect or reason, "mute": True}

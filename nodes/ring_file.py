@@ -58,7 +58,9 @@ def read_ring_file(directory: Path, state: NodeState) -> RingFile:
         content = json.loads(body)
         record, accepted = _record(content["record"]), _record(content["accepted"])
         held = HeldRing.of(record) if record is not None else HeldRing(state.ring, state.fingerprint)
-        kept = KeptRing(held, int(content["promised"]), int(content["ballot"]), accepted, int(content["forgot"]))
+        # Versions that didn't note in the identity who is mute noted a number here that no ring will have.
+        forgot = min(int(content["forgot"]), held.number + 1)
+        kept = KeptRing(held, int(content["promised"]), int(content["ballot"]), accepted, forgot)
         dropped = Dropped.unpack(b64decode(content["dropped"]))
         removing = tuple((int(first), int(end)) for first, end in content["removing"])
     except (BadRequest, ValueError, TypeError, KeyError) as error:

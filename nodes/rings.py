@@ -28,14 +28,16 @@ _log = logging.getLogger("sfss.node")
 
 
 class Rings:
-    """For the loop's thread. `node` gives the id that the node is known by; `save` puts a content on disk; `settle`
-    waits for what was taken; `on_ring` is told a ring's number as soon as it is on disk, `on_told` the ring when it may
-    be told; `spawn` runs what the node's end waits for."""
+    """For the loop's thread. `node` gives the id that the node is known by, and `mute` whether it may have forgotten
+    what it said about the next ring (`NodeState`); `save` puts a content on disk; `settle` waits for what was taken;
+    `on_ring` is told a ring's number as soon as it is on disk, `on_told` the ring when it may be told; `spawn` runs
+    what the node's end waits for."""
 
     def __init__(
         self,
         file: RingFile,
         node: Callable[[], str],
+        mute: Callable[[], bool],
         dropper: Dropper,
         *,
         save: Callable[[RingFile], Awaitable[None]],
@@ -45,6 +47,7 @@ class Rings:
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
         self._node = node
+        self._mute = mute
         self._dropper = dropper
         self._save = save
         self._settle = settle
@@ -66,16 +69,18 @@ class Rings:
             if not self.file.kept.held.number:
                 self.file = replace(self.file, kept=replace(self.file.kept, held=held))
 
-    async def forget(self) -> None:
-        """See `KeptRing`."""
-        async with self._lock:
-            await self._keep(self.file.kept.forget())
+    @property
+    def _kept(self) -> KeptRing:
+        """What counts of what is on disk: of a node that is mute the ring, and whatever that is, no say on the next."""
+        kept = self.file.kept
+        return kept.without_say() if self._mute() else kept
 
-    async def remember(self) -> None:
-        """See `KeptRing`."""
+    async def have_a_say_after(self, trusted: Callable[[], Awaitable[None]]) -> None:
+        """Be mute no more once `trusted` is through, but for the ring after the present one: that number may be the one
+        that it was asked about. No ring is learnt in between."""
         async with self._lock:
-            if self.file.kept.forgot:
-                await self._keep(self.file.kept.remember())
+            await self._keep(self._kept)
+            await trusted()
 
     def is_dead(self, lookup: bytes, position: int) -> bool:
         """Whether a record at a position is dead, as its partition was dropped since."""
@@ -90,14 +95,14 @@ class Rings:
     async def prepare(self, number: int, ballot: int) -> Prepared:
         """See `RingKeeper`."""
         async with self._lock:
-            kept, answer = self.file.kept.prepare(number, ballot)
+            kept, answer = self._kept.prepare(number, ballot)
             await self._keep(kept)
             return answer
 
     async def accept(self, ballot: int, record: RingRecord) -> Voted:
         """See `RingKeeper`."""
         async with self._lock:
-            kept, answer = self.file.kept.accept(ballot, record)
+            kept, answer = self._kept.accept(ballot, record)
             await self._keep(kept)
             return answer
 
@@ -123,7 +128,7 @@ class Rings:
             self._learning = None
 
     async def _keep(self, kept: KeptRing) -> None:
-        if kept is not self.file.kept:
+        if kept != self.file.kept:
             await self._save(replace(self.file, kept=kept))
             self.file = replace(self.file, kept=kept)
 

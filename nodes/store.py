@@ -172,6 +172,7 @@ class NodeStore:
         self._rings = Rings(
             recovered.ring,
             lambda: self._state.identity(0).node,
+            lambda: self._state.mute,
             self._dropper,
             save=self._save_ring,
             settle=self._writer.settled,
@@ -514,19 +515,14 @@ class NodeStore:
         return self._spawn(self._trusted(epoch))
 
     async def _trusted(self, epoch: int) -> Identity:
-        await self._rings.remember()
         await self._indexer.commit()  # that all regions are open
-        try:
-            await self._housekeeper.become(partial(self._without_suspicion, epoch))
-        except BadRequest:
-            await self._rings.forget()  # what it remembered just now, it had forgotten once more
-            raise
+        await self._rings.have_a_say_after(partial(self._housekeeper.become, partial(self._without_suspicion, epoch)))
         _log.info("trusted again: whatever may have been missing was compared with the other nodes")
         return self.identify()
 
     def _without_suspicion(self, epoch: int, _: NodeState) -> dict[str, Any]:
         self._check_epoch(epoch)  # it may have been found to have gone back meanwhile
-        return {"suspect": ""}
+        return {"suspect": "", "mute": False}
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch != self._state.epoch:
@@ -541,7 +537,6 @@ class NodeStore:
     async def _gone_back(self, seen: Seen, position: int) -> Identity:
         """`position` is the one that gave it away: what is written meanwhile must not hide that."""
         known = bool(self._suspect)
-        await self._rings.forget()
         await self._housekeeper.become(lambda state: changes_from(state, position, seen))
         if not known:
             _log.error("acknowledged writes may be missing here, so reads are refused: %s", self._suspect)
@@ -564,18 +559,17 @@ class NodeStore:
         return self._state.others
 
     def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Reply[Identity]:
-        changes: dict[str, Any] = {"cluster": cluster, "ring": ring, "fingerprint": fingerprint, "member": node}
-        return self._spawn(self._adopted(changes | {"suspect": f"its directory is empty, and node {node} had files"}))
+        reason = f"its directory is empty, and node {node} had files"
+        place: dict[str, Any] = {"cluster": cluster, "ring": ring, "fingerprint": fingerprint, "member": node}
+        return self._spawn(self._adopted(place | {"suspect": reason, "mute": True}))
 
     async def _adopted(self, changes: dict[str, Any]) -> Identity:
-        if self._unless_used(changes, self._state):
-            await self._rings.forget()
+        if not self._state.cluster:
             await self._housekeeper.become(partial(self._unless_used, changes))
-            await self._rings.bind(HeldRing(self._state.ring, self._state.fingerprint))
-            _log.warning(
-                "takes the place of node %s, which had files: they are brought back from the others", self._state.member
-            )
-        return self.identify()
+            if self._state.member:
+                node = self._state.member
+                _log.warning("takes the place of node %s, which had files: they are brought back from the others", node)
+        return await self._bound()
 
     def _unless_used(self, changes: dict[str, Any], state: NodeState) -> dict[str, Any]:
         if state.cluster:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from sfss.errors import BadRequest, Recovering, StaleRing, WrongCluster
-from sfss.ring_record import RING_NUMBER_MAX, RingRecord
+from sfss.ring_record import RingRecord
 from sfss.store import NO_CALL, Call, Identity, Reply
 
 BALLOT_MAX = 2**63 - 1
@@ -138,15 +138,10 @@ class KeptRing:
         learnt = HeldRing.of(record)
         return KeptRing(learnt, forgot=self.forgot), learnt
 
-    def forget(self) -> KeptRing:
-        """The state of a node that took the place of one that was lost, or whose directory is an older copy: whatever
-        that one promised, another may be promised now. It says nothing until it is trusted again (`remember`), and not
-        about the ring after the one that it has by then: that number may be the one it was asked about."""
-        return KeptRing(self.held, forgot=RING_NUMBER_MAX)
-
-    def remember(self) -> KeptRing:
-        """The state once it is trusted again."""
-        return replace(self, forgot=min(self.forgot, self.held.number + 1))
+    def without_say(self) -> KeptRing:
+        """The state of a node that took the place of one that was lost, or whose directory is an older copy: what it
+        said about the ring after the one that it has may be forgotten, and another might be promised now."""
+        return KeptRing(self.held, forgot=self.held.number + 1)
 
     def settled(self, number: int) -> RingRecord:
         """The present ring, if it has this number and nodes may let go of what they don't own in it. Raises `StaleRing`

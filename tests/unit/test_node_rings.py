@@ -7,14 +7,18 @@ import errno
 import os
 import shutil
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from small_nodes import SMALL, killed, newest_volume, node, take_turns_on_disk
 
 from nodes import command, housekeeping, rings, writer
 from nodes.checker import check_directory
+from nodes.identity import DataDirectory
 from nodes.ring_file import RING
 from nodes.store import NodeStore
 from sfss.errors import BadRequest, OutOfDisk, Recovering, SetupError, StaleRing, WrongCluster
@@ -22,7 +26,7 @@ from sfss.hash_tree import read_branches
 from sfss.keys import hash_key
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised, RingKeeper
 from sfss.ring_record import Placement, RingMember, RingRecord
-from sfss.store import Call, Record, Seen, checksum_of, settled
+from sfss.store import Call, Identity, Record, Seen, checksum_of, settled
 
 PARTITIONS = 64
 OTHER = RingMember("f" * 32, "n2:1")
@@ -265,6 +269,101 @@ async def test_a_node_in_a_lost_ones_place_has_no_say_until_the_next_ring(tmp_pa
         with pytest.raises(BadRequest, match="owns"):  # known by the id that it took over
             await settled(store.drop_partition(3, change.kept[0]))
         assert await settled(store.drop_partition(3, change.given[0])) == 0
+
+
+def each_save(directory: Path, copies: Path, patch: pytest.MonkeyPatch) -> list[Path]:
+    """What kills would leave: a copy of the directory after each time that one of its small files is replaced."""
+    left: list[Path] = []
+
+    def copying(write: Callable[..., None]) -> Callable[..., None]:
+        def save(*arguments: Any) -> None:
+            write(*arguments)
+            ignore = shutil.ignore_patterns("lock.mdb")
+            left.append(shutil.copytree(directory, copies / str(len(left)), ignore=ignore))
+
+        return save
+
+    patch.setattr(DataDirectory, "save", copying(DataDirectory.save))
+    patch.setattr(housekeeping, "write_ring_file", copying(housekeeping.write_ring_file))
+    return left
+
+
+async def went_back(store: NodeStore) -> Identity:
+    told = store.identify()
+    return await settled(store.recall(Seen(told.node, told.epoch + 1, "word", 0)))
+
+
+async def has_a_say(store: NodeStore, number: int) -> bool:
+    try:
+        return isinstance(await settled(store.prepare_ring(number, 99)), Promised)
+    except Recovering:
+        return False
+
+
+async def test_a_kill_while_it_is_trusted_again_lets_it_promise_nothing_that_it_may_have_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(tmp_path / "node") as store:
+        change = await bound(store)
+        await settled(store.prepare_ring(2, 10))
+        told = await went_back(store)
+        with monkeypatch.context() as patch:
+            left = each_save(tmp_path / "node", tmp_path / "killed", patch)
+            await settled(store.trust(told.epoch))
+
+    assert left
+    for directory in left:
+        async with node(directory) as store:
+            assert not await has_a_say(store, 2)
+            await settled(store.learn_ring(change.joint))
+            # Suspect, it may have had this ring before, and given its word on the next.
+            assert await has_a_say(store, 3) == (store.identify().state == "ok")
+            if store.identify().state == "suspect":
+                await settled(store.trust(store.identify().epoch))
+                assert not await has_a_say(store, 3)
+            await settled(store.learn_ring(change.shared))
+            assert await has_a_say(store, 4)
+
+
+async def test_a_kill_while_it_finds_that_it_went_back_leaves_no_node_that_is_well_and_mute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(tmp_path / "node") as store:
+        await bound(store)
+        left = each_save(tmp_path / "node", tmp_path / "killed", monkeypatch)
+        await went_back(store)
+        monkeypatch.undo()
+
+    assert left
+    for directory in left:
+        async with node(directory) as store:
+            assert await has_a_say(store, 2) == (store.identify().state == "ok")
+
+
+async def test_a_directory_that_was_damaged_and_did_not_go_back_keeps_its_word_and_its_say(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        await bound(store)
+        await settled(store.prepare_ring(2, 10))
+    data = DataDirectory.open(tmp_path)
+    data.save(replace(data.load(), suspect="a volume is damaged"))
+    data.close()
+
+    async with node(tmp_path) as store:
+        for _ in range(2):
+            assert await settled(store.prepare_ring(2, 10)) == Nack(10)
+            await settled(store.trust(store.identify().epoch))
+        assert await has_a_say(store, 2)
+
+
+async def test_who_is_bound_while_it_is_to_take_a_lost_ones_place_has_its_say(tmp_path: Path) -> None:
+    for number in range(6):
+        async with node(tmp_path / str(number)) as store:
+            adopting = asyncio.ensure_future(settled(store.adopt("c" * 32, 1, "f1", "cd" * 16)))
+            for _ in range(number):
+                await asyncio.sleep(0)
+            told = (await asyncio.gather(adopting, settled(store.bind("c" * 32, 1, "f1"))))[0]
+
+            assert await has_a_say(store, 2) == (told.state == "ok"), f"bound after {number} turns"
 
 
 async def test_a_directory_that_went_back_has_no_say_until_it_is_declared_to_have_forgotten_nothing(
