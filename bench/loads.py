@@ -73,7 +73,15 @@ def _memload(program: Path, server: Server, operation: str, load: Load) -> list[
 
 
 def http(server: Server, operation: str, load: Load) -> dict[str, Any]:
-    """Run `get` or `put` with wrk; figures as its script prints them. Raises `Unavailable` as `memcache` does."""
+    """The same as `http_with_errors`. Raises `Unavailable` as `memcache` does."""
+    figures = http_with_errors(server, operation, load)
+    if figures["errors"] or not figures["done"]:
+        raise Unavailable(f"{operation} on {server.name}: {figures['errors']} of {figures['done']} answers were errors")
+    return figures
+
+
+def http_with_errors(server: Server, operation: str, load: Load) -> dict[str, Any]:
+    """Run `get` or `put` with wrk; figures as its script prints them, however many of the answers were errors."""
     script = HERE / f"wrk_{operation}.lua"
     environment = os.environ | {
         "BENCH_DIR": str(HERE),
@@ -85,6 +93,4 @@ def http(server: Server, operation: str, load: Load) -> dict[str, Any]:
         [*command, f"http://{server.address}"], env=environment, capture_output=True, text=True, check=True
     )
     figures: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
-    if figures["errors"] or not figures["done"]:
-        raise Unavailable(f"{operation} on {server.name}: {figures['errors']} of {figures['done']} answers were errors")
     return figures

@@ -21,11 +21,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KEY_BYTES = 12, HEAD_BYTES_MAX = 128, SLOTS = 128 * 40 };
+enum { KEY_BYTES_MAX = 16, HEAD_BYTES_MAX = 128, SLOTS = 128 * 40 };
 
 struct link {
     int fd;
-    char key[KEY_BYTES + 1];
+    char key[KEY_BYTES_MAX + 1];
+    size_t key_bytes; /* that the value begins with */
     char *out; /* the request: room for head, value and line end */
     size_t out_len, out_sent;
     char *in; /* the answer */
@@ -92,11 +93,12 @@ static void flush_out(struct link *l) {
 
 static void begin(struct link *l) {
     long key = filling ? next_key++ : (long)(next_random() % (uint64_t)keys);
-    snprintf(l->key, sizeof l->key, "bench/%06u", (unsigned)key % 1000000u);
+    size_t key_bytes = (size_t)snprintf(l->key, sizeof l->key, "bench/%06ld", key);
+    l->key_bytes = value_bytes < key_bytes ? value_bytes : key_bytes;
     if (setting) {
         int head = snprintf(l->out, HEAD_BYTES_MAX, "set %s 0 0 %zu\r\n", l->key, value_bytes);
         memset(l->out + head, 'v', value_bytes);
-        memcpy(l->out + head, l->key, value_bytes < KEY_BYTES ? value_bytes : KEY_BYTES);
+        memcpy(l->out + head, l->key, l->key_bytes);
         memcpy(l->out + head + value_bytes, "\r\n", 2);
         l->out_len = (size_t)head + value_bytes + 2;
     } else {
@@ -134,8 +136,7 @@ static int judge(struct link *l) {
         if (!strncmp(l->in, "STORED\r\n", 8)) { done++; record(us); } else note_error(l);
     } else if (!strncmp(l->in, "VALUE ", 6)) {
         size_t line = (size_t)((char *)memchr(l->in, '\n', l->in_len) - l->in) + 1;
-        size_t compared = value_bytes < KEY_BYTES ? value_bytes : KEY_BYTES;
-        if (l->in_need != line + value_bytes + 7 || memcmp(l->in + line, l->key, compared) ||
+        if (l->in_need != line + value_bytes + 7 || memcmp(l->in + line, l->key, l->key_bytes) ||
             memcmp(l->in + l->in_need - 7, "\r\nEND\r\n", 7)) wrong++;
         else { done++; record(us); }
     } else if (!strncmp(l->in, "END\r\n", 5)) {
@@ -158,6 +159,7 @@ int main(int argc, char **argv) {
     value_bytes = strtoul(argv[4], 0, 10);
     int links = atoi(argv[5]);
     keys = atol(argv[6]);
+    if (keys < 1 || keys > 1000000000) { errno = ERANGE; die("KEYS"); }
     double seconds = atof(argv[7]);
     random_state = strtoull(argv[8], 0, 10);
     in_cap = value_bytes + 4096;

@@ -62,10 +62,11 @@ def measure_million(count: int, say: Callable[[str], None]) -> tuple[dict[str, A
         say("reading them")
         read = memcache(program, node, "get", load)
         after_reads = node.anonymous_kib()
-        clean = _restart(servers, node, say)
+        say("restarting it")
+        clean = restart(servers, node)
         with memcache_forever(program, clean[0], "set", load):
             time.sleep(KILLED_AFTER_S)
-            killed = _restart(servers, clean[0], say, kill=True)
+            killed = restart(servers, clean[0], kill=True)
         again = memcache(program, killed[0], "get", load)
         after_restart = killed[0].anonymous_kib()
     figures = {
@@ -84,14 +85,18 @@ def measure_million(count: int, say: Callable[[str], None]) -> tuple[dict[str, A
     ]
 
 
-def _restart(servers: Servers, node: Server, say: Callable[[str], None], *, kill: bool = False) -> tuple[Server, float]:
-    """End a node, by SIGKILL if `kill`, and start it over its directory; seconds from then until it serves a file."""
-    say(f"restarting the node after {'SIGKILL' if kill else 'SIGTERM'}")
+def restart(
+    servers: Servers, node: Server, *, kill: bool = False, between: Callable[[], None] | None = None
+) -> tuple[Server, float]:
+    """End a node, by SIGKILL if `kill`, do what is to be done `between`, and start it over its directory; seconds from
+    then until it serves a file. Raises `Unavailable` where it lost one."""
     if kill:
         node.process.kill()
         node.process.wait()
     else:
         servers.stop(node)
+    if between is not None:
+        between()
     start = time.monotonic()
     again = servers.node("node")
     with socket.create_connection((HOST, again.port), 10) as connection:

@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 
+from bench.growth import growth
 from bench.loads import HERE, Load, build_memload, http, memcache
 from bench.memory import Verdict, measure_large, measure_million
 from bench.servers import Server, Servers, Unavailable
@@ -241,6 +242,9 @@ def files(count: int) -> None:
 def large(minutes: int, rate: float) -> None:
     """Files of 2 MiB in and out through all tiers: does any process keep growing?"""
     _show("large", lambda: measure_large(minutes, rate, _say))
+
+
+main.add_command(growth)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ async def test_fill_stores_every_key_once_and_get_finds_them(program: Path, stub
     assert all(len(value) == 100 and value.startswith(key) for key, value in stub[0].values.items())
     assert read["done"] > 0
     assert 0 < read["p50_us"] <= read["p99_us"] <= read["max_us"]
+
+
+async def test_keys_beyond_a_million_are_keys_of_their_own(program: Path, stub: tuple[MemcacheStub, Server]) -> None:
+    asked: set[bytes] = set()
+
+    def any_key(key: bytes, _: bytes | None) -> bytes:
+        asked.add(key)
+        return b"VALUE %b 0 100\r\n%b\r\nEND\r\n" % (key, key.ljust(100, b"v"))
+
+    stub[0].answer = any_key
+    await asyncio.to_thread(memcache, program, stub[1], "get", replace(LOAD, keys=10_000_000))
+
+    assert max(int(key.removeprefix(b"bench/")) for key in asked) > 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,464 @@
+"""`python -m bench growth`: how figures change with the number of files, nodes and connections, and with the size.
+
+One variable grows at a time, all else stays: files of 100 B on one node; nodes behind one proxy and one web tier;
+connections that GET 4 KiB; the size of what is put and got. Before anything starts it is said what this will take.
+Rows already in bench/results/growth.json stay when others are measured, each with the machine it is of, so the row
+that takes longest can be measured by itself. Nothing is judged: what the figures mean is in docs/growth.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.loads import HERE, Load, build_memload, http_with_errors, memcache, memcache_forever
+from bench.memory import KILLED_AFTER_S, restart
+from bench.plots import draw_lines
+from bench.servers import Server, Servers, Unavailable
+
+RESULTS = HERE / "results"
+SETTLE_S = 8.0
+"""A web process that has just started has its writes ask first, for 7 s (docs/replication.rst, two writers)."""
+
+FILE_BYTES = 100
+NODE_BYTES_SPARE = 1 << 30
+"""What a node has on disk without files: the reserve, spare volumes, garbage of overwritten files."""
+
+VALUE_BYTES = 4096
+KEYS = 20_000
+SIZED_BYTES = 128 << 20
+"""All files of one size together, one copy."""
+
+KIB = 1024
+MIB = 1024 * 1024
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: the values of each variable, and seconds for each load."""
+
+    files: Sequence[int]
+    nodes: Sequence[int]
+    connections: Sequence[int]
+    sizes_kib: Sequence[int]
+    seconds: float
+
+    def minutes(self) -> float:
+        """About how long it takes: of loading so many files a second, starts and stops, and the loads themselves."""
+        files = sum(count / 12_000 + 4 * self.seconds + 30 for count in self.files)
+        nodes = sum(SETTLE_S + 2 * self.seconds + 10 + 2 * count for count in self.nodes)
+        connections = (SETTLE_S + 20) * bool(self.connections) + len(self.connections) * (self.seconds + 2)
+        sizes = (SETTLE_S + 15) * bool(self.sizes_kib) + len(self.sizes_kib) * (2 * self.seconds + 10)
+        return (files + nodes + connections + sizes) / 60
+
+    def disk_bytes(self) -> int:
+        """The most that lies on disk at one time: sections follow one another, and each leaves nothing."""
+        files = [300 * count + NODE_BYTES_SPARE for count in self.files]
+        nodes = [count * NODE_BYTES_SPARE for count in self.nodes]
+        sizes = [3 * (NODE_BYTES_SPARE + 3 * SIZED_BYTES)] if self.sizes_kib else []
+        return max([*files, *nodes, *sizes, NODE_BYTES_SPARE])
+
+
+def measure_files(count: int, seconds: float, say: Say) -> Row:
+    """One node with so many files: loading, get and set, memory, disk, and starting again in four ways."""
+    load = Load(bytes=FILE_BYTES, connections=64, keys=count, seconds=seconds)
+    with Servers() as servers:
+        program = build_memload(servers.scratch)
+        node = servers.node("node")
+        say(f"{count:,} files: loading")
+        filled = memcache(program, node, "fill", load)
+        time.sleep(2)  # the index follows a second behind
+        disk = disk_bytes(servers.scratch / "node")
+        say(f"{count:,} files: get and set")
+        got = memcache(program, node, "get", load)
+        memory = resident_kib(node)
+        put = memcache(program, node, "set", load)
+        starts: dict[str, float] = {}
+        for name, killed, cold in (
+            ("stopped", False, False),
+            ("stopped_cold", False, True),
+            ("killed", True, False),
+            ("killed_cold", True, True),
+        ):
+            say(f"{count:,} files: starting again ({name})")
+            between = (lambda: forget_pages(servers.scratch / "node")) if cold else None
+            load_meanwhile = memcache_forever(program, node, "set", load) if killed else contextlib.nullcontext()
+            with load_meanwhile:
+                time.sleep(KILLED_AFTER_S if killed else 0)
+                node, starts[name] = restart(servers, node, kill=killed, between=between)
+        after_start = resident_kib(node)
+    return {
+        "files": count,
+        "load_per_s": filled["rate"],
+        "get_per_s": got["rate"],
+        "get_p99_us": got["p99_us"],
+        "set_per_s": put["rate"],
+        "set_p99_us": put["p99_us"],
+        "start_s": starts,
+        "resident_kib": memory,
+        "resident_after_start_kib": after_start,
+        "disk_bytes": disk,
+        "disk_bytes_per_file": sum(disk.values()) / count,
+    }
+
+
+def measure_nodes(count: int, seconds: float, say: Say) -> Row:
+    """GET and PUT over HTTP through one web tier and one proxy over so many nodes."""
+    load = Load(bytes=VALUE_BYTES, keys=KEYS, seconds=seconds)
+    with Servers() as servers:
+        say(f"{count} nodes: starting and loading")
+        began = time.monotonic()
+        nodes, proxy, web = _cluster(servers, count)
+        started_s = time.monotonic() - began
+        memcache(build_memload(servers.scratch), proxy, "fill", load)
+        time.sleep(SETTLE_S)
+        say(f"{count} nodes: GET and PUT")
+        figures = {operation: http_with_errors(web, operation, load) for operation in ("get", "put")}
+        memory = [resident_kib(node) for node in nodes]
+        return {
+            "nodes": count,
+            "start_s": started_s,
+            **http_figures("get", figures["get"]),
+            **http_figures("put", figures["put"]),
+            "node_anonymous_kib": sum(each["anonymous"] for each in memory) // count,
+            "node_mapped_kib": sum(each["mapped"] for each in memory) // count,
+            "proxy_anonymous_kib": proxy.anonymous_kib(),
+            "web_anonymous_kib": web.anonymous_kib(),
+        }
+
+
+def measure_connections(counts: Sequence[int], seconds: float, say: Say) -> Iterator[Row]:
+    """GET 4 KiB by so many connections at once, each of which asks again when it has its answer."""
+    load = Load(bytes=VALUE_BYTES, keys=KEYS, seconds=seconds)
+    with Servers() as servers:
+        say("connections: starting and loading")
+        _, proxy, web = _cluster(servers, 3)
+        memcache(build_memload(servers.scratch), proxy, "fill", load)
+        time.sleep(SETTLE_S)
+        for count in counts:
+            say(f"{count} connections")
+            with PeakMemory(web) as peak:
+                figures = http_with_errors(web, "get", replace(load, connections=count))
+            yield {"connections": count, **http_figures("get", figures), "web_anonymous_kib": peak.kib}
+
+
+def measure_sizes(sizes_kib: Sequence[int], seconds: float, say: Say) -> Iterator[Row]:
+    """GET and PUT of files of each size, 32 connections."""
+    with Servers() as servers:
+        say("sizes: starting")
+        program = build_memload(servers.scratch)
+        _, proxy, web = _cluster(servers, 3)
+        time.sleep(SETTLE_S)
+        for size_kib in sizes_kib:
+            size = size_kib * KIB
+            load = Load(bytes=size, keys=max(32, min(KEYS, SIZED_BYTES // size)), seconds=seconds)
+            say(f"{size_kib} KiB")
+            memcache(program, proxy, "fill", load)
+            row: Row = {"size_kib": size_kib}
+            for operation in ("get", "put"):
+                figures = http_with_errors(web, operation, load)
+                row |= http_figures(operation, figures)
+                row[f"{operation}_mib_per_s"] = figures["rate"] * size / MIB
+            yield row
+
+
+def _cluster(servers: Servers, count: int) -> tuple[list[Server], Server, Server]:
+    nodes = [servers.node(f"node-{number}") for number in range(count)]
+    proxy = servers.proxy("proxy", nodes)
+    return nodes, proxy, servers.web([proxy])
+
+
+def http_figures(operation: str, figures: dict[str, Any]) -> Row:
+    """What a row has of a load; answers that were errors are in no rate."""
+    return {
+        f"{operation}_per_s": (figures["done"] - figures["errors"]) / figures["seconds"],
+        f"{operation}_p50_us": figures["p50_us"],
+        f"{operation}_p99_us": figures["p99_us"],
+        f"{operation}_errors": figures["errors"],
+    }
+
+
+class PeakMemory:
+    """The largest RssAnon of a server and its children within a block, in KiB, looked at ten times a second."""
+
+    def __init__(self, server: Server) -> None:
+        self.kib = 0
+        self._server = server
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.kib = max(self.kib, self._server.anonymous_kib())
+            if self._over.wait(0.1):
+                return
+
+
+def resident_kib(server: Server) -> dict[str, int]:
+    """Memory of a server and its children: `anonymous` belongs to no file, `mapped` are a file's pages (code, and the
+    index), which the kernel takes back when it needs them."""
+    sums = {"anonymous": 0, "mapped": 0}
+    for pid in server.pids():
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "RssAnon":
+                sums["anonymous"] += int(value.split()[0])
+            elif name == "RssFile":
+                sums["mapped"] += int(value.split()[0])
+    return sums
+
+
+def disk_bytes(directory: Path) -> dict[str, int]:
+    """Room on disk that a node's volumes and its index take; what is only kept in reserve is left out."""
+    return {
+        name: sum(file.stat().st_blocks * 512 for file in (directory / name).rglob("*") if file.is_file())
+        for name in ("volumes", "index")
+    }
+
+
+def forget_pages(directory: Path) -> None:
+    """Have the kernel forget what it has of a stopped node's files, as after the machine was started."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())  # what is not on disk yet can't be forgotten
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+KEYS_OF_ROWS = {"files": "files", "nodes": "nodes", "connections": "connections", "sizes": "size_kib"}
+
+
+def merge(old: list[Row], new: list[Row], key: str) -> list[Row]:
+    """Rows by the variable that grows; a new one takes the place of the old one."""
+    by_value = {row[key]: row for row in [*old, *new]}
+    return [by_value[value] for value in sorted(by_value)]
+
+
+def measure(plan: Plan, path: Path, where: dict[str, Any], say: Say) -> list[str]:
+    """Measure all of it. Rows are in the file as soon as there are any; returns what could not be measured."""
+    missing = []
+    sections: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+        ("files", lambda: (measure_files(count, plan.seconds, say) for count in plan.files)),
+        ("nodes", lambda: (measure_nodes(count, plan.seconds, say) for count in plan.nodes)),
+        ("connections", lambda: measure_connections(plan.connections, plan.seconds, say)),
+        ("sizes", lambda: measure_sizes(plan.sizes_kib, plan.seconds, say)),
+    ]
+    asked = {"files": plan.files, "nodes": plan.nodes, "connections": plan.connections, "sizes": plan.sizes_kib}
+    for section, rows in sections:
+        if not asked[section]:
+            continue
+        try:
+            for row in rows():
+                keep(path, section, row | {"machine": where})
+        except Unavailable as error:
+            missing.append(f"{section}: {error}")
+    return missing
+
+
+def keep(path: Path, section: str, row: Row) -> None:
+    """Put a row into the result file."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[section] = merge(known.get(section, []), [row], KEYS_OF_ROWS[section])
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def draw(known: dict[str, list[Row]], folder: Path, draw_lines: Callable[..., None] = draw_lines) -> None:
+    """The pictures of all sections that there are rows of. Raises `Unavailable`."""
+
+    def series(section: str, across: str, **figures: str) -> dict[str, list[tuple[float, float]]]:
+        return {name: [(row[across], row[of]) for row in known[section]] for name, of in figures.items()}
+
+    if "files" in known:
+        rates = series("files", "files", load="load_per_s", get="get_per_s", set="set_per_s")
+        draw_lines(
+            folder / "growth-files-rate.svg", "One node, files of 100 B", "files", "per second", rates, log_across=True
+        )
+        starts = {
+            name: [(row["files"], row["start_s"][of]) for row in known["files"]]
+            for name, of in (
+                ("after a stop", "stopped"),
+                ("after a stop, cold", "stopped_cold"),
+                ("after kill -9", "killed"),
+                ("after kill -9, cold", "killed_cold"),
+            )
+        }
+        draw_lines(folder / "growth-files-start.svg", "One node starts", "files", "seconds", starts, log_across=True)
+    if "nodes" in known:
+        rates = series("nodes", "nodes", GET="get_per_s", PUT="put_per_s")
+        draw_lines(folder / "growth-nodes.svg", "Nodes on one machine, HTTP, 4 KiB", "nodes", "per second", rates)
+    if "connections" in known:
+        rates = series("connections", "connections", GET="get_per_s")
+        title = "HTTP GET, 4 KiB"
+        draw_lines(folder / "growth-connections-rate.svg", title, "connections", "per second", rates, log_across=True)
+        times = {
+            name: [(row["connections"], row[of] / 1000) for row in known["connections"]]
+            for name, of in (("median", "get_p50_us"), ("99th percentile", "get_p99_us"))
+        }
+        draw_lines(
+            folder / "growth-connections-time.svg",
+            title,
+            "connections",
+            "milliseconds",
+            times,
+            log_across=True,
+            log_up=True,
+        )
+    if "sizes" in known:
+        rates = series("sizes", "size_kib", GET="get_per_s", PUT="put_per_s")
+        draw_lines(
+            folder / "growth-sizes-rate.svg",
+            "HTTP, 32 connections",
+            "KiB",
+            "per second",
+            rates,
+            log_across=True,
+            log_up=True,
+        )
+        volumes = series("sizes", "size_kib", GET="get_mib_per_s", PUT="put_mib_per_s")
+        title = "HTTP, 32 connections"
+        draw_lines(folder / "growth-sizes-bytes.svg", title, "KiB", "MiB per second", volumes, log_across=True)
+
+
+def table(known: dict[str, list[Row]]) -> str:
+    """All rows for people."""
+    lines = []
+    for section, columns in TABLES.items():
+        if section not in known:
+            continue
+        lines.append("")
+        lines.append("".join(f"{name:>14}" for name, _ in columns))
+        lines += ["".join(f"{figure(row):>14}" for _, figure in columns) for row in known[section]]
+    return "\n".join(lines)
+
+
+def _of(name: str, divisor: float = 1, digits: int = 0) -> Callable[[Row], str]:
+    return lambda row: f"{row[name] / divisor:,.{digits}f}"
+
+
+def _in(name: str, part: str, divisor: float = 1, digits: int = 0) -> Callable[[Row], str]:
+    return lambda row: f"{row[name][part] / divisor:,.{digits}f}"
+
+
+TABLES: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
+    "files": [
+        ("files", _of("files")),
+        ("load /s", _of("load_per_s")),
+        ("get /s", _of("get_per_s")),
+        ("set /s", _of("set_per_s")),
+        ("stopped s", _in("start_s", "stopped", digits=2)),
+        ("cold s", _in("start_s", "stopped_cold", digits=2)),
+        ("killed s", _in("start_s", "killed", digits=2)),
+        ("cold s", _in("start_s", "killed_cold", digits=2)),
+        ("anon MiB", _in("resident_kib", "anonymous", KIB)),
+        ("mapped MiB", _in("resident_kib", "mapped", KIB)),
+        ("index MiB", _in("disk_bytes", "index", MIB)),
+        ("disk B/file", _of("disk_bytes_per_file")),
+    ],
+    "nodes": [
+        ("nodes", _of("nodes")),
+        ("GET /s", _of("get_per_s")),
+        ("PUT /s", _of("put_per_s")),
+        ("errors", lambda row: str(row["get_errors"] + row["put_errors"])),
+        ("node MiB", _of("node_anonymous_kib", KIB)),
+        ("proxy MiB", _of("proxy_anonymous_kib", KIB)),
+        ("web MiB", _of("web_anonymous_kib", KIB)),
+        ("start s", _of("start_s", digits=1)),
+    ],
+    "connections": [
+        ("connections", _of("connections")),
+        ("GET /s", _of("get_per_s")),
+        ("p50 ms", _of("get_p50_us", 1000, 2)),
+        ("p99 ms", _of("get_p99_us", 1000, 2)),
+        ("errors", _of("get_errors")),
+        ("web MiB", _of("web_anonymous_kib", KIB)),
+    ],
+    "sizes": [
+        ("KiB", _of("size_kib")),
+        ("GET /s", _of("get_per_s")),
+        ("GET MiB/s", _of("get_mib_per_s")),
+        ("PUT /s", _of("put_per_s")),
+        ("PUT MiB/s", _of("put_mib_per_s")),
+        ("errors", lambda row: str(row["get_errors"] + row["put_errors"])),
+    ],
+}
+
+
+class _Numbers(click.ParamType):
+    """Whole numbers from 1, with commas between; `none` for none."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [] if value == "none" else [int(each) for each in value.split(",")]
+        except ValueError:
+            numbers = [0]
+        if any(number < 1 for number in numbers):
+            self.fail(f"{value} is not numbers with commas between, or none", param, context)
+        return numbers
+
+
+NUMBERS = _Numbers()
+
+
+@click.command()
+@click.option("--files", type=NUMBERS, default="100000,1000000", show_default=True, help="On one node.")
+@click.option("--nodes", type=NUMBERS, default="3,6,12", show_default=True)
+@click.option("--connections", type=NUMBERS, default="1,4,16,64,250,1000", show_default=True)
+@click.option("--sizes", type=NUMBERS, default="1,4,16,64,256,1024,2048", show_default=True, help="KiB.")
+@click.option("--seconds", type=click.FloatRange(1), default=4.0, show_default=True, help="Length of each load.")
+def growth(files: list[int], nodes: list[int], connections: list[int], sizes: list[int], seconds: float) -> None:
+    """How figures change as files, nodes, connections and sizes grow; `none` leaves one of them out."""
+    from bench.run import machine
+
+    plan = Plan(files, nodes, connections, sizes, seconds)
+    if max(sizes, default=0) > 2048 or max(nodes, default=3) > 100 or min(nodes, default=3) < 3:
+        raise click.UsageError("sizes are 2048 KiB at most, nodes 3 to 100")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends and the folder goes
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    click.echo(
+        f"about {plan.minutes():.0f} minutes, and up to {plan.disk_bytes() / 2**30:.1f} GiB "
+        f"in {tempfile.gettempdir()} ({free / 2**30:.0f} GiB free)",
+        err=True,
+    )
+    if free < plan.disk_bytes():
+        raise click.UsageError("that is not free there; TMPDIR names another folder")
+    path = RESULTS / "growth.json"
+    missing = measure(plan, path, machine(), lambda line: click.echo(line, err=True))
+    known = json.loads(path.read_text()) if path.exists() else {}
+    click.echo(table(known))
+    try:
+        draw(known, RESULTS)
+    except Unavailable as error:
+        missing.append(str(error))
+    for line in missing:
+        click.echo(f"left out: {line}")
+    click.echo(f"written to {path}")
+    sys.exit(2 if missing else 0)
