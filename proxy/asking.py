@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.peer import NodeAccess, Peer
-from sfss.errors import Expired, SfssError, StaleRing
-from sfss.store import Call, Reply, settled
+from sfss.errors import Expired, SfssError, StaleRing, WrongCluster
+from sfss.store import Call, Identity, Reply, settled
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
@@ -22,13 +22,14 @@ async def ask(
     question: Callable[[NodeAccess, Call], Reply[T]],
     *,
     ring: int | None = None,
+    within_s: float | None = None,
     suspect_too: bool = False,
 ) -> T:
-    """Put a question to a node, which has as long for it as for a client's request. `ring` is the number of the ring
-    that says whom to ask, by default the one in use. `suspect_too`: a suspect node answers it as well, so that an
-    answer doesn't say that it is none. Raises `SfssError`."""
+    """Put a question to a node, which has `within_s` for it, by default as long as for a client's request. `ring` is
+    the number of the ring that says whom to ask, by default the one in use. `suspect_too`: a suspect node answers it as
+    well, so that an answer doesn't say that it is none. Raises `SfssError`."""
     asked_at = coordinator.monotonic()
-    within = coordinator.options.deadline_s
+    within = coordinator.options.deadline_s if within_s is None else within_s
     call = Call(asked_at + within, coordinator.placed.number if ring is None else ring)
     try:
         answer = await asyncio.wait_for(settled(question(peer.replica, call)), within)
@@ -43,3 +44,17 @@ async def ask(
     if (peer.silences or peer.down or peer.suspect) and not suspect_too:
         coordinator.health.answered(peer, asked_at)
     return answer
+
+
+async def meet(coordinator: Coordinator, peer: Peer) -> Identity | None:
+    """Ask a node who it is, and have its health told what came of it. None where it doesn't say so, or must not be
+    used."""
+    try:
+        identity = await ask(coordinator, peer, lambda replica, _: replica.identify(), suspect_too=True)
+        coordinator.health.identified(peer, identity)
+    except WrongCluster as error:
+        coordinator.health.failed(peer, error)
+        return None
+    except SfssError:
+        return None  # its health was told
+    return identity

@@ -203,7 +203,7 @@ async def open_cluster(
         def examine(peer: Peer, identity: Identity) -> None:
             roll.examine(peer, identity)
             if following is not None:
-                following.heard(peer, identity.ring)
+                following.examine(peer, identity)
 
         health = Health(
             peers,

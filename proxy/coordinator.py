@@ -49,11 +49,22 @@ class HintKeeper(Protocol):
         """What `stats` tells of it."""
 
 
+class WaitsForRing(Protocol):
+    """A request that was refused for its ring."""
+
+    def begin_again(self) -> None:
+        """Ask once more, under whatever ring is in use now."""
+
+
 class Rings(Protocol):
     """Who sees to it that this coordinator and its nodes are at one ring, the latest that any of them knows of."""
 
-    def after(self, number: int, peer: Peer, then: Callable[[], None]) -> None:
-        """The peer is at a later ring than ours. Calls `then` once we are at that one, or it can't be had for now."""
+    def after(self, number: int, peer: Peer, request: WaitsForRing) -> bool:
+        """The peer is at a later ring than ours. The request begins again once we are at that one, or it can't be had
+        for now. False where the peer is known to have nothing but the number."""
+
+    def leave(self, request: WaitsForRing) -> None:
+        """The request has ended, and waits no more if it did."""
 
     def teach(self, peer: Peer) -> Promise[None]:
         """Bring our ring to a peer that is behind. The future has an error where that fails."""

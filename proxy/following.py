@@ -1,37 +1,47 @@
 """Following the ring: a coordinator and its nodes come to be at the latest ring that any of them knows of.
 
 A node tells the number of its ring whenever it says who it is, and when it refuses a request that was placed by another
-one. Where it is ahead its ring is learnt from it and taken over as a whole: new members are connected, the table of
-owners is worked out in a thread, and from one moment on requests go by it. Where it is behind it is taught. Only rings
-that were decided are stored on nodes, so what a node says is its ring may be believed
-(docs/decisions/ring-changes.rst, rules 1 to 3).
+one. All that are ahead are asked for their ring at once, and the first that tells it is enough: it is taken over as a
+whole, new members are connected, the table of owners is worked out in a thread, and from one moment on requests go by
+it. Where a node is behind it is taught. Only rings that were decided are stored on nodes, so what a node says is its
+ring may be believed (docs/decisions/ring-changes.rst, rules 1 to 3).
+
+A request that waits for a ring waits for one node's answer at most; whatever comes of it the request begins again, and
+ends at its deadline. A node that gives no ring for the number that it tells is of no use until it does: it is refused
+when it says who it is, and asked again ever less often.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from proxy.asking import ask
+from proxy.asking import ask, meet
 from proxy.members import Members
 from proxy.peer import NodeAccess, Peer
 from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
-from sfss.errors import ConnectionLost, SfssError, Unsupported, WrongCluster
+from proxy.rests import Rests, forget_replaced
+from sfss.errors import ConnectionLost, SfssError, Unavailable, Unsupported, WrongCluster
 from sfss.promise import Promise
 from sfss.ring import NodeRing
 from sfss.ring_keeper import RingKeeper
 from sfss.ring_record import Placement, RingRecord
+from sfss.store import Identity
 
 if TYPE_CHECKING:
-    from proxy.coordinator import Coordinator
+    from proxy.coordinator import Coordinator, WaitsForRing
 
 _REST_S = 0.05
 """How long to leave it at that when a ring could not be learnt; requests that wait for it then try once more."""
+
+_USELESS_S_MIN = 1.0
+_USELESS_S_MAX = 60.0
+"""How soon, and how seldom at last, a node that gave no ring is asked for it again."""
 
 _TURN_REQUESTS = 32
 """Requests that begin again before others have their turn: a few milliseconds."""
@@ -54,15 +64,20 @@ class Following:
         self._members = members
         self._record = record
         self._taken_over = taken_over
-        self._ahead: dict[Peer, int] = {}
-        """Who is said to be at a later ring, and at which one."""
-        self._waiting: list[Callable[[], None]] = []
-        self._learning: asyncio.Task[None] | None = None
+        self._learning: dict[Peer, tuple[int, asyncio.Task[None]]] = {}
+        """Who is asked for a later ring, and which one it is said to be at."""
+        self._taking_over = asyncio.Lock()
+        self._useless: dict[Peer, tuple[int, str]] = {}
+        """Who gave no ring for the number that it tells, and why not."""
+        self._rests = Rests(_USELESS_S_MIN, _USELESS_S_MAX, coordinator.monotonic)
+        self._waiting: dict[WaitsForRing, tuple[int, Peer]] = {}
+        """Requests that wait for a ring, and who is asked for it."""
         self._teaching: dict[Peer, Promise[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Stop. Idempotent."""
+        self._waiting.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -74,12 +89,25 @@ class Following:
         elif 0 < number < self._coordinator.placed.number:
             self.teach(peer)
 
-    def after(self, number: int, peer: Peer, then: Callable[[], None]) -> None:
+    def examine(self, peer: Peer, identity: Identity) -> None:
+        """A peer said who it is. Raises `WrongCluster` for one that gives no ring for the number that it tells."""
+        self.heard(peer, identity.ring)
+        why = self._why_useless(peer, identity.ring)
+        if why and peer not in self._learning:
+            raise WrongCluster(why)
+
+    def after(self, number: int, peer: Peer, request: WaitsForRing) -> bool:
         if number <= self._coordinator.placed.number:
-            asyncio.get_running_loop().call_soon(then)
-            return
-        self._waiting.append(then)
+            asyncio.get_running_loop().call_soon(request.begin_again)
+            return True
         self._learn_from(peer, number)
+        if peer not in self._learning:
+            return False
+        self._waiting[request] = number, peer
+        return True
+
+    def leave(self, request: WaitsForRing) -> None:
+        self._waiting.pop(request, None)
 
     def teach(self, peer: Peer) -> Promise[None]:
         taught = self._teaching.get(peer)
@@ -91,66 +119,90 @@ class Following:
 
     # learning
 
+    def _why_useless(self, peer: Peer, number: int) -> str:
+        """Why a peer's ring of this number can't be had from it; empty where that isn't known."""
+        told, why = self._useless.get(peer, (0, ""))
+        return why if told == number > self._coordinator.placed.number else ""
+
     def _learn_from(self, peer: Peer, number: int) -> None:
-        self._ahead[peer] = max(self._ahead.get(peer, 0), number)
-        if self._learning is None or self._learning.done():
-            self._learning = self._spawn(self._learn(), "the ring is learnt")
+        if peer not in self._learning and (not self._why_useless(peer, number) or self._rests.is_over(peer)):
+            task = self._spawn(self._learn(peer, number), f"the ring is learnt from {peer.name}")
+            self._learning[peer] = number, task
+            task.add_done_callback(partial(self._learnt, peer))
 
-    async def _learn(self) -> None:
-        while self._ahead or self._waiting:
-            peer = max(self._ahead, key=self._ahead.__getitem__, default=None)
-            if peer is not None and self._ahead.pop(peer) > self._coordinator.placed.number:
-                try:
-                    await self._take_over_from(peer)
-                except SfssError as error:
-                    _log.warning("the ring can't be learnt from %s: %s", peer.name, error)
-                    if isinstance(error, WrongCluster):
-                        # What it refuses for no reason that can be had must not hold up what others can answer.
-                        self._coordinator.health.failed(peer, error)
-                    await asyncio.sleep(_REST_S)
-            if not self._ahead:
-                await self._release()
+    async def _learn(self, peer: Peer, number: int) -> None:
+        try:
+            await self._take_over_from(peer, number)
+        except Unavailable as error:
+            _log.warning("the ring can't be learnt from %s: %s", peer.name, error)
+            await asyncio.sleep(_REST_S)
+        except SfssError as error:
+            self._gave_nothing(peer, number, str(error))
+        else:
+            self._useless.pop(peer, None)
+            self._rests.forget(peer)
 
-    async def _take_over_from(self, peer: Peer) -> None:
+    def _learnt(self, peer: Peer, _: asyncio.Task[None]) -> None:
+        del self._learning[peer]
+        self._release(lambda _, asked: asked is peer)
+
+    def _gave_nothing(self, peer: Peer, number: int, why: str) -> None:
+        """What a peer refuses for no reason that can be had must not hold up what others can answer."""
+        if self._useless.get(peer) != (number, why):
+            _log.warning("the ring can't be learnt from %s: %s", peer.name, why)
+        self._useless[peer] = number, why
+        self._rests.rest(peer)
+        self._coordinator.health.failed(peer, WrongCluster(why))
+
+    async def _take_over_from(self, peer: Peer, number: int) -> None:
         coordinator = self._coordinator
-        held = await ask(coordinator, peer, lambda replica, call: keeper(replica).tell_ring(call), suspect_too=True)
-        record = held.record
-        if held.number <= coordinator.placed.number:
-            return
-        if record is None:
-            raise WrongCluster(f"it knows the number of its ring, {held.number}, and not the ring")
-        if record.partitions != coordinator.placed.partitions:
-            raise WrongCluster(f"its ring has {record.partitions} partitions, ours {coordinator.placed.partitions}")
-        known = dict(zip(self._record.placements, coordinator.placed.rings, strict=True)) if self._record else {}
-        placed = await place(record, self._members, known)
+        held = await ask(
+            coordinator,
+            peer,
+            lambda replica, call: keeper(replica).tell_ring(call),
+            within_s=coordinator.options.node_deadline_s,
+            suspect_too=True,
+        )
+        async with self._taking_over:
+            if max(held.number, number) <= coordinator.placed.number:
+                return
+            record = held.record
+            if held.number < number:
+                raise WrongCluster(f"it said that it is at ring {number}, and tells ring {held.number}")
+            if record is None:
+                raise WrongCluster(f"it knows the number of its ring, {held.number}, and not the ring")
+            if record.partitions != coordinator.placed.partitions:
+                raise WrongCluster(f"its ring has {record.partitions} partitions, ours {coordinator.placed.partitions}")
+            known = dict(zip(self._record.placements, coordinator.placed.rings, strict=True)) if self._record else {}
+            self._take_over(record, await place(record, self._members, known))
+
+    def _take_over(self, record: RingRecord, placed: PlacedRing) -> None:
+        coordinator = self._coordinator
         coordinator.take_over(placed)
         self._record = record
         self._taken_over(record, placed)
         self._members.keep([member.name for member in record.members], coordinator.options.deadline_s)
+        forget_replaced(self._useless, placed.peers)
+        self._rests.keep(placed.peers)
         _log.info("ring %d is in use: %s", record.number, told(record))
+        for number, task in self._learning.values():
+            if number <= record.number and task is not asyncio.current_task():
+                task.cancel()
+        self._release(lambda number, _: number <= record.number)
         for member in placed.peers:
             self._spawn(self._meet(member), f"{member.name} says who it is")
 
-    async def _release(self) -> None:
-        """Let requests begin again that waited for a later ring."""
-        waiting, self._waiting = self._waiting, []
-        for count, then in enumerate(waiting, 1):
-            try:
-                then()
-            except Exception:
-                _log.exception("a request could not begin again")
-            if not count % _TURN_REQUESTS:
-                await asyncio.sleep(0)
+    def _release(self, chosen: Callable[[int, Peer], bool]) -> None:
+        """Let requests begin again that wait for a ring."""
+        released = [request for request, (number, peer) in self._waiting.items() if chosen(number, peer)]
+        for request in released:
+            del self._waiting[request]
+        if released:
+            self._spawn(_begin_again(released), "requests begin again")
 
     async def _meet(self, peer: Peer) -> None:
         """See whether a member is the node that the ring says, and at this ring."""
-        try:
-            identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
-            self._coordinator.health.identified(peer, identity)
-        except WrongCluster as error:
-            self._coordinator.health.failed(peer, error)
-        except SfssError:
-            return  # its health was told
+        await meet(self._coordinator, peer)
 
     # teaching
 
@@ -187,6 +239,16 @@ class Following:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, SfssError):
             _log.error("the ring could not be followed", exc_info=error)
+
+
+async def _begin_again(requests: Sequence[WaitsForRing]) -> None:
+    for count, request in enumerate(requests, 1):
+        try:
+            request.begin_again()
+        except Exception:
+            _log.exception("a request could not begin again")
+        if not count % _TURN_REQUESTS:
+            await asyncio.sleep(0)
 
 
 def keeper(replica: NodeAccess) -> RingKeeper:

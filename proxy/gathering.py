@@ -279,11 +279,12 @@ class Gathering:
             rings.heard(peer, ring)
             return False
         if ring > self._owners.ring:
+            if not rings.after(ring, peer, self):
+                return False
             self._left = True
             self._pending.clear()
             self._errors[peer] = error
             self.due = self._deadline
-            rings.after(ring, peer, self._begin_again)
         else:
             self._answers.pop(peer, None)
             taught = rings.teach(peer)
@@ -303,7 +304,7 @@ class Gathering:
             self._ask(peer, self._wants_value() and self._whole is None and self._fetching is None)
         self._advance()
 
-    def _begin_again(self) -> None:
+    def begin_again(self) -> None:
         """A later ring is in use: ask its owners, for as long as is left."""
         if self._finished:
             return
@@ -345,6 +346,8 @@ class Gathering:
     def _conclude(self, result: Record | None, error: Exception | None) -> None:
         self._finished = True
         self._result, self._error = result, error
+        if self._left and (rings := self._coordinator.rings) is not None:
+            rings.leave(self)
         promise = self._promise
         if promise is None:
             return

@@ -17,13 +17,13 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from proxy.asking import ask
+from proxy.asking import ask, meet
 from proxy.comparison import Comparison, Pace, newest_of
 from proxy.peer import NodeAccess, Peer
 from proxy.placed_ring import Owners
 from proxy.purging import RegionPurge
 from proxy.schedule import REGION_DIGITS, REGIONS
-from sfss.errors import SfssError, Unsupported, WrongCluster
+from sfss.errors import SfssError, Unsupported
 from sfss.hash_tree import read_listing
 from sfss.keys import hash_key
 from sfss.store import Identity, Record, Refillable, Reply
@@ -216,19 +216,8 @@ class Refill:
     async def _ask_others(self, peer: Peer | None) -> int:
         """Ask all that seem to be well who they are, but one. The latest ring that any of them has."""
         others = [one for one in self._coordinator.placed.peers if not (one.down or one.suspect or one is peer)]
-        return max(await asyncio.gather(*map(self._ask_who_it_is, others)), default=0)
-
-    async def _ask_who_it_is(self, peer: Peer) -> int:
-        try:
-            identity = await ask(self._coordinator, peer, lambda replica, call: replica.identify(), suspect_too=True)
-            self._coordinator.health.identified(peer, identity)
-        except WrongCluster as error:
-            self._coordinator.health.failed(peer, error)
-        except SfssError:
-            pass  # its health was told
-        else:
-            return identity.ring
-        return 0
+        answers = await asyncio.gather(*(meet(self._coordinator, one) for one in others))
+        return max((answer.ring for answer in answers if answer is not None), default=0)
 
     def _rest(self, peer: Peer) -> None:
         progress = self._progress.get(peer)

@@ -333,11 +333,12 @@ class Write:
         if self._settled:
             rings.heard(peer, error.ring)
             return False
+        if not rings.after(error.ring, peer, self):
+            return False
         self._left = True
         self._doubtful += self._accepted + self._waiting - 1
         self._accepted = self._held = self._durable = self._waiting = 0
         self._errors = {peer: error}
-        rings.after(error.ring, peer, self._begin_again)
         return True
 
     def _taught(self, peer: Peer, call: Call, refusal: StaleRing, taught: Promise[None]) -> None:
@@ -352,7 +353,7 @@ class Write:
         if not (self._settled or self._left):
             self._decide()
 
-    def _begin_again(self) -> None:
+    def begin_again(self) -> None:
         """A later ring is in use: the same record goes to its owners, since it may be stored already. An asked stamp
         stays one: nobody could be asked under a ring that was left by then."""
         record = self._record
@@ -447,6 +448,8 @@ class Write:
         if self._strictly:
             self.later = None  # nobody asks further; else a write that waits for a slow node holds all later ones
         coordinator.dismiss(self._size)
+        if self._left and coordinator.rings is not None:
+            coordinator.rings.leave(self)
         if written is not None and self._errors is not None:
             for peer in self._errors:
                 self._hint(peer)

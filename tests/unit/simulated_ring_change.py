@@ -170,7 +170,7 @@ class SimulatedRingChange(SimulatedCluster):
 
         def examine(peer: Peer, identity: Identity) -> None:
             if following is not None:
-                following.heard(peer, identity.ring)
+                following.examine(peer, identity)
 
         coordinator = Coordinator(
             PlacedRing.of(ring, peers, Quorum(placement.n, placement.w, placement.r)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from proxy.members import Members
 from proxy.options import Options
 from sfss.errors import Unreachable
 from sfss.memory import MemoryStore
+from sfss.promise import new_promise
 from sfss.ring_keeper import HeldRing, KeptRing
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import NO_CALL, Call
@@ -43,16 +46,21 @@ def ring(number: int, *placements: str, partitions: int = PARTITIONS) -> RingRec
 
 
 class Node(MemoryStore):
-    """A node, and the connection to it. `failing`: whatever is asked raises this."""
+    """A node, and the connection to it. `failing`: whatever is asked raises this. `paused`: it tells no ring."""
 
     def __init__(self, name: str) -> None:
         super().__init__(node=id_of(name))
         self.failing: Exception | None = None
+        self.paused = False
         self.asked: list[str] = []
         self.closed = False
 
     def keep(self, record: RingRecord) -> None:
         self._keep(KeptRing(HeldRing.of(record)))
+
+    def tells(self, number: int) -> None:
+        """Whatever ring it keeps, it says that it is at this one."""
+        self._identity = replace(self._identity, ring=number)
 
     def _note(self, question: str) -> None:
         self.asked.append(question)
@@ -61,7 +69,7 @@ class Node(MemoryStore):
 
     def tell_ring(self, call: Call = NO_CALL) -> Any:
         self._note("ring")
-        return super().tell_ring(call)
+        return new_promise() if self.paused else super().tell_ring(call)
 
     def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> Any:
         self._note("learn")
@@ -69,6 +77,20 @@ class Node(MemoryStore):
 
     async def close(self) -> None:
         self.closed = True
+
+
+class Request:
+    """Notes under which ring it begins again."""
+
+    def __init__(self, lab: Lab, fault: Exception | None = None) -> None:
+        self._lab = lab
+        self._fault = fault
+        self.rings: list[int] = []
+
+    def begin_again(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self.rings.append(self._lab.coordinator.placed.number)
 
 
 class Lab:
@@ -88,7 +110,7 @@ class Lab:
         health = Health(
             placed.peers,
             monotonic=loop.time,
-            examine=lambda peer, identity: self.following.heard(peer, identity.ring),
+            examine=lambda peer, identity: self.following.examine(peer, identity),
         )
         self.coordinator = Coordinator(placed, options=Options(), health=health, monotonic=loop.time)
         self.following = self.coordinator.rings = Following(
@@ -110,14 +132,14 @@ class Lab:
 async def test_a_later_ring_is_learnt_once_however_many_requests_wait_for_it() -> None:
     lab = await Lab(ring(2, "abc", "bcd")).start()
     lab.node("b").keep(ring(3, "bcd"))
-    began_again: list[int] = []
+    requests = [Request(lab) for _ in range(100)]
 
-    for _ in range(100):
-        lab.following.after(3, lab.peer("b"), lambda: began_again.append(lab.coordinator.placed.number))
-    assert not began_again
+    for request in requests:
+        assert lab.following.after(3, lab.peer("b"), request)
+    assert not any(request.rings for request in requests)
     await lab.let_happen()
 
-    assert began_again == [3] * 100
+    assert [request.rings for request in requests] == [[3]] * 100
     assert lab.node("b").asked == ["ring"]
     assert lab.taken_over == [3]
 
@@ -141,13 +163,69 @@ async def test_members_that_stay_are_the_same_peers_and_those_that_left_are_clos
 async def test_a_ring_that_can_not_be_learnt_lets_requests_try_once_more() -> None:
     lab = await Lab(ring(2, "abc", "bcd")).start()
     lab.node("b").failing = Unreachable("gone")
-    began_again: list[int] = []
+    request = Request(lab)
 
-    lab.following.after(3, lab.peer("b"), lambda: began_again.append(lab.coordinator.placed.number))
+    assert lab.following.after(3, lab.peer("b"), request)
     await asyncio.sleep(1.0)
 
-    assert began_again == [2]
+    assert request.rings == [2]
     assert lab.node("b").asked == ["ring"]
+
+
+@in_virtual_time
+async def test_a_paused_node_that_is_ahead_holds_nobody_up_while_another_one_tells_the_ring() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").paused = True
+    lab.node("c").keep(ring(3, "bcd"))
+    of_paused, of_other = Request(lab), Request(lab)
+
+    lab.following.after(3, lab.peer("b"), of_paused)
+    lab.following.after(3, lab.peer("c"), of_other)
+    await lab.let_happen()
+
+    assert of_paused.rings == of_other.rings == [3]
+
+
+@in_virtual_time
+async def test_a_paused_node_that_alone_is_ahead_holds_requests_up_as_long_as_any_question_to_a_node() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    options = lab.coordinator.options
+    lab.node("b").paused = True
+    request = Request(lab)
+
+    lab.following.after(3, lab.peer("b"), request)
+    await asyncio.sleep(options.node_deadline_s + 0.1)
+
+    assert request.rings == [2]
+    assert options.node_deadline_s < options.deadline_s / 2
+
+
+@in_virtual_time
+async def test_requests_that_wait_for_one_node_do_not_begin_again_for_what_another_one_fails_at() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").paused = True
+    lab.node("c").failing = Unreachable("gone")
+    of_paused, of_other = Request(lab), Request(lab)
+
+    lab.following.after(3, lab.peer("b"), of_paused)
+    lab.following.after(3, lab.peer("c"), of_other)
+    await asyncio.sleep(0.5)
+
+    assert (of_paused.rings, of_other.rings) == ([], [2])
+
+
+@in_virtual_time
+async def test_a_request_that_has_ended_waits_for_no_ring() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").paused = True
+    ended = Request(lab)
+
+    lab.following.after(3, lab.peer("b"), ended)
+    lab.following.leave(ended)
+    reference = weakref.ref(ended)
+    del ended
+
+    assert reference() is None
 
 
 @in_virtual_time
@@ -155,29 +233,55 @@ async def test_of_two_who_are_ahead_the_one_that_knows_the_ring_is_believed() ->
     lab = await Lab(ring(2, "abc", "bcd")).start()
     lab.node("b")._keep(KeptRing(HeldRing(4, "lost")))
     lab.node("c").keep(ring(3, "bcd"))
-    began_again: list[int] = []
+    of_mute, of_other = Request(lab), Request(lab)
 
-    lab.following.after(4, lab.peer("b"), lambda: began_again.append(lab.coordinator.placed.number))
-    lab.following.after(3, lab.peer("c"), lambda: began_again.append(lab.coordinator.placed.number))
+    lab.following.after(4, lab.peer("b"), of_mute)
+    lab.following.after(3, lab.peer("c"), of_other)
     await asyncio.sleep(1.0)
 
-    assert began_again == [3, 3]
+    assert of_mute.rings[-1] in (2, 3)
+    assert of_other.rings == [3]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [HeldRing(4, "lost"), HeldRing.of(ring(4, "bcd", partitions=16)), HeldRing.of(ring(2, "abc", "bcd"))],
+    ids=["only the number", "other partitions", "an older ring"],
+)
+@in_virtual_time
+async def test_a_node_that_gives_no_ring_for_its_number_stays_down_until_it_does(kept: HeldRing) -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b")._keep(KeptRing(kept))
+    lab.node("b").tells(4)
+    peer = lab.peer("b")
+
+    lab.following.heard(peer, 4)
+    await lab.let_happen()
+    assert peer.down
+    assert not lab.following.after(4, peer, Request(lab))
+    await asyncio.sleep(600.0)
+    asked = len(lab.node("b").asked)
+
+    assert peer.down
+    assert "ring" in peer.error
+    assert asked < 25
+    lab.node("b").keep(ring(4, "bcd"))
+    await asyncio.sleep(100.0)
+    assert not peer.down
+    assert lab.coordinator.placed.number == 4
 
 
 @in_virtual_time
 async def test_a_fault_of_one_request_that_begins_again_is_not_that_of_others() -> None:
     lab = await Lab(ring(2, "abc", "bcd")).start()
     lab.node("b").keep(ring(3, "bcd"))
-    began_again: list[int] = []
+    request = Request(lab)
 
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    lab.following.after(3, lab.peer("b"), fail)
-    lab.following.after(3, lab.peer("b"), lambda: began_again.append(2))
+    lab.following.after(3, lab.peer("b"), Request(lab, ZeroDivisionError()))
+    lab.following.after(3, lab.peer("b"), request)
     await lab.let_happen()
 
-    assert began_again == [2]
+    assert request.rings == [3]
 
 
 @in_virtual_time
@@ -194,12 +298,12 @@ async def test_a_ring_with_other_partitions_is_not_taken_over() -> None:
 @in_virtual_time
 async def test_who_waits_for_a_ring_that_is_in_use_begins_again_at_once() -> None:
     lab = await Lab(ring(2, "abc", "bcd")).start()
-    began_again: list[int] = []
+    request = Request(lab)
 
-    lab.following.after(2, lab.peer("b"), lambda: began_again.append(2))
+    assert lab.following.after(2, lab.peer("b"), request)
     await lab.let_happen()
 
-    assert began_again == [2]
+    assert request.rings == [2]
     assert lab.node("b").asked == []
 
 

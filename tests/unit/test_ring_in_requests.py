@@ -62,11 +62,18 @@ class Followed:
 
     def __init__(self):
         self.waiting = []
+        self.useless = ""
         self.teaching = {}
         self.told = []
 
-    def after(self, number, peer, then):
-        self.waiting.append((number, peer.name[0], then))
+    def after(self, number, peer, request):
+        if peer.name[0] in self.useless:
+            return False
+        self.waiting.append((number, peer.name[0], request))
+        return True
+
+    def leave(self, request):
+        self.waiting = [waiting for waiting in self.waiting if waiting[2] is not request]
 
     def heard(self, peer, number):
         self.told.append((peer.name[0], number))
@@ -76,8 +83,8 @@ class Followed:
 
     async def arrive(self):
         waiting, self.waiting = self.waiting, []
-        for _, _, then in waiting:
-            then()
+        for _, _, request in waiting:
+            request.begin_again()
         await turns()
 
     async def taught(self, name, error=None):
@@ -315,6 +322,27 @@ async def test_a_write_whose_later_ring_never_comes_tells_what_may_have_become_o
         QuorumUnavailable,
         Outcome.UNKNOWN if accepted else Outcome.NOT_APPLIED,
     )
+    assert not lab.followed.waiting
+
+
+@in_virtual_time
+async def test_a_replica_whose_later_ring_can_not_be_had_is_one_that_failed():
+    lab = JointLab("abc", "bcd")
+    lab.use(lab.old)
+    lab.followed.useless = "a"
+
+    written = lab.coordinator.set(KEY, b"new")
+    await lab["a"].call("apply").refuse(StaleRing(3))
+    await lab["b"].call("apply").answer()
+    await lab["c"].call("apply").answer()
+    found = lab.coordinator.get(KEY)
+    await lab["a"].call("read").refuse(StaleRing(3))
+    await lab["b"].call("inspect").answer()
+    await lab["c"].call("read").answer()
+
+    assert written.result().durable == 2
+    assert found.result().value == b"new"
+    assert not lab.followed.waiting
 
 
 @in_virtual_time
@@ -374,6 +402,7 @@ async def test_a_read_whose_later_ring_never_comes_ends_with_its_deadline():
     assert "stale ring 3" in str(error)
     assert lab.coordinator.counters.quorum_failures == 1
     assert lab.coordinator.in_flight == 0
+    assert not lab.followed.waiting
 
 
 @in_virtual_time
