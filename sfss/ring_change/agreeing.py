@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sfss.errors import StaleRing
 from sfss.ring_change.node import Nodes, Overtaken, RingNode
+from sfss.ring_change.trouble import Trouble
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Prepared, Promised, Voted
 from sfss.ring_record import RingRecord
 
@@ -42,7 +43,7 @@ class Agreeing:
         self._say = say
         self._sleep = sleep
         self._round = 0
-        self._trouble = ""
+        self._trouble = Trouble()
         # The first placement of a joint ring is that of the last settled one.
         self._acceptors = [member.name for member in present.placements[0].members]
         self._majority = len(self._acceptors) // 2 + 1
@@ -86,7 +87,7 @@ class Agreeing:
         behind = [name for name, error in errors.items() if isinstance(error, StaleRing)]
         # They answer the next try.
         await self._nodes.ask_all(behind, lambda node: node.learn(self._present))
-        self._trouble = "; ".join(f"{name}: {error}" for name, error in errors.items())
+        self._trouble = Trouble(errors)
         refused = [answer.ballot for answer in answers.values() if isinstance(answer, Nack)]
         self._round = max([self._round, *(ballot >> _CHANCE_BITS for ballot in refused)])
         return list(answers.values())

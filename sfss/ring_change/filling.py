@@ -9,7 +9,7 @@ that may have forgotten something counts for nothing: it answers with an error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import NamedTuple
 
 from sfss.errors import CorruptRecord, RemoteError, SfssError
@@ -25,6 +25,7 @@ from sfss.keys import hash_key
 from sfss.pace import Pace
 from sfss.ring_change.layout import Task, Tasks
 from sfss.ring_change.node import Nodes, RingNode
+from sfss.ring_change.trouble import Blocked
 from sfss.ring_record import RingRecord
 from sfss.store import Record
 
@@ -36,15 +37,11 @@ _LARGE_BYTES = 16 * 1024
 _BREATH_RECORDS = 500
 
 
-class Blocked(Exception):
-    """A place can't be filled now; says what is in the way."""
-
-
 class Place(NamedTuple):
     """A place of the hash tree that has to be filled, and why it can't be if it can't."""
 
     prefix: bytes
-    blocked: str
+    blocked: Blocked | None
 
 
 class Listing(NamedTuple):
@@ -95,8 +92,8 @@ class Filling:
 
     async def fill(self, place: Place) -> None:
         """Do what is to be done in a place. Raises `Blocked`, and `Overtaken` where another ring is in force."""
-        if place.blocked:
-            raise Blocked(place.blocked)
+        if place.blocked is not None:
+            raise place.blocked
         await self._fill(place.prefix)
         self.done += self._tasks.count_below(place.prefix)
 
@@ -108,14 +105,14 @@ class Filling:
         blocked = [_unheard(task, branches, errors) for task in tasks]
         if not any(blocked) and len({branch[digit] for name, branch in branches.items() if _asked(name, tasks)}) <= 1:
             return None
-        return Place(prefix, next(iter(blocked)) if all(blocked) else "")
+        return Place(prefix, _together(blocked) if all(blocked) else None)
 
     async def _fill(self, prefix: bytes) -> None:
         tasks = self._tasks.below(prefix)
         names = {name for task in tasks for name in task.names}
         listings, errors = await self._nodes.ask_all(sorted(names), lambda node: ask_listing(node, prefix))
-        for unheard in filter(None, (_unheard(each, listings, errors) for each in tasks)):
-            raise Blocked(unheard)
+        if unheard := _together(_unheard(each, listings, errors) for each in tasks):
+            raise unheard
         if len(prefix) < PREFIX_DIGITS_MAX and any(listing.more for listing in listings.values()):
             for digit in DIGITS:
                 await self._fill(prefix + digit)
@@ -148,10 +145,7 @@ class Filling:
             self.bytes += sum(given) * record.size
             await self._pace.spend(record.size * (1 + sum(given)))
         if holders < task.holders_min:
-            reasons = "; ".join(f"{name}: {errors[name]}" for name in task.targets if name in errors)
-            raise Blocked(
-                f"{holders} of {len(task.targets)} nodes have a file that {task.holders_min} need ({reasons})"
-            )
+            raise Blocked({name: errors[name] for name in task.targets if name in errors})
 
     async def _read(self, key: bytes, newest: tuple[int, int], holding: list[str]) -> Record:
         """A record as new as the newest that was listed. Raises `Blocked`."""
@@ -167,7 +161,7 @@ class Filling:
             else:
                 if record is not None and record.order() >= newest:
                     return record
-        raise Blocked(f"{key.decode(errors='replace')} can't be read ({reason})")
+        raise Blocked(files={key.decode(errors="replace"): reason})
 
     async def _give(self, name: str, key: bytes, record: Record, errors: dict[str, SfssError]) -> bool:
         """Whether the node has it now, or something newer."""
@@ -183,13 +177,17 @@ def _asked(name: str, tasks: set[Task]) -> bool:
     return any(name in task.sources or name in task.targets for task in tasks)
 
 
-def _unheard(task: Task, heard: Mapping[str, object], errors: Mapping[str, SfssError]) -> str:
-    """Why a task can't be done if only these nodes are heard; empty where it can."""
+def _unheard(task: Task, heard: Mapping[str, object], errors: Mapping[str, SfssError]) -> Blocked | None:
+    """Why a task can't be done if only these nodes are heard; None where it can."""
     for names, least in ((task.sources, task.heard_min), (task.targets, task.holders_min)):
         if sum(name in heard for name in names) < least:
-            reasons = "; ".join(f"{name}: {errors[name]}" for name in names if name in errors)
-            return f"{least} of {', '.join(names)} have to answer ({reasons})"
-    return ""
+            return Blocked({name: errors[name] for name in names if name in errors})
+    return None
+
+
+def _together(reasons: Iterable[Blocked | None]) -> Blocked | None:
+    found = [blocked for blocked in reasons if blocked is not None]
+    return Blocked({name: why for blocked in found for name, why in blocked.nodes.items()}) if found else None
 
 
 async def ask_branches(node: RingNode, prefix: bytes) -> list[Branch]:

@@ -16,10 +16,11 @@ from sfss.errors import SetupError, SfssError
 from sfss.pace import Pace, side_by_side
 from sfss.ring_change.agreeing import Agreeing
 from sfss.ring_change.ending import ABORTED, MINE, THEIRS, UNSURE, Endings, Outcome, ending
-from sfss.ring_change.filling import Blocked, Filling, Place
+from sfss.ring_change.filling import Filling, Place
 from sfss.ring_change.layout import Layout, even_out, fill
 from sfss.ring_change.leftovers import Leftovers, places_of
 from sfss.ring_change.node import Nodes, Overtaken
+from sfss.ring_change.trouble import Blocked, Trouble
 from sfss.ring_change.wish import Wish, join
 from sfss.ring_keeper import HeldRing
 from sfss.ring_record import RingRecord
@@ -169,7 +170,7 @@ class Mover:
             except SetupError as error:
                 if change is None:
                     raise
-                self._wait_for(str(error))
+                self._wait_for(error)
                 await self._sleep(_PAUSE_S)
 
     # stages
@@ -261,65 +262,63 @@ class Mover:
             stored |= answers.keys()
             if all(sum(owner in stored for owner in group.owners) >= group.barrier for group in groups):
                 return layout
-            self._wait_for("; ".join(f"{name}: {error}" for name, error in errors.items()))
+            self._wait_for(Trouble(errors))
             await self._sleep(_PAUSE_S)
 
-    async def _fill(self, filling: Filling) -> str:
-        """Fill whatever isn't. What was in the way, in words."""
+    async def _fill(self, filling: Filling) -> Trouble:
+        """Fill whatever isn't. What was in the way."""
         filling.done = 0.0
-        blocked = ""
+        trouble = Trouble()
 
         async def work(place: Place) -> None:
-            nonlocal blocked
             try:
                 await filling.fill(place)
-            except Blocked as error:
-                blocked = str(error)
+            except Blocked as blocked:
+                trouble.add(blocked)
 
         await side_by_side(JOBS, filling.places(), work)
-        return blocked
+        return trouble
 
-    async def _release(self, layout: Layout, without: frozenset[str]) -> str:
-        """Remove copies from nodes that don't own them (rule 7). What is in the way, in words. Nodes are left out that
-        don't answer and are about to leave."""
+    async def _release(self, layout: Layout, without: frozenset[str]) -> Trouble:
+        """Remove copies from nodes that don't own them (rule 7). What is in the way. Nodes are left out that don't
+        answer and are about to leave."""
         ring = layout.ring
+        trouble = Trouble()
         if ring.number == 1:
-            return ""  # where nobody has ever owned anything else
+            return trouble  # where nobody has ever owned anything else
         self._stage = "removing old copies"
         members = {member.name for member in ring.members}
         nodes = {member.node for member in ring.members}
         tasks = await asyncio.to_thread(layout.tasks, lambda group: even_out(group, without))
         filling = Filling(self._nodes, ring, tasks, self._pace)
-        troubles = [
-            await self._release_of(name, layout, filling)
-            for name in list(self._names)
-            if name not in without and (name in members or await self._has_left(name, nodes))
-        ]
-        return "; ".join(filter(None, troubles))
+        for name in list(self._names):
+            if name not in without and (name in members or await self._has_left(name, nodes)):
+                try:
+                    await self._release_of(name, layout, filling, trouble)
+                except SfssError as error:
+                    trouble.add(Blocked({name: error}))
+        return trouble
 
-    async def _release_of(self, name: str, layout: Layout, filling: Filling) -> str:
+    async def _release_of(self, name: str, layout: Layout, filling: Filling, trouble: Trouble) -> None:
         ring = layout.ring
         member = any(member.name == name for member in ring.members)
-        blocked = ""
+        settled = True
 
         async def work(partition: int) -> None:
-            nonlocal blocked
+            nonlocal settled
             try:
                 for place in places_of(partition, layout.shift):
                     await filling.settle(place)
                 if member:
                     await self._nodes.ask_under(ring, name, lambda node: node.drop(ring.number, partition))
-            except Blocked as error:
-                blocked = str(error)
+            except Blocked as blocked:
+                settled = False
+                trouble.add(blocked)
 
-        try:
-            leftovers = await asyncio.to_thread(Leftovers, self._nodes, layout, name)
-            await side_by_side(JOBS, leftovers.partitions(), work)
-            if not member and not blocked:
-                await self._nodes.ask_under(ring, name, lambda node: node.left(ring.number))
-        except SfssError as error:
-            return f"{name}: {error}"
-        return blocked
+        leftovers = await asyncio.to_thread(Leftovers, self._nodes, layout, name)
+        await side_by_side(JOBS, leftovers.partitions(), work)
+        if not member and settled:
+            await self._nodes.ask_under(ring, name, lambda node: node.left(ring.number))
 
     async def _has_left(self, name: str, members: set[str]) -> bool:
         """Whether a node that the ring doesn't name is one of the cluster that can be told so. One of `members` (node
@@ -333,10 +332,11 @@ class Mover:
             return False
         return identity.cluster == self._cluster and identity.node not in members
 
-    def _wait_for(self, trouble: str) -> None:
-        if trouble != self._said:
-            self._said = trouble
-            self._say(f"waiting: {trouble}")
+    def _wait_for(self, trouble: object) -> None:
+        told = str(trouble)
+        if told != self._said:
+            self._said = told
+            self._say(f"waiting: {told}")
 
 
 def difference(ring: RingRecord) -> str:
