@@ -170,8 +170,7 @@ class Mover:
             except SetupError as error:
                 if change is None:
                     raise
-                self._wait_for(error)
-                await self._sleep(_PAUSE_S)
+                await self._wait_for(error)
 
     # stages
 
@@ -195,8 +194,9 @@ class Mover:
         _, gone = await self._nodes.ask_all(sorted(present.keys() - names), lambda node: node.identify())
         trouble = await self._release(layout, frozenset(gone))
         if trouble:
-            raise SetupError(f"the change before this one isn't over ({trouble})")
-        joined = await join(self._nodes, sorted(names - present.keys()), self._cluster, before.fingerprint, present)
+            raise SetupError(f"the change before this one isn't over ({trouble}); once that is mended, ask once more")
+        comes = sorted(names - present.keys())
+        joined = await join(self._nodes, comes, self._cluster, before.fingerprint, present, self._wait_for)
         placement = wish.placement(after, present | joined)
         wished = RingRecord(ring.number + 1, ring.partitions, (ring.placements[0], placement))
         try:
@@ -214,8 +214,7 @@ class Mover:
         self._filling = filling = Filling(self._nodes, ring, tasks, self._pace)
         try:
             while trouble := await self._fill(filling):
-                self._wait_for(trouble)
-                await self._sleep(_PAUSE_S)
+                await self._wait_for(trouble)
         finally:
             self._filling = None
         self._stage = "finishing"
@@ -228,10 +227,9 @@ class Mover:
         layout = await self._spread(ring)
         until = self._monotonic() + _RELEASE_S
         while trouble := await self._release(layout, frozenset()):
-            self._wait_for(trouble)
+            await self._wait_for(trouble)
             if self._monotonic() >= until:
                 return Outcome.COPIES_LEFT if outcome in (Outcome.DONE, Outcome.NOTHING) else outcome
-            await self._sleep(_PAUSE_S)
         return outcome
 
     # what stages consist of
@@ -262,8 +260,7 @@ class Mover:
             stored |= answers.keys()
             if all(sum(owner in stored for owner in group.owners) >= group.barrier for group in groups):
                 return layout
-            self._wait_for(Trouble(errors))
-            await self._sleep(_PAUSE_S)
+            await self._wait_for(Trouble(errors))
 
     async def _fill(self, filling: Filling) -> Trouble:
         """Fill whatever isn't. What was in the way."""
@@ -332,11 +329,13 @@ class Mover:
             return False
         return identity.cluster == self._cluster and identity.node not in members
 
-    def _wait_for(self, trouble: object) -> None:
+    async def _wait_for(self, trouble: object) -> None:
+        """Say what is in the way, unless that was said last, and wait until it is worth another try."""
         told = str(trouble)
         if told != self._said:
             self._said = told
             self._say(f"waiting: {told}")
+        await self._sleep(_PAUSE_S)
 
 
 def difference(ring: RingRecord) -> str:

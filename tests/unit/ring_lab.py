@@ -59,6 +59,10 @@ class LabNode:
         self.up = True
         self.suspect = False
         self.dropped: list[tuple[int, int]] = []
+        self.removal_s = 0.0
+        """How long what it drops when it leaves is still counted; it goes one by one."""
+
+        self._going: dict[bytes, float] = {}
         self._lab = lab
 
     def found(self, ring: RingRecord) -> None:
@@ -82,13 +86,15 @@ class LabNode:
 
     def hashes(self, prefix: bytes) -> bytes:
         first, end = hash_range(prefix)
-        below = sorted((hash_key(key), key) for key in self.records)
+        now = asyncio.get_running_loop().time()
+        going = [key for key, until in self._going.items() if until > now]
+        below = sorted((hash_key(key), key) for key in [*self.records, *going])
         below = [(key_hash, key) for key_hash, key in below if first <= key_hash < end]
         if len(prefix) < LEAF_DIGITS:
             digests = [[0, 0] for _ in range(16)]
             for key_hash, key in below:
                 place = digests[key_hash >> 4 * (15 - len(prefix)) & 15]
-                place[0] ^= self.records[key].checksum
+                place[0] ^= self.records[key].checksum if key in self.records else 1
                 place[1] += 1
             return write_branches([Branch(digest, count) for digest, count in digests])
         lines = []
@@ -110,6 +116,10 @@ class LabNode:
         ring = self.kept.settled(number)
         if self.name in {member.name for member in ring.members}:
             raise BadRequest("the node is a member")
+        if self.removal_s:
+            now = asyncio.get_running_loop().time()
+            each_s = self.removal_s / max(1, len(self.records))
+            self._going |= {key: now + number * each_s for number, key in enumerate(self.records, start=1)}
         self.records.clear()
 
 

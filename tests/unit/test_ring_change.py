@@ -423,6 +423,37 @@ async def test_a_node_that_left_while_nobody_removed_its_copies_comes_back_witho
     assert not lab.holders(b"file/1", stale)
 
 
+@in_virtual_time
+async def test_a_node_that_is_added_right_after_it_was_removed_is_waited_for_until_its_files_are_gone() -> None:
+    lab = RingLab(1, (*THREE, "d:1"))
+    expected = written(lab)
+    lab.nodes["d:1"].removal_s = 100
+    await lab.apply(Change(remove=("d:1",)))
+
+    outcome = await lab.apply(Change(add=("d:1",)))
+
+    assert outcome is Outcome.DONE
+    assert names_of(lab) == {*THREE, "d:1"}
+    [waiting] = [line for line in lab.said if "d:1" in line]
+    assert waiting == "waiting: d:1: it is removing what it had when it left the ring"
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_a_node_whose_files_do_not_go_is_refused_with_what_to_do() -> None:
+    lab = RingLab(1, (*THREE, "d:1"))
+    written(lab)
+    lab.nodes["d:1"].removal_s = 1e9
+    await lab.apply(Change(remove=("d:1",)))
+
+    with pytest.raises(
+        SetupError, match=r"^d:1 still has \d+ files .*; stop it, empty its data directory, start it again"
+    ):
+        await lab.apply(Change(add=("d:1",)))
+
+    assert not lab.ring.joint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
