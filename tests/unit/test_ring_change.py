@@ -447,7 +447,7 @@ async def test_a_node_whose_files_do_not_go_is_refused_with_what_to_do() -> None
     await lab.apply(Change(remove=("d:1",)))
 
     with pytest.raises(
-        SetupError, match=r"^d:1 still has \d+ files .*; stop it, empty its data directory, start it again"
+        SetupError, match=r"^d:1 still has \d+ files .*; stop it, empty its data directory"
     ):
         await lab.apply(Change(add=("d:1",)))
 
