@@ -2,8 +2,8 @@
 
 What is durable is frozen, committed with full sync together with the position it covers, and then dropped from
 memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room, and the commit is
-tried again; meanwhile writes wait once the overlay is full, so memory stays bounded. Any other failure ends the
-process: nobody knows what a map is worth whose commit, growth or renewal failed, and a start replays all that was
+tried again; meanwhile writes wait once the overlay is full, so memory stays bounded, and whoever else waits is told
+that there is no room. Any other failure ends the process: nobody knows what a map is worth whose commit, growth or renewal failed, and a start replays all that was
 durable.
 """
 
@@ -21,6 +21,7 @@ from nodes.options import NodeOptions
 from nodes.overlay import Overlay
 from nodes.reserve import Reserve
 from nodes.writer import Writer
+from sfss.errors import OutOfDisk
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Indexer:
         return len(self._overlay.current) >= 3 * self._options.overlay_entries_max
 
     async def commit(self) -> None:
-        """Wait until all that is durable now is in the index."""
+        """Wait until all that is durable now is in the index. Raises `OutOfDisk` when there is no room for it now."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(future)
         self._wake.set()
@@ -133,11 +134,18 @@ class Indexer:
             frozen = asyncio.get_running_loop().create_future()
             # Frozen at the moment of the sync, so that no entry is committed whose record might not be on disk.
             self._writer.when_synced(lambda: frozen.set_result(self._freeze()))
-            await self._commit(await frozen)
+            await self._commit(await frozen, waiters)
         self._writer.hold(self._lags)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _refuse(self, waiters: list[asyncio.Future[None]]) -> None:
+        """Tell those who wait, and those who came since, that there is no room."""
+        for waiter in waiters + self._waiters:
+            if not waiter.done():
+                waiter.set_exception(OutOfDisk("out of disk"))
+        self._waiters = []
 
     def _freeze(self) -> _Generation:
         overlay = self._overlay
@@ -155,8 +163,8 @@ class Indexer:
             figures.take_changed_notes(),
         )
 
-    async def _commit(self, generation: _Generation) -> None:
-        """Try until it is done. Raises `IndexDiskFull` when the node stops."""
+    async def _commit(self, generation: _Generation, waiters: list[asyncio.Future[None]]) -> None:
+        """Try until it is done; `waiters` don't wait that long. Raises `IndexDiskFull` when the node stops."""
         while True:
             if self._index.lacks_room_for(len(generation.entries)):
                 self._index.grow()
@@ -169,6 +177,7 @@ class Indexer:
                 if self._closing.is_set():
                     raise
                 if not await self._in_thread(self._reserve.release, _RELEASE_BYTES):
+                    self._refuse(waiters)
                     await self._pause(self._closing)
             else:
                 break

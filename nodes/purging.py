@@ -24,6 +24,7 @@ from nodes.index import Index
 from nodes.index import errors as index_errors
 from nodes.indexer import Indexer
 from nodes.overlay import Overlay, is_purged
+from sfss.errors import SfssError
 from sfss.stamps import purge_stamp
 from sfss.store import Purged
 from sfss.tasks import end
@@ -100,7 +101,7 @@ class Purger:
                 self._at_work = True
                 try:
                     await self.hide(region, bound)
-                except index_errors as error:
+                except (*index_errors, SfssError) as error:
                     _log.error("purging failed and will be tried when it is asked for again: %s", error)
                 except Exception:
                     _log.exception("purging failed and will be tried when it is asked for again")
@@ -116,14 +117,16 @@ class Purger:
         if len(self._overlay):
             await self._indexer.commit()
         limit = _FOUND_MAX
-        while bounds.bounds[region] < bound:
+        while (below := bounds.bounds[region]) < bound:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _purged_between, self._index, region, bounds.bounds[region], bound, limit, self._stopped
+                self._thread, _purged_between, self._index, region, below, bound, limit, self._stopped
             )
-            upto_all = bound
-            if len(found) == limit:
-                upto_all = found[-1][0]  # there may be more of that stamp
+            # Of the last stamp there may be more. All of one stamp go together, however many there are of it.
+            upto_all = found[-1][0] if len(found) == limit else bound
+            if upto_all == below:
                 limit *= 2
+                continue
+            limit = _FOUND_MAX
             for upto, keys in _steps(found, upto_all):
                 if bounds.openings[region] != openings:
                     return

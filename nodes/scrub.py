@@ -27,7 +27,7 @@ from nodes.scan import Damage, Event, Found, reader_of, walk
 from nodes.tree import Tree
 from nodes.tree_check import TreeChecker
 from nodes.volume import Volume, Volumes, volume_path
-from sfss.errors import SfssError
+from sfss.errors import OutOfDisk, SfssError
 from sfss.tasks import end
 
 _SLICE_BYTES = 1024 * 1024
@@ -162,6 +162,9 @@ class Scrubber:
             wait_s = _BETWEEN_PASSES_S
             try:
                 await self.scrub()
+            except OutOfDisk as error:
+                _log.error("scrubbing stopped and will go on later: %s", error)
+                wait_s = _RESUME_S
             except Exception:
                 _log.exception("scrubbing failed and will be tried again")
 

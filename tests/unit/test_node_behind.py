@@ -16,6 +16,7 @@ import pytest
 from nodes import compaction, housekeeping, scrub
 from nodes.index import Index, IndexDiskFull
 from nodes.store import NodeStore
+from sfss.errors import OutOfDisk
 from sfss.store import settled
 from tests.unit.small_nodes import SMALL, died, node
 
@@ -106,6 +107,25 @@ async def test_a_stop_while_writes_wait_for_an_index_that_cannot_be_written_is_s
     monkeypatch.undo()
     async with node(tmp_path) as store:
         assert store.stats()["curr_items"] == "3000"
+
+
+async def test_who_waits_for_an_index_that_finds_no_room_is_told_so_and_the_stop_waits_for_nobody(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Index, "commit", failing(IndexDiskFull("no room")))
+    store = await NodeStore.open(tmp_path, replace(SMALL, index_interval_s=0.05), now=lambda: 2e9)
+    await settled(store.bind("new", 1, "print"))
+    await settled(store.set(b"k", b"v"))
+
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            with pytest.raises(OutOfDisk):
+                await settled(store.purge(7, 1, 1, 1))
+        purging = asyncio.ensure_future(settled(store.purge(7, 1, 1, 1)))
+        await asyncio.sleep(0)
+        await store.close()
+        with pytest.raises(OutOfDisk):
+            await purging
 
 
 # --- the others ------------------------------------------------------------------------------------------

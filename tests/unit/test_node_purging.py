@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,6 +138,34 @@ async def test_a_bound_moves_a_few_tombstones_at_a_time_and_tree_and_bound_agree
         assert seen[-1] == (days_ago(10), 0)
         assert len({count for _, count in seen}) > 4
         assert all(count == sum(days_ago(20 + number // 2) >= purged for number in range(10)) for purged, count in seen)
+
+
+async def test_however_many_there_are_few_are_looked_for_at_a_time_but_those_of_one_stamp_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purging, "_FOUND_MAX", 3)
+    sizes = []
+    find = purging._purged_between
+
+    def finding(*arguments: Any) -> list[tuple[int, bytes]]:
+        found = find(*arguments)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(purging, "_purged_between", finding)
+    keys = [key for key in (b"n%d" % number for number in range(20_000)) if index_key(key)[0] == REGION][:40]
+    ages = [*range(60, 40, -1), *[40] * 5, *range(39, 24, -1)]
+    async with node(tmp_path) as store:
+        await bound(store)
+        for key, age in zip(keys, ages, strict=True):
+            await settled(store.apply(key, tombstone_of(key, age)))
+
+        await purge(store, 10)
+
+        assert store.hashes(b"%02x" % REGION) == store.hashes(b"%02x" % ((REGION + 1) % 256))
+    assert max(sizes) == 6  # 5 are of one stamp
+    assert sizes.index(6) > 5
+    assert set(sizes[sizes.index(6) + 1 :]) <= {0, 1, 2, 3}
 
 
 async def test_a_record_from_before_the_fence_is_refused_and_one_that_is_purged_already_forgotten(
