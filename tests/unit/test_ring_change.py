@@ -446,9 +446,7 @@ async def test_a_node_whose_files_do_not_go_is_refused_with_what_to_do() -> None
     lab.nodes["d:1"].removal_s = 1e9
     await lab.apply(Change(remove=("d:1",)))
 
-    with pytest.raises(
-        SetupError, match=r"^d:1 still has \d+ files .*; stop it, empty its data directory"
-    ):
+    with pytest.raises(SetupError, match=r"^d:1 still has \d+ files .*; stop it, empty its data directory"):
         await lab.apply(Change(add=("d:1",)))
 
     assert not lab.ring.joint
