@@ -3,8 +3,8 @@
 What is durable is frozen, committed with full sync together with the position it covers, and then dropped from
 memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room, and the commit is
 tried again; meanwhile writes wait once the overlay is full, so memory stays bounded, and whoever else waits is told
-that there is no room. Any other failure ends the process: nobody knows what a map is worth whose commit, growth or renewal failed, and a start replays all that was
-durable.
+that there is no room. Any other failure ends the process: nobody knows what a map is worth whose commit, growth or
+renewal failed, and a start replays all that was durable.
 """
 
 from __future__ import annotations
