@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.peer import NodeAccess, Peer
-from sfss.errors import Expired, SfssError, StaleRing, WrongCluster
+from sfss.errors import Expired, SfssError, StaleRing, Unreachable, WrongCluster
 from sfss.store import Call, Identity, Reply, settled
 
 if TYPE_CHECKING:
@@ -58,3 +58,13 @@ async def meet(coordinator: Coordinator, peer: Peer) -> Identity | None:
     except SfssError:
         return None  # its health was told
     return identity
+
+
+async def who_is(peer: Peer, within_s: float) -> Identity | SfssError:
+    """Who a node is, or why it doesn't say so; where no coordinator has a health to be told yet."""
+    try:
+        return await asyncio.wait_for(settled(peer.replica.identify()), within_s)
+    except TimeoutError:
+        return Unreachable(f"no answer in {within_s} s")
+    except SfssError as error:
+        return error

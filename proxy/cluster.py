@@ -18,12 +18,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from proxy.adoption import Adoption, Vacancy
+from proxy.asking import who_is
 from proxy.comparer import Comparer
 from proxy.coordinator import Coordinator
+from proxy.elsewhere import Elsewhere
 from proxy.following import Following, keeper, place
 from proxy.health import Health
 from proxy.hint_store import HintStore
@@ -131,6 +134,7 @@ class Cluster:
         coordinator: Coordinator,
         members: Members,
         following: Following,
+        elsewhere: Elsewhere,
         directory: StateDirectory | None,
         reserve: StampReserve | None,
         hints: Hints,
@@ -152,6 +156,8 @@ class Cluster:
         self._adoption = Adoption(roll, coordinator, members.stranger)
         self._adoption.start()
         coordinator.figures.also(self._adoption.figures)
+        self._elsewhere = elsewhere
+        self._elsewhere.start(coordinator)
         self._roll = roll
         self._members = members
         self._following = following
@@ -161,6 +167,7 @@ class Cluster:
     async def close(self, grace_s: float = 5.0) -> None:
         """End what is under way, at most for `grace_s`, and let go of the nodes and the state directory; idempotent."""
         await self.coordinator.close(grace_s)
+        await self._elsewhere.close()
         await self._following.close()
         await self._replay.close()
         await self._comparer.close()
@@ -196,7 +203,10 @@ async def open_cluster(
         roll = _Roll(ring, record, members, directory)
         stack.push_async_callback(roll.close)
         members.last_seen = roll.last_seen_of
-        answers = await _met(config, roll, members)
+        names = [address.ring_name for address in config.addresses]
+        elsewhere = Elsewhere(names, members, roll, config.options.node_deadline_s)
+        stack.push_async_callback(elsewhere.close)
+        answers = await _met(config, roll, members, elsewhere)
         peers = roll.ring.peers
         following: Following | None = None
 
@@ -241,7 +251,7 @@ async def open_cluster(
             if isinstance(answer, Identity):
                 following.heard(peer, answer.ring)
         stack.pop_all()
-        return Cluster(coordinator, members, following, directory, reserve, hints, schedule, roll)
+        return Cluster(coordinator, members, following, elsewhere, directory, reserve, hints, schedule, roll)
 
 
 def _members(config: ClusterConfig, connect: Connect) -> Members:
@@ -261,12 +271,14 @@ def _members(config: ClusterConfig, connect: Connect) -> Members:
     return Members(dial)
 
 
-async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Identity | SfssError]:
+async def _met(
+    config: ClusterConfig, roll: _Roll, members: Members, elsewhere: Elsewhere
+) -> list[Identity | SfssError]:
     """Who the members of the ring are, or why they can't be used; that ring may turn out to be a later one than `roll`
     began with. Raises `SetupError`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + config.founding_s
-    ahead = await _ahead_elsewhere(config, roll, members)
+    ahead = await elsewhere.ahead() if roll.record is not None else {}
     while True:
         if not ahead:
             founding = _Founding(roll, roll.ring.peers, config)
@@ -274,8 +286,10 @@ async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Ide
             ahead = founding.ahead
         if not ahead:
             await _consult_witnesses(config, roll, answers)
+            roll.mute.clear()
             return answers
-        teller = ahead.pop(0)
+        teller = next(iter(ahead))
+        del ahead[teller]
         try:
             async with asyncio.timeout(config.options.node_deadline_s):
                 held = await settled(keeper(teller.replica).tell_ring())
@@ -284,27 +298,13 @@ async def _met(config: ClusterConfig, roll: _Roll, members: Members) -> list[Ide
                 continue
             roll.go_by(held.record, await place(held.record, members))
             members.keep([member.name for member in held.record.members], 0.0)
-            ahead = []
+            ahead = {}
         except (SfssError, TimeoutError) as error:
             if not ahead and loop.time() >= until:
                 reason = str(error) or type(error).__name__
                 raise SetupError(f"the ring has changed, and node {teller.name} doesn't tell it: {reason}") from None
             if not ahead:
                 await asyncio.sleep(_RETRY_S)
-
-
-async def _ahead_elsewhere(config: ClusterConfig, roll: _Roll, members: Members) -> list[Peer]:
-    """Nodes that the configuration names and the remembered ring doesn't, which are at a later one: since that was
-    remembered all of its members may have been replaced."""
-    if roll.record is None:
-        return []
-    known = set(members.peers)
-    others = [members.take_in(address.ring_name, "") for address in config.addresses if address.ring_name not in known]
-    answers = await asyncio.gather(*(_ask(peer, config.options.node_deadline_s) for peer in others))
-    ahead = roll.ahead(zip(others, answers, strict=True))
-    if not ahead:
-        members.keep(known, 0.0)
-    return ahead
 
 
 async def _consult_witnesses(config: ClusterConfig, roll: _Roll, answers: list[Identity | SfssError]) -> None:
@@ -384,8 +384,8 @@ class _Roll:
                 self._remember()
         self._last_seen.note(identity, self._name_of(peer))
 
-    def ahead(self, answers: Iterable[tuple[Peer, Identity | SfssError]]) -> list[Peer]:
-        """Those of the cluster's nodes that are at a later ring, the latest first."""
+    def ahead(self, answers: Iterable[tuple[Peer, Identity | SfssError]]) -> dict[Peer, int]:
+        """Those of the cluster's nodes that are at a later ring, and at which; the latest first."""
         rings = {
             peer: answer.ring
             for peer, answer in answers
@@ -394,7 +394,7 @@ class _Roll:
             and answer.ring > self.ring.number
             and peer not in self.mute
         }
-        return sorted(rings, key=rings.__getitem__, reverse=True)
+        return dict(sorted(rings.items(), key=itemgetter(1), reverse=True))
 
     def lost(self, peer: Peer, identity: Identity) -> WrongCluster:
         """Take note of an unbound node, which is to take the place of the one that was there. What to say of it."""
@@ -508,7 +508,7 @@ class _Founding:
         self._remembered = bool(roll.cluster)
         self._peers = peers
         self._config = config
-        self.ahead: list[Peer] = []
+        self.ahead: dict[Peer, int] = {}
         """Who is at a later ring, the latest first: then that one is to be gone by, and nothing was settled."""
 
     async def run(self) -> list[Identity | SfssError]:
@@ -603,7 +603,7 @@ class _Founding:
             names[identity.node] = peer.name
 
     async def _ask_all(self) -> list[Identity | SfssError]:
-        return await asyncio.gather(*(_ask(peer, self._config.options.node_deadline_s) for peer in self._peers))
+        return await asyncio.gather(*(who_is(peer, self._config.options.node_deadline_s) for peer in self._peers))
 
     def _errors(self, answers: Sequence[Identity | SfssError]) -> list[str]:
         # Errors of what a node is name it already.
@@ -612,13 +612,3 @@ class _Founding:
             for peer, answer in zip(self._peers, answers, strict=True)
             if not isinstance(answer, Identity)
         ]
-
-
-async def _ask(peer: Peer, within_s: float) -> Identity | SfssError:
-    """Who a node is, or why it doesn't say so."""
-    try:
-        return await asyncio.wait_for(settled(peer.replica.identify()), within_s)
-    except TimeoutError:
-        return Unreachable(f"no answer in {within_s} s")
-    except SfssError as error:
-        return error

@@ -45,9 +45,12 @@ class Members:
 
     def stranger(self, peer: Peer) -> NodeClient:
         """A connection of its own to whoever answers at a peer's address; the caller closes it."""
-        name = next(name for name, one in self.peers.items() if one is peer)
-        _, client = self._dial(name, lambda identity: None, lambda: None)
-        return client
+        return self.outsider(next(name for name, one in self.peers.items() if one is peer))[1]
+
+    def outsider(self, name: str) -> tuple[Peer, NodeClient]:
+        """Somebody who is no member, and the connection, which takes whoever answers; the caller closes it."""
+        address, client = self._dial(name, lambda identity: None, lambda: None)
+        return Peer(address, client), client
 
     def keep(self, names: Collection[str], after_s: float) -> None:
         """Let go of all others: their connections are closed when what is under way has had so long to end."""

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.cluster import Cluster, ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
-from sfss.errors import SetupError
+from sfss.errors import SetupError, SfssError
 from sfss.memcache.server import MemcacheServer
 from sfss.memory import MemoryStore
 from sfss.ring_keeper import HeldRing, KeptRing
@@ -198,6 +198,33 @@ async def test_a_coordinator_that_slept_until_nobody_it_knew_was_left_learns_the
         async with opened(nodes, tmp_path, [0, 4]) as cluster:
             assert cluster.coordinator.placed.number == 5
             assert await read_all(cluster) == {b"one"}
+
+
+async def test_a_coordinator_whose_known_nodes_are_all_gone_serves_once_a_configured_one_that_has_the_ring_comes(
+    tmp_path: Path,
+) -> None:
+    async with running(6) as nodes:
+        async with opened(nodes, tmp_path) as cluster:
+            await write_all(cluster, b"one")
+            nodes.teach(RingRecord(2, PARTITIONS, (nodes.placement(0, 1, 2), nodes.placement(3, 4, 5))), *range(6))
+            nodes.fill()
+            assert await read_all(cluster) == {b"one"}
+        nodes.teach(RingRecord(3, PARTITIONS, (nodes.placement(0, 1, 2),)), 0, 1, 2)
+        async with opened(nodes, tmp_path) as cluster:
+            assert cluster.coordinator.placed.number == 3
+        nodes.teach(RingRecord(5, PARTITIONS, (nodes.placement(3, 4, 5),)), 3, 4, 5)
+        for index in range(6):
+            await nodes.stop(index)
+
+        async with opened(nodes, tmp_path, [0, 4]) as cluster:
+            with pytest.raises(SfssError):
+                await read_all(cluster)
+            for index in (3, 4, 5):
+                await nodes.start(index)
+
+            await eventually(lambda: cluster.coordinator.placed.number == 5 and cluster.coordinator.health.well)
+            assert await read_all(cluster) == {b"one"}
+            await eventually(lambda: nodes.connections(4) <= nodes.connections(5))
 
 
 @pytest.mark.parametrize("named", [[0, 1, 2], [2], [2, 3, 4, 5]], ids=["founders", "one", "others"])
