@@ -101,7 +101,7 @@ class Purger:
                 self._at_work = True
                 try:
                     await self.hide(region, bound)
-                except (*index_errors, SfssError) as error:
+                except (index_errors, SfssError) as error:
                     _log.error("purging failed and will be tried when it is asked for again: %s", error)
                 except Exception:
                     _log.exception("purging failed and will be tried when it is asked for again")
