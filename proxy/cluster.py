@@ -39,6 +39,7 @@ from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from proxy.refill import Refill
 from proxy.replay import Replay
+from proxy.rests import forget_replaced
 from proxy.schedule import Schedule
 from proxy.state import Notes, StampReserve, StateDirectory
 from proxy.witnesses import Witnesses, consult
@@ -480,6 +481,7 @@ class _Roll:
         """A later ring is in use: it says which node is where."""
         self.record, self.ring = record, ring
         self._members = self._nodes_of(record)
+        forget_replaced(self._lost, ring.peers)
         if self._complete:
             self._remember()
 

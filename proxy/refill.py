@@ -22,6 +22,7 @@ from proxy.comparison import Comparison, Pace, newest_of
 from proxy.peer import NodeAccess, Peer
 from proxy.placed_ring import Owners
 from proxy.purging import RegionPurge
+from proxy.rests import Rests, forget_replaced
 from proxy.schedule import REGION_DIGITS, REGIONS
 from sfss.errors import SfssError, Unsupported
 from sfss.hash_tree import read_listing
@@ -165,18 +166,21 @@ class Refill:
         self._rng = rng or random.Random()
         self._pace = Pace(coordinator.options.compare_bytes_per_s, coordinator.monotonic)
         self._progress: dict[Peer, _Progress] = {}
-        self._rest_s: dict[Peer, float] = {}
-        self._rests_until: dict[Peer, float] = {}
+        self._rests = Rests(_REST_S_MIN, _REST_S_MAX, coordinator.monotonic)
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._keys = 0
         self._bytes = 0
         self._refilled = 0
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="refill of suspect nodes")
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(), name="refill of suspect nodes")
+        self._looking = loop.create_task(self._look(), name="asking nodes who they are")
 
     async def close(self) -> None:
         """Stop. Idempotent."""
+        await end(self._looking)
         await end(self._task)
 
     def figures(self) -> dict[str, str]:
@@ -189,44 +193,46 @@ class Refill:
         }
         return {name: str(value) for name, value in figures.items()}
 
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_ASK_S)
+            try:
+                await self._ask_others(None)
+            except Exception:
+                _log.exception("nodes couldn't be asked who they are, and will be again")
+
     async def _run(self) -> None:
-        ask_at = self._coordinator.monotonic() + _ASK_S
         while True:
             await asyncio.sleep(_LOOK_S)
-            now = self._coordinator.monotonic()
-            if now >= ask_at:
-                ask_at = now + _ASK_S
-                await self._ask_others(None)
-            for peer in self._coordinator.placed.peers:
+            peers = self._coordinator.placed.peers
+            forget_replaced(self._progress, peers)
+            self._rests.keep(peers)
+            for peer in peers:
                 if not peer.suspect:
                     self._progress.pop(peer, None)
-                    self._rest_s.pop(peer, None)
-                elif not peer.down and now >= self._rests_until.get(peer, 0.0):
-                    try:
-                        done = await self.refill(peer)
-                    except SfssError as error:
-                        _log.info("node %s can't be refilled now: %s", peer.name, error)
-                        done = False
-                    except Exception:
-                        _log.exception("refilling node %s failed and will be tried again", peer.name)
-                        done = False
-                    if not done:
-                        self._rest(peer)
+                    self._rests.forget(peer)
+                elif not peer.down and self._rests.is_over(peer):
+                    await self._try(peer)
+
+    async def _try(self, peer: Peer) -> None:
+        try:
+            if await self.refill(peer):
+                return
+        except SfssError as error:
+            _log.info("node %s can't be refilled now: %s", peer.name, error)
+        except Exception:
+            _log.exception("refilling node %s failed and will be tried again", peer.name)
+        progress = self._progress.get(peer)
+        if progress is not None and self._coordinator.monotonic() < progress.begins_at:
+            self._rests.rest_until(peer, progress.begins_at)
+        else:
+            self._rests.rest(peer)
 
     async def _ask_others(self, peer: Peer | None) -> int:
         """Ask all that seem to be well who they are, but one. The latest ring that any of them has."""
         others = [one for one in self._coordinator.placed.peers if not (one.down or one.suspect or one is peer)]
         answers = await asyncio.gather(*(meet(self._coordinator, one) for one in others))
         return max((answer.ring for answer in answers if answer is not None), default=0)
-
-    def _rest(self, peer: Peer) -> None:
-        progress = self._progress.get(peer)
-        if progress is not None and self._coordinator.monotonic() < progress.begins_at:
-            self._rests_until[peer] = progress.begins_at
-            return
-        rest_s = min(2 * self._rest_s.get(peer, _REST_S_MIN / 2), _REST_S_MAX)
-        self._rest_s[peer] = rest_s
-        self._rests_until[peer] = self._coordinator.monotonic() + rest_s
 
     async def refill(self, peer: Peer) -> bool:
         """Compare what is left of a suspect node's partitions, and have it trusted when nothing is. Returns whether it
@@ -251,10 +257,12 @@ class Refill:
         for region in list(progress.left):
             if await self._refill_region(peer, progress, region):
                 progress.left.remove(region)
-            if peer.down or not peer.suspect:
+            if peer.down or not peer.suspect or self._coordinator.placed.number != ring:
                 break
         if not peer.suspect:
             return True  # another coordinator was sooner
+        if self._coordinator.placed.number != ring:
+            return False
         if progress.left:
             why = _why_not(progress)
             _log.warning("node %s isn't refilled yet: %s", peer.name, why)

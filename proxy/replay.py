@@ -18,6 +18,7 @@ from proxy.asking import ask
 from proxy.hint_store import Hint
 from proxy.hints import Hints
 from proxy.peer import Peer
+from proxy.rests import Rests
 from sfss.errors import (
     Busy,
     ConnectionLost,
@@ -71,8 +72,7 @@ class Replay:
         self._byte_rate = options.hint_byte_rate
         self._task: asyncio.Task[None] | None = None
         self._passes: dict[Peer, asyncio.Task[None]] = {}
-        self._rest_s: dict[Peer, float] = {}
-        self._rests_until: dict[Peer, float] = {}
+        self._rests = Rests(options.hint_round_s, _REST_S_MAX, coordinator.monotonic)
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._rounds(), name="replay of hints")
@@ -104,9 +104,10 @@ class Replay:
 
     def _begin_passes(self) -> None:
         waiting = self._hints.waiting()
-        now = self._coordinator.monotonic()
-        for peer in self._coordinator.placed.peers:
-            idle = peer not in self._passes and now >= self._rests_until.get(peer, 0.0)
+        peers = self._coordinator.placed.peers
+        self._rests.keep(peers)
+        for peer in peers:
+            idle = peer not in self._passes and self._rests.is_over(peer)
             if idle and self._is_there(peer) and self._hints.node_of(peer) in waiting:
                 self._begin_pass(peer)
 
@@ -119,13 +120,7 @@ class Replay:
         del self._passes[peer]
         if not task.cancelled() and (error := task.exception()):
             _log.error("hints for %s could not be replayed", peer.name, exc_info=error)
-            self._rest(peer, longer=True)
-
-    def _rest(self, peer: Peer, longer: bool) -> None:
-        """Leave a node's hints alone for a round, or twice as long as the last time."""
-        rest_s = min(2 * self._rest_s.get(peer, self._round_s / 2), _REST_S_MAX) if longer else self._round_s
-        self._rest_s[peer] = rest_s
-        self._rests_until[peer] = self._coordinator.monotonic() + rest_s
+            self._rests.rest(peer)
 
     def _is_there(self, peer: Peer) -> bool:
         return not (peer.down or peer.suspect)
@@ -146,7 +141,10 @@ class Replay:
                 await self._hints.moot(came[_Came.MOOT])
             moved = moved or bool(came[_Came.DONE] or came[_Came.MOOT])
             stuck = stuck or bool(came[_Came.LATER] or came[_Came.AWAY])
-        self._rest(peer, longer=stuck and not moved)
+        if stuck and not moved:
+            self._rests.rest(peer)
+        else:
+            self._rests.rest_shortly(peer)
 
     async def _replay_some(self, peer: Peer, hints: Sequence[Hint], came: dict[_Came, list[Hint]]) -> bool:
         """Replay a few hints side by side, and wait for as long as they may take. False when the node should be left

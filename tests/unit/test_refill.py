@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.peer import Peer
 from proxy.placed_ring import PlacedRing
 from proxy.refill import Refill, Refilling
 from sfss.errors import BadRequest, CorruptRecord, Outcome, OutOfDisk, Recovering, SfssError, Unreachable, WrongCluster
@@ -64,14 +65,14 @@ class ForgetfulStore(TreeStore):
 class Refilled:
     """Three owners, of which one forgot; `keys` were held by all."""
 
-    def __init__(self, count: int = 40, settle_s: float = 0.0) -> None:
+    def __init__(self, count: int = 40, settle_s: float = 0.0, **options: float) -> None:
         self.forgetful = ForgetfulStore("a")
         self.others = [TreeStore("b"), TreeStore("c")]
         self.keys = [b"key/%d" % number for number in range(count)]
         for key in self.keys:
             for store in (self.forgetful, *self.others):
                 store.hold(key, file_of(key))
-        self.replicas = Replicas([self.forgetful, *self.others], compare_settle_s=settle_s)
+        self.replicas = Replicas([self.forgetful, *self.others], compare_settle_s=settle_s, **options)
         self.peer, *self.peers = self.replicas.peers
         self.replicas.coordinator.health.failed(self.peer, Recovering("forgot something"))
         self.runner = Refill(self.replicas.coordinator)
@@ -291,6 +292,42 @@ async def test_the_runner_rests_no_longer_than_until_such_writes_have_ended() ->
     lab.replicas.coordinator.health.close()
 
     assert not lab.forgetful.suspect
+
+
+@in_virtual_time
+async def test_the_others_are_asked_who_they_are_while_a_refill_takes_long() -> None:
+    lab = Refilled(compare_bytes_per_s=1.0)
+    other = lab.replicas.peers[1]
+
+    lab.runner.start()
+    await asyncio.sleep(60.0)
+    lab.others[0]._identity = replace(lab.others[0]._identity, state="suspect")
+    await asyncio.sleep(11.0)
+    assert lab.forgetful.suspect
+    await lab.runner.close()
+    lab.replicas.coordinator.health.close()
+
+    assert other.suspect
+
+
+@in_virtual_time
+async def test_nothing_is_kept_of_a_node_that_the_ring_names_no_more() -> None:
+    lab = Refilled(count=1)
+    lab.others[0].trouble = lambda kind, key: Unreachable("gone")  # type: ignore[misc]
+    coordinator = lab.replicas.coordinator
+    placed = coordinator.placed
+    lab.runner.start()
+    await asyncio.sleep(3.0)
+    assert int(lab.runner.figures()["refill_regions_left"]) > 0
+
+    successor = Peer("d:1", TreeStore("d"))
+    peers = dict(zip([peer.name for peer in placed.peers], [successor, *lab.replicas.peers[1:]], strict=True))
+    coordinator.take_over(PlacedRing(2, "next", placed.rings, placed.quorums, peers))
+    await asyncio.sleep(3.0)
+    await lab.runner.close()
+    coordinator.health.close()
+
+    assert lab.runner.figures()["refill_regions_left"] == "0"
 
 
 async def test_a_refill_content_with_one_other_owner_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
