@@ -210,6 +210,15 @@ def remembered(path: Path) -> ProxyState:
         return ProxyState()
 
 
+def remembered_ring(path: Path) -> RingRecord | None:
+    """The ring that the proxy with this state directory remembers, which may be running; None for the first one, and
+    where it can't be read."""
+    try:
+        return RingRecord.decode((path / "ring").read_bytes().partition(b"\n")[2].rstrip(b"\n"))
+    except (OSError, BadRequest):
+        return None
+
+
 class StampReserve:
     """Implements `proxy.coordinator.Reserve` over a state directory."""
 

@@ -156,7 +156,8 @@ def _check(before: dict[str, Member], change: Change) -> None:
 
 def _warnings(before: NodeRing, after: NodeRing, shares: dict[str, float]) -> Iterable[str]:
     if after.copies < before.copies:
-        yield f"too few nodes: files would have {after.copies} copies instead of {before.copies}"
+        why = "too few nodes: " if after.copies == len(after.members) else ""
+        yield f"{why}files would have {after.copies} copies instead of {before.copies}"
     yield from _sharing_machines(after)
     zones = {member.zone for member in after.members}
     if 1 < len(zones) < after.copies:

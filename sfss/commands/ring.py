@@ -9,28 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import click
 
-from proxy.quorum import Quorum
-from sfss.commands.ring_nodes import Holding, RingCluster
+from sfss.commands.ring_nodes import RingCluster
 from sfss.commands.ring_options import Asked, change_options, configuration
-from sfss.commands.ring_view import PlanView, ring_document, ring_text
-from sfss.errors import SetupError
+from sfss.commands.ring_planning import planned, wished
+from sfss.commands.ring_view import ring_document, ring_text
 from sfss.log import set_up_logging
 from sfss.pace import Pace
 from sfss.process import check_packages, run, unless_stopped
-from sfss.ring import NodeRing
 from sfss.ring_change.ending import Outcome
-from sfss.ring_change.mover import Mover, difference
-from sfss.ring_change.wish import Wish
-from sfss.ring_plan import Change, Plan, next_ring
-from sfss.ring_record import RingRecord
+from sfss.ring_change.mover import Mover
 
 _MIB = 1024 * 1024
 _PROGRESS_S = 5.0
@@ -52,7 +46,7 @@ def ring() -> None:
 
 @ring.command()
 @change_options
-@click.option("--offline", is_flag=True, help="Ask no node; then bytes are not known.")
+@click.option("--offline", is_flag=True, help="Ask no node; a state directory may know the ring.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan(conf: Path, offline: bool, as_json: bool, **options: Any) -> None:
     """Show what a change would move. Nothing is changed.
@@ -64,7 +58,7 @@ def plan(conf: Path, offline: bool, as_json: bool, **options: Any) -> None:
     """
 
     async def work() -> int:
-        view = await _planned(RingCluster.load(conf), Asked(**options), offline=offline)
+        view = await planned(RingCluster.load(conf), Asked(**options), offline=offline)
         click.echo(json.dumps(view.document(), indent=2) if as_json else view.text())
         if not as_json:
             click.echo("This is a plan; nothing was changed.")
@@ -90,9 +84,12 @@ def apply(conf: Path, rate: float | None, despite_warnings: bool, **options: Any
         cluster, asked = RingCluster.load(conf), Asked(**options)
         wish = None
         if any(asked):
-            wish = await _wished(cluster, asked, despite_warnings=despite_warnings)
-            if wish is None:
-                return 1
+            wish, view = await wished(cluster, asked)
+            if view is not None:
+                _say(view.text())
+                if view.warnings and not despite_warnings:
+                    _say("nothing was changed; to go on all the same, say --despite-warnings")
+                    return 1
         async with cluster.mover(_say, Pace((rate or 0) * _MIB)) as mover, _told(mover):
             return _end(await mover.apply(wish))
 
@@ -132,8 +129,7 @@ def show(conf: Path, as_json: bool) -> None:
 
     async def work() -> int:
         cluster = RingCluster.load(conf)
-        async with cluster.mover(_say) as mover:
-            record = await mover.look()
+        record = await cluster.look()
         holdings = await cluster.holdings(member.name for member in record.members)
         if as_json:
             click.echo(json.dumps(ring_document(record, holdings), indent=2))
@@ -142,61 +138,6 @@ def show(conf: Path, as_json: bool) -> None:
         return 0 if all(holding.ring == record.number for holding in holdings.values()) else 1
 
     _run(work)
-
-
-async def _planned(cluster: RingCluster, asked: Asked, *, offline: bool) -> PlanView:
-    """What a change would move. Raises `SetupError`."""
-    holdings = {} if offline else await cluster.holdings(cluster.names)
-    if not any(holding.ring > 1 for holding in holdings.values()):
-        now, quorum = await asyncio.to_thread(cluster.configured_ring)
-        for name, holding in holdings.items():
-            cluster.check_bound(now, name, holding.fingerprint)
-        return await _view(cluster, now, quorum, holdings, asked.change(_ids(holdings)), offline=offline)
-    async with cluster.mover(_say) as mover:
-        record = await mover.look()
-    if record.joint:
-        raise SetupError(
-            f"a change is under way ({difference(record)}): `sfss ring apply` without a change finishes it, "
-            "`sfss ring abort` gives it up"
-        )
-    return await _view_from(cluster, record, asked)
-
-
-async def _wished(cluster: RingCluster, asked: Asked, *, despite_warnings: bool) -> Wish | None:
-    """What is asked for, if nothing speaks against it, after showing what it would move. Raises `SetupError`."""
-    async with cluster.mover(_say) as mover:
-        record = await mover.look()
-    if not record.joint:
-        view = await _view_from(cluster, record, asked)
-        _say(view.text())
-        if view.warnings and not despite_warnings:
-            _say("nothing was changed; to go on all the same, say --despite-warnings")
-            return None
-    holdings = await cluster.holdings(member.name for member in record.members)
-    return Wish(asked.change(_ids(holdings)), lambda nodes: astuple(cluster.quorum(nodes)))
-
-
-async def _view_from(cluster: RingCluster, record: RingRecord, asked: Asked) -> PlanView:
-    placement = record.placements[0]
-    now = await asyncio.to_thread(placement.node_ring, record.number, record.partitions)
-    holdings = await cluster.holdings(member.name for member in placement.members)
-    quorum = Quorum(placement.n, placement.w, placement.r)
-    return await _view(cluster, now, quorum, holdings, asked.change(_ids(holdings)), offline=False)
-
-
-async def _view(
-    cluster: RingCluster, now: NodeRing, quorum: Quorum, holdings: dict[str, Holding], change: Change, *, offline: bool
-) -> PlanView:
-    after = await asyncio.to_thread(next_ring, now, change, lambda nodes: cluster.quorum(nodes).n)
-    if not offline:
-        holdings |= await cluster.holdings((*change.add, *change.replace.values()))
-    planned = await asyncio.to_thread(Plan, now, after)
-    return PlanView(planned, holdings, quorum, cluster.quorum(len(after.members)))
-
-
-def _ids(holdings: Mapping[str, Holding]) -> dict[str, str]:
-    """The names of the nodes whose ids are known."""
-    return {holding.node: name for name, holding in holdings.items() if holding.node}
 
 
 def _end(outcome: Outcome) -> int:

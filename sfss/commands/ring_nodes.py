@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from proxy.cluster import ClusterConfig, NodeAddress
 from proxy.configuration import load_configuration
 from proxy.quorum import Quorum
-from proxy.state import remembered
+from proxy.state import remembered, remembered_ring
 from sfss.errors import SetupError, SfssError
 from sfss.memcache.access import Access
 from sfss.memcache.client import MemcacheClient
@@ -46,10 +46,10 @@ class RingCluster:
     """A cluster by the configuration of one of its proxies."""
 
     def __init__(self, config: ClusterConfig, access: Access, source: str) -> None:
-        """`source` is what messages call the configuration."""
         self.config = config
+        self.source = source
+        """What messages call the configuration."""
         self._access = access
-        self._source = source
         self._addresses = {address.ring_name: address for address in config.addresses}
         self._first: RingRecord | None = None
 
@@ -65,8 +65,17 @@ class RingCluster:
         return list(self._addresses)
 
     def quorum(self, nodes: int) -> Quorum:
-        """N, W and R over so many nodes."""
+        """N, W and R of the configuration over so many nodes."""
         return Quorum.over(nodes, self.config.n, self.config.w, self.config.r)
+
+    def quorum_after(self, present: Quorum, nodes: int, asked: tuple[int, int, int] | None) -> Callable[[int], Quorum]:
+        """N, W and R of a next ring by its number of nodes, where `nodes` have `present`: those that are asked for,
+        else the configuration's if they are what made the present ones, else these."""
+        if asked is not None:
+            return lambda count: Quorum.over(count, *asked)
+        if self.quorum(nodes) == present:
+            return self.quorum
+        return lambda count: Quorum.over(count, *astuple(present))
 
     def configured_ring(self) -> tuple[NodeRing, Quorum]:
         """The ring that the cluster was founded with. 0.2 s of CPU."""
@@ -82,6 +91,11 @@ class RingCluster:
             yield Mover(nodes, self.names, self._first_ring, say=say, pace=pace)
         finally:
             await nodes.close()
+
+    async def look(self) -> RingRecord:
+        """The latest ring that any node has. Raises `SetupError` where none can be found."""
+        async with self.mover(lambda _: None) as mover:
+            return await mover.look()
 
     async def holdings(self, names: Iterable[str]) -> dict[str, Holding]:
         """What nodes tell of themselves, by name."""
@@ -146,8 +160,12 @@ class RingCluster:
         if fingerprint and fingerprint != ring.fingerprint:
             raise SetupError(
                 f"node {name} was bound to another ring ({fingerprint[:8]}, not {ring.fingerprint[:8]}): nodes, "
-                f"zones, weights, N or partitions in {self._source} differ from those of the existing files"
+                f"zones, weights, N or partitions in {self.source} differ from those of the existing files"
             )
+
+    def remembered_ring(self) -> RingRecord | None:
+        """The last one that the proxy of this configuration has met, if that wasn't the first."""
+        return remembered_ring(self.config.state) if self.config.state is not None else None
 
     def _remembered_ids(self) -> dict[str, str]:
         """Those that the proxy of this configuration has met, by the ring's names."""

@@ -17,6 +17,7 @@ from sfss.ring_plan import Change
 T = TypeVar("T")
 Command = Callable[..., None]
 
+_NUMBERS = re.compile(r"([0-9]{1,3})/([0-9]{1,3})/([0-9]{1,3})").fullmatch
 _ID = re.compile(r"[0-9a-f]{8,32}").fullmatch
 
 
@@ -30,6 +31,7 @@ def configuration(command: Command) -> Command:
 def change_options(command: Command) -> Command:
     """The options that say what is to be different."""
     for option in (
+        click.option("--quorum", metavar="N/W/R", help="Copies of a file, and how many a write and a read need."),
         click.option("--zone", multiple=True, metavar="NODE=ZONE", help="What a node may fail together with."),
         click.option("--weight", multiple=True, metavar="NODE=N", help="A node's share beside the others."),
         click.option("--replace", multiple=True, metavar="OLD=NEW", help="A node that comes in another one's place."),
@@ -49,6 +51,17 @@ class Asked(NamedTuple):
     replace: tuple[str, ...]
     weight: tuple[str, ...]
     zone: tuple[str, ...]
+    quorum: str | None
+
+    @property
+    def numbers(self) -> tuple[int, int, int] | None:
+        """N, W and R, where they are to be others. Raises `SetupError`."""
+        if self.quorum is None:
+            return None
+        found = _NUMBERS(self.quorum)
+        if found is None:
+            raise SetupError(f"--quorum {self.quorum}: it takes three numbers, N/W/R, as 3/2/2")
+        return int(found[1]), int(found[2]), int(found[3])
 
     def change(self, names: Mapping[str, str]) -> Change:
         """`names` has the ring's name of each node whose id is known. Raises `SetupError`."""
@@ -71,7 +84,7 @@ def _name(text: str, names: Mapping[str, str]) -> str:
         found = [name for node, name in names.items() if node.startswith(text)]
         if len(found) == 1:
             return found[0]
-        raise SetupError(f"{len(found)} nodes that answer have an id that begins with {text}")
+        raise SetupError(f"{len(found)} nodes that are known here have an id that begins with {text}")
     return address_of(text).ring_name
 
 

@@ -17,7 +17,10 @@ class PlanView:
     """A plan as it is told. Files and bytes are what copies of partitions hold on average over the nodes that answered:
     hashes spread files evenly, and their sizes nearly so."""
 
-    def __init__(self, planned: Plan, holdings: Mapping[str, Holding], before: Quorum, after: Quorum) -> None:
+    def __init__(
+        self, planned: Plan, holdings: Mapping[str, Holding], before: Quorum, after: Quorum, notes: Sequence[str] = ()
+    ) -> None:
+        self.notes = list(notes)
         self._plan = planned
         self._holdings = holdings
         self._quorums = (before, after)
@@ -74,6 +77,7 @@ class PlanView:
                 }
                 for node in plan.nodes
             ],
+            "notes": self.notes,
             "warnings": self.warnings,
         }
 
@@ -100,6 +104,7 @@ class PlanView:
             f"copies of {plan.after.partitions} partitions that each node has, has after, receives and gives:",
             *table(rows),
             self._sum(),
+            *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from proxy.state import StateDirectory
 from sfss.memcache.server import MemcacheServer
 from sfss.memory import MemoryStore
 from sfss.ring import Member, NodeRing
+from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import NO_CALL, Call
 
 COMMAND = [sys.executable, "-c", "from sfss.commands.main import main; main()", "ring", "plan"]
@@ -142,7 +144,7 @@ async def test_a_file_that_describes_another_ring_than_the_nodes_have_is_refused
     [
         (["--add", "a:1"], "sfss ring: a:1 is in the ring already"),
         (["--add", "nonsense"], "a node is named by host:port or its id: 'nonsense' is not host:port"),
-        (["--remove", "0123456789ab"], "0 nodes that answer have an id that begins with 0123456789ab"),
+        (["--remove", "0123456789ab"], "0 nodes that are known here have an id that begins with 0123456789ab"),
         (["--weight", "a:1=17"], "weight 17 is not a whole number between 1 and 16"),
         (["--weight", "a:1"], "--weight a:1: it takes two things with = between them"),
         (["--weight", "a:1=1", "--weight", "a:1=2"], "--weight is given twice for a:1"),
@@ -164,3 +166,54 @@ async def test_warnings_make_the_status_1(tmp_path: Path) -> None:
 
     assert status == 1
     assert "warning: too few nodes: files would have 2 copies instead of 3" in out
+
+
+async def test_offline_it_says_whether_it_shows_the_first_ring_or_the_one_that_a_proxy_remembers(
+    tmp_path: Path,
+) -> None:
+    conf = configuration(tmp_path, ["a:1", "b:1", "c:1"], f"[proxy]\nstate = {tmp_path / 'state'}")
+    founded = await plan("--conf", conf, "--offline")
+    members = tuple(RingMember(NODE_IDS[number], f"{name}:1") for number, name in enumerate("abde"))
+    directory = StateDirectory(tmp_path / "state")
+    directory.keep_ring(RingRecord(5, PARTITIONS, (Placement(members, 3, 2, 2, 1),)))
+
+    kept = await plan("--conf", conf, "--offline", "--remove", NODE_IDS[2])
+
+    assert founded[0] == kept[0] == 0
+    assert "ring 1: 3 nodes" in founded[1]
+    assert f"note: this is the ring that {conf} founds; whether it was changed since isn't known" in founded[1]
+    assert "ring 5: 4 nodes" in kept[1]
+    assert "ring 7: 3 nodes" in kept[1]
+    assert f"note: this is the ring that {tmp_path / 'state'} remembers; a later one isn't known" in kept[1]
+
+
+async def test_n_w_and_r_stay_whatever_the_file_says_unless_they_are_to_change(tmp_path: Path) -> None:
+    conf = configuration(tmp_path, ["a:1"], f"[proxy]\nN = 2\nW = 2\nR = 2\nstate = {tmp_path / 'state'}")
+    members = tuple(RingMember(NODE_IDS[number], f"{name}:1") for number, name in enumerate("abcd"))
+    StateDirectory(tmp_path / "state").keep_ring(RingRecord(3, PARTITIONS, (Placement(members, 3, 2, 2, 1),)))
+    options = ("--conf", conf, "--offline")
+
+    _, kept, _ = await plan(*options, "--add", "e:1")
+    _, changed, _ = await plan(*options, "--quorum", "4/3/2")
+    refused = await plan(*options, "--quorum", "4/2/3")
+    mistyped = await plan(*options, "--quorum", "3")
+
+    assert "ring 5: 5 nodes, N/W/R 3/2/2" in kept
+    assert f"note: N/W/R stay 3/2/2, though {conf} makes them 2/2/2; --quorum changes them" in kept
+    assert "ring 5: 4 nodes, N/W/R 4/3/2" in changed
+    assert "note: N/W/R" not in changed
+    assert (refused[0], refused[2]) == (
+        2,
+        "sfss ring: W=2 of N=4: two writes could miss each other; W must be over N/2\n",
+    )
+    assert (mistyped[0], mistyped[2]) == (2, "sfss ring: --quorum 3: it takes three numbers, N/W/R, as 3/2/2\n")
+
+
+async def test_a_file_that_asks_for_more_copies_than_there_were_nodes_gets_them_with_the_nodes(tmp_path: Path) -> None:
+    conf = configuration(tmp_path, ["a:1"])
+
+    status, out, _ = await plan("--conf", conf, "--offline", "--add", "b:1", "--add", "c:1")
+
+    assert status == 0
+    assert "ring 1: 1 nodes, N/W/R 1/1/1" in out
+    assert "ring 3: 3 nodes, N/W/R 3/2/2" in out
