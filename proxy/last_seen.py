@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable
 
 from proxy.state import Notes
-from sfss.sightings import later_of
+from sfss.sightings import is_possible, later_of
 from sfss.store import Identity, Seen
 
 SAVE_S = 5.0
@@ -37,8 +37,8 @@ class LastSeen:
 
     def note(self, identity: Identity, name: str) -> None:
         """A node of the cluster, of that name in the ring, said who it is. What is late or contradicts what is known
-        already is left out: the node hears of that with the next connection."""
-        if identity.start:
+        already is left out: the node hears of that with the next connection. So is what can't be true."""
+        if identity.start and is_possible(identity.epoch, identity.position):
             seen = Seen(identity.node, identity.epoch, identity.start, identity.position, name)
             if self._is_new_start(seen):
                 self.news.set()

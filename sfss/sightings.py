@@ -15,7 +15,19 @@ SIGHTINGS_MAX = 1024
 
 BYTES_MAX = SIGHTINGS_MAX * 400
 
+EPOCH_MAX = 10**17
+"""No node was started so often. Whoever says so is broken, or wants others to be: it is told to no node, as that would
+go on from there, and isn't kept in mind."""
+
+POSITION_MAX = 10**18 - 1
+"""Beyond any disk."""
+
 _LINE = re.compile(r"([0-9a-zA-Z-]{1,64}) ([0-9]{1,18}) ([0-9a-zA-Z]{1,32}) ([0-9]{1,18}) ([^\s]{1,255})")
+
+
+def is_possible(epoch: int, position: int) -> bool:
+    """Whether a node may have been seen so."""
+    return 0 <= epoch <= EPOCH_MAX and 0 <= position <= POSITION_MAX
 
 
 def is_later(seen: Seen, before: Seen | None) -> bool:
@@ -27,11 +39,14 @@ def is_later(seen: Seen, before: Seen | None) -> bool:
 
 
 def later_of(known: Mapping[str, Seen], told: Iterable[Seen]) -> dict[str, Seen]:
-    """Those that are told and later than what is known, by node; no more than there is room for."""
+    """Those that are told and later than what is known, by node; of several about one node the latest, and no more than
+    there is room for."""
     later: dict[str, Seen] = {}
+    room = SIGHTINGS_MAX - len(known)
     for seen in told:
-        room = seen.node in known or len(known) + len(later) < SIGHTINGS_MAX
-        if room and is_later(seen, known.get(seen.node)):
+        before = later.get(seen.node) or known.get(seen.node)
+        if is_later(seen, before) and (before is not None or room > 0):
+            room -= before is None
             later[seen.node] = seen
     return later
 
@@ -41,16 +56,15 @@ def encode(sightings: Iterable[Seen]) -> bytes:
 
 
 def decode(block: bytes) -> tuple[Seen, ...]:
-    """Raises `BadRequest`."""
+    """What the lines tell, without those that can't be true: one bad line must not keep the others from being heard.
+    Raises `BadRequest` where they are too many."""
     lines = block.decode("utf-8", "replace").splitlines()
     if len(lines) > SIGHTINGS_MAX:
         raise BadRequest(f"{len(lines)} sightings of nodes; the limit is {SIGHTINGS_MAX}")
-    return tuple(_seen(line) for line in lines)
+    told = (_seen(fields) for line in lines if (fields := _LINE.fullmatch(line)) is not None)
+    return tuple(seen for seen in told if is_possible(seen.epoch, seen.position))
 
 
-def _seen(line: str) -> Seen:
-    fields = _LINE.fullmatch(line)
-    if fields is None:
-        raise BadRequest(f"{line[:80]!r} tells of no node")
+def _seen(fields: re.Match[str]) -> Seen:
     node, epoch, start, position, name = fields.groups()
     return Seen(node, int(epoch), start, int(position), name)

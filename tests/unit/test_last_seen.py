@@ -75,6 +75,17 @@ def test_a_node_that_tells_no_start_is_not_remembered() -> None:
     assert notes.written == []
 
 
+def test_what_can_not_be_true_is_neither_remembered_nor_news() -> None:
+    seen, notes = memory()
+
+    note(seen, told(10**17 + 1, "a", 100))
+    note(seen, told(1, "a", 10**18))
+
+    assert seen.of("n") is None
+    assert notes.written == []
+    assert not seen.news.is_set()
+
+
 async def test_it_is_there_after_a_restart(tmp_path) -> None:
     directory = StateDirectory(tmp_path)
     notes = Notes(directory)

@@ -294,6 +294,16 @@ CONVERSATIONS = [
         b"SERVER_ERROR not supported here: only nodes keep others in mind\r\n",
     ),
     (b"", b"sfss recall n1 7 word 5\r\n", b"SERVER_ERROR not supported here: only nodes are refilled\r\n"),
+    (
+        b"",
+        b"sfss recall n1 100000000000000001 word 5\r\n",
+        b"CLIENT_ERROR no node was started so often; the limit of an epoch is 100000000000000000\r\n",
+    ),
+    (
+        b"",
+        b"sfss recall n1 7 word 1000000000000000000\r\n",
+        b"CLIENT_ERROR no node has so much on disk; the limit of a position is 999999999999999999\r\n",
+    ),
     (b"", b"sfss adopt c1 1 f1 n1\r\n", b"CLIENT_ERROR a node id is 32 hex digits\r\n"),
     (b"", b"sfss ring learned\r\n", None),
     (b"", b"sfss ring prepare 2\r\n", None),

@@ -27,11 +27,18 @@ def test_what_is_told_is_heard():
         b"ab 9999999999999999999 word 5 a:1",
         b"ab 7 word 5 \xff" + b"a" * 300,
         b"a/b 7 word 5 a:1",
+        b"ab 100000000000000001 word 5 a:1",
     ],
 )
-def test_what_tells_of_no_node_is_refused(line):
-    with pytest.raises(BadRequest):
-        decode(encode([ONE]) + line + b"\n" + encode([TWO]))
+def test_what_tells_of_no_node_keeps_nobody_from_hearing_of_the_others(line):
+    assert decode(encode([ONE]) + line + b"\n" + encode([TWO])) == (ONE, TWO)
+
+
+def test_of_two_lines_about_one_node_the_later_counts_in_whatever_order():
+    later = ONE._replace(epoch=ONE.epoch + 1, start="later")
+
+    for known in ({}, {ONE.node: ONE}):
+        assert later_of(known, [ONE, later]) == later_of(known, [later, ONE]) == {ONE.node: later}
 
 
 def test_more_than_there_is_room_for_is_refused_and_never_kept():

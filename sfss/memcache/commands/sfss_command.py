@@ -19,7 +19,7 @@ from sfss.memcache.service import Service
 from sfss.ring import PARTITIONS_MAX
 from sfss.ring_keeper import BALLOT_MAX, Accepted, HeldRing, Nack, Promised
 from sfss.ring_record import RING_NUMBER_MAX, RingRecord
-from sfss.sightings import decode, encode
+from sfss.sightings import EPOCH_MAX, POSITION_MAX, decode, encode
 from sfss.store import Identity, Purged, Reply, Seen
 
 _NUMBER_MAX = 2**63
@@ -61,7 +61,12 @@ def _trust(service: Service, request: Request) -> Answer:
 
 def _recall(service: Service, request: Request) -> Answer:
     node, epoch, start, position = request.arguments
-    seen = Seen(_text(node), number_of(epoch, _NUMBER_MAX), _text(start), number_of(position, _NUMBER_MAX))
+    seen = Seen(
+        _text(node),
+        number_of(epoch, EPOCH_MAX, f"no node was started so often; the limit of an epoch is {EPOCH_MAX}"),
+        _text(start),
+        number_of(position, POSITION_MAX, f"no node has so much on disk; the limit of a position is {POSITION_MAX}"),
+    )
     return answer(service.refillable.recall(seen), _identity_line)
 
 
