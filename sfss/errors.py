@@ -57,8 +57,11 @@ class StaleRing(WrongCluster):
     """The caller placed the key by another ring than the node's, which has the number `ring`; 0: it has none."""
 
     def __init__(self, ring: int) -> None:
-        super().__init__(f"stale ring {ring}")
+        super().__init__(ring)  # so that a copy is made from its arguments, as of any error
         self.ring = ring
+
+    def __str__(self) -> str:
+        return f"stale ring {self.ring}"
 
 
 # --- nobody yet: the same request may succeed later ---------------------------------------------------

@@ -72,9 +72,10 @@ class ClientLimits:
     replica and taken by those of others. They are reached when the server falls behind: by values whose callers were
     answered without it, until their deadlines.
 
-    `links` connections for reads and as many for writes, `bulk_links` for writes of more than `bulk_bytes`. A request
-    without a deadline gets `answer_s`, but a node has `connect_s` to say who it is. A connection is silent when nothing
-    came for `silence_s` past the deadline of its oldest request. `sweep_s` is how exactly deadlines are kept.
+    `links` connections for reads and as many for writes, `bulk_links` for writes of more than `bulk_bytes`, and one for
+    what nodes are told besides (rings, purges). A request without a deadline gets `answer_s`, but a node has
+    `connect_s` to say who it is. A connection is silent when nothing came for `silence_s` past the deadline of its
+    oldest request. `sweep_s` is how exactly deadlines are kept.
     """
 
     links: int = 2
@@ -135,7 +136,8 @@ class MemcacheClient:
         self._reads = self._lane(self.limits.links)
         self._writes = self._lane(self.limits.links)
         self._bulk = self._lane(self.limits.bulk_links)
-        self._lanes = (self._reads, self._writes, self._bulk)
+        self._orders = self._lane(1)
+        self._lanes = (self._reads, self._writes, self._bulk, self._orders)
 
     def _lane(self, links: int) -> Lane:
         return Lane(self._open_link, self._over, self._monotonic, links)
@@ -251,14 +253,14 @@ class MemcacheClient:
 
     def witness(self, told: Sequence[Seen]) -> Promise[tuple[Seen, ...]]:
         self._needs_sfss("witness")
-        return self._ask(self._bulk, TellSightings(told), NO_CALL)
+        return self._ask(self._orders, TellSightings(told), NO_CALL)
 
     def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Promise[Identity]:
         self._needs_sfss("adopt")
         line = f"sfss adopt {cluster} {ring} {fingerprint} {node}\r\n".encode()
         return self._ask(self._reads, AskIdentity(line), NO_CALL)
 
-    # RingKeeper. What takes long waits on the lane of large writes, where no other answer is behind it.
+    # RingKeeper. What may take long has a lane of its own: no read or write waits behind it, and it behind no file.
 
     def tell_ring(self, call: Call = NO_CALL) -> Promise[HeldRing]:
         self._needs_sfss("rings")
@@ -267,24 +269,24 @@ class MemcacheClient:
     def prepare_ring(self, number: int, ballot: int, call: Call = NO_CALL) -> Promise[Prepared]:
         self._needs_sfss("rings")
         line = b"sfss ring prepare %d %d" % (number, ballot)
-        return self._ask(self._bulk, PrepareRing(line, (b"PROMISE", b"NACK", b"RING")), call)
+        return self._ask(self._orders, PrepareRing(line, (b"PROMISE", b"NACK", b"RING")), call)
 
     def accept_ring(self, ballot: int, record: RingRecord, call: Call = NO_CALL) -> Promise[Voted]:
         self._needs_sfss("rings")
         line = b"sfss ring accept %d %d" % (record.number, ballot)
-        return self._ask(self._bulk, ChangeRing(line, (b"ACCEPTED", b"NACK", b"RING"), record.encode()), call)
+        return self._ask(self._orders, ChangeRing(line, (b"ACCEPTED", b"NACK", b"RING"), record.encode()), call)
 
     def learn_ring(self, record: RingRecord, call: Call = NO_CALL) -> Promise[HeldRing]:
         self._needs_sfss("rings")
-        return self._ask(self._bulk, ChangeRing(b"sfss ring learn", (b"RING",), record.encode()), call)
+        return self._ask(self._orders, ChangeRing(b"sfss ring learn", (b"RING",), record.encode()), call)
 
     def leave_ring(self, number: int, call: Call = NO_CALL) -> Promise[Identity]:
         self._needs_sfss("rings")
-        return self._ask(self._bulk, AskIdentity(b"sfss ring left %d\r\n" % number), call)
+        return self._ask(self._orders, AskIdentity(b"sfss ring left %d\r\n" % number), call)
 
     def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> Promise[int]:
         self._needs_sfss("rings")
-        return self._ask(self._bulk, DropPartition(ring, partition), call)
+        return self._ask(self._orders, DropPartition(ring, partition), call)
 
     # Purgeable
 
@@ -295,7 +297,7 @@ class MemcacheClient:
     def purge(self, region: int, ring: int, fence: int, bound: int) -> Promise[Purged]:
         self._needs_sfss("purge")
         line = b"sfss purge %02x %d %d %d\r\n" % (region, ring, fence, bound)
-        return self._ask(self._bulk, AskPurged(line), NO_CALL)
+        return self._ask(self._orders, AskPurged(line), NO_CALL)
 
     def _needs_sfss(self, name: str) -> None:
         if self._classic:

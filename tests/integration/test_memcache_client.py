@@ -29,6 +29,7 @@ from sfss.memcache.client import ClientLimits, MemcacheClient
 from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memory import MemoryStore
 from sfss.promise import new_promise
+from sfss.ring_keeper import Promised
 from sfss.settings import Settings
 from sfss.stamps import StampClock
 from sfss.store import NO_CALL, VALUE_BYTES_MAX, Call, Identity, Record, Replica, Seen, Written, checksum_of
@@ -87,6 +88,32 @@ async def test_values_of_every_size_come_back_whole() -> None:
         records = await asyncio.gather(*(client.get(key) for key in values))
 
         assert [record and record.value for record in records] == list(values.values())
+
+
+class Hanging(MemoryStore):
+    """Its disk takes no large files and lets go of none."""
+
+    def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Any:
+        return new_promise() if record.size > 65536 else super().apply(key, record, call)
+
+    def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> Any:
+        return new_promise()
+
+
+async def test_what_a_node_is_told_besides_waits_behind_no_large_file_and_no_file_behind_that() -> None:
+    large = stamped(b"large", bytes(100_000), StampClock().next())
+    small = stamped(b"small", b"one", StampClock().next())
+    async with serving(Hanging()) as server, client_of(server.port, ClientLimits(bulk_links=1)) as client:
+        identity = await client.bind("c1", 1, "f1")
+        hanging = client.apply(b"large", large)
+
+        assert (await client.purge(0, identity.ring, 5, 0)).fence == 5
+        assert await client.prepare_ring(2, 7) == Promised()
+        dropped = client.drop_partition(1, 0)
+        assert (await client.apply(b"small", small)).accepted
+        assert await client.read(b"small") == small
+        assert not hanging.done()
+        assert not dropped.done()
 
 
 async def test_a_key_that_would_be_a_request_of_its_own_is_refused() -> None:

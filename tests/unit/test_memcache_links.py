@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sfss.errors import ConnectionLost, Outcome, SfssError
+from sfss.errors import ConnectionLost, Outcome, SfssError, StaleRing
 from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
 from sfss.memcache.lane import Lane
 from sfss.memcache.link import TOGETHER_MAX, Link
@@ -74,6 +74,23 @@ def wire_of(link: Link) -> Any:
 async def turns() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+async def test_requests_lost_for_one_stale_ring_each_get_an_error_that_has_its_number() -> None:
+    connector = Connector()
+    writes = [put(), put()]
+    for write in writes:
+        connector.lane.submit(write, 0.0)
+    await turns()
+
+    connector.links[0]._error = StaleRing(5)
+    connector.links[0].connection_lost(None)
+    await turns()
+
+    errors = [write.promise.exception() for write in writes]
+    assert [getattr(error, "ring", None) for error in errors] == [5, 5]
+    assert [str(error) for error in errors] == ["stale ring 5"] * 2
+    assert errors[0] is not errors[1]
 
 
 async def test_a_write_given_up_just_before_it_goes_out_is_not_said_to_be_unsent() -> None:
