@@ -35,7 +35,7 @@ check: $(VENV)/installed-check
 	$(bin)/mypy
 	$(bin)/lint-imports
 
-bench: $(VENV)/installed-test $(VENV)/installed-bench $(VENV)/compiled
+bench: $(VENV)/installed-bench $(VENV)/compiled
 	@exec $(bin)/python -m bench $(ARGS)
 
 torture: $(VENV)/installed-test $(VENV)/compiled
@@ -69,7 +69,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed
-	@echo "installing what draws the measurements (only the first time)"
+	@echo "installing what sfss is measured beside, and what draws plots (only the first time)"
 	@SFSS_COMPILE=0 $(pip) --editable '.[bench]'
 	@touch $@
 

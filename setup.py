@@ -100,7 +100,15 @@ setup(
     options={"editable_wheel": {"mode": "compat"}, "build_ext": {"parallel": os.cpu_count()}},
     extras_require={
         "test": tests_require,
-        "bench": ["matplotlib>=3.10,<4"],
+        "bench": [
+            "fastapi>=0.115,<1",
+            "flask>=3.1,<4",
+            "gunicorn>=23,<28",
+            "httptools>=0.6,<1",
+            "matplotlib>=3.10,<4",
+            "psycopg[binary,pool]>=3.2,<4",
+            "uvicorn>=0.34,<1",
+        ],
         "compile": ["mypy>=2.4,<3", "setuptools>=77"],
         "check": ["ruff>=0.17,<0.18", "mypy>=2.4,<3", "import-linter>=2.5,<3"],
     },

@@ -436,7 +436,7 @@ NUMBERS = _Numbers()
 @click.option("--seconds", type=click.FloatRange(1), default=4.0, show_default=True, help="Length of each load.")
 def growth(files: list[int], nodes: list[int], connections: list[int], sizes: list[int], seconds: float) -> None:
     """How figures change as files, nodes, connections and sizes grow; `none` leaves one of them out."""
-    from bench.run import machine
+    from bench.machine import machine
 
     plan = Plan(files, nodes, connections, sizes, seconds)
     if max(sizes, default=0) > 2048 or max(nodes, default=3) > 100 or min(nodes, default=3) < 3:

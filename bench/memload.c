@@ -1,10 +1,11 @@
 /* Load for a server of the memcache text protocol: one thread, epoll, one request at a time on each connection.
  *
- *   memload HOST PORT get|set|fill BYTES CONNECTIONS KEYS SECONDS SEED
+ *   memload HOST PORT get|set|mixed|fill BYTES CONNECTIONS KEYS SECONDS SEED
  *
- * fill stores every key once; get and set take random keys until SECONDS have passed. Each value begins with its key,
- * and every answer is checked: its first line, its length, the key in the value. Prints one line of JSON; latencies in
- * microseconds. Exit status 0 when the load ran (errors are counted, not fatal), 1 when it could not.
+ * fill stores every key once; get, set and mixed (four gets to a set) take random keys until SECONDS have passed. Each
+ * value begins with its key, and every answer is checked: its first line, its length, the key in the value. Prints one
+ * line of JSON; latencies in microseconds. Exit status 0 when the load ran (errors are counted, not fatal), 1 when it
+ * could not.
  */
 
 #define _GNU_SOURCE
@@ -32,7 +33,7 @@ struct link {
     char *in; /* the answer */
     size_t in_len, in_need; /* in_need 0: the first line has not come whole */
     uint64_t sent_ns;
-    int busy;
+    int busy, setting;
 };
 
 static char *op;
@@ -40,7 +41,7 @@ static size_t value_bytes, in_cap;
 static long keys, next_key;
 static uint64_t done, misses, errors, wrong, latency[SLOTS], latency_max, random_state;
 static char first_error[HEAD_BYTES_MAX];
-static int filling, setting;
+static int filling, set_of_five; /* so many of five requests store, on average */
 
 static void die(const char *what) {
     fprintf(stderr, "memload: %s: %s\n", what, strerror(errno));
@@ -95,7 +96,8 @@ static void begin(struct link *l) {
     long key = filling ? next_key++ : (long)(next_random() % (uint64_t)keys);
     size_t key_bytes = (size_t)snprintf(l->key, sizeof l->key, "bench/%06ld", key);
     l->key_bytes = value_bytes < key_bytes ? value_bytes : key_bytes;
-    if (setting) {
+    l->setting = (int)(next_random() % 5) < set_of_five;
+    if (l->setting) {
         int head = snprintf(l->out, HEAD_BYTES_MAX, "set %s 0 0 %zu\r\n", l->key, value_bytes);
         memset(l->out + head, 'v', value_bytes);
         memcpy(l->out + head, l->key, l->key_bytes);
@@ -121,7 +123,7 @@ static int judge(struct link *l) {
         char *end = memchr(l->in, '\n', l->in_len);
         if (!end) return 0;
         size_t line = (size_t)(end - l->in) + 1, length;
-        if (!setting && sscanf(l->in, "VALUE %*s %*u %zu", &length) == 1) {
+        if (!l->setting && sscanf(l->in, "VALUE %*s %*u %zu", &length) == 1) {
             l->in_need = line + length + 7; /* CRLF END CRLF */
             if (l->in_need > in_cap) { errno = EMSGSIZE; die("answer"); }
         } else {
@@ -132,7 +134,7 @@ static int judge(struct link *l) {
     uint64_t us = (now_ns() - l->sent_ns) / 1000;
     if (l->in_len > l->in_need) {
         wrong++;
-    } else if (setting) {
+    } else if (l->setting) {
         if (!strncmp(l->in, "STORED\r\n", 8)) { done++; record(us); } else note_error(l);
     } else if (!strncmp(l->in, "VALUE ", 6)) {
         size_t line = (size_t)((char *)memchr(l->in, '\n', l->in_len) - l->in) + 1;
@@ -150,12 +152,12 @@ static int judge(struct link *l) {
 
 int main(int argc, char **argv) {
     if (argc != 9) {
-        fprintf(stderr, "usage: memload HOST PORT get|set|fill BYTES CONNECTIONS KEYS SECONDS SEED\n");
+        fprintf(stderr, "usage: memload HOST PORT get|set|mixed|fill BYTES CONNECTIONS KEYS SECONDS SEED\n");
         return 1;
     }
     op = argv[3];
     filling = !strcmp(op, "fill");
-    setting = filling || !strcmp(op, "set");
+    set_of_five = filling || !strcmp(op, "set") ? 5 : !strcmp(op, "mixed") ? 1 : 0;
     value_bytes = strtoul(argv[4], 0, 10);
     int links = atoi(argv[5]);
     keys = atol(argv[6]);

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.loads import Load, build_memload, memcache, memcache_forever
-from bench.servers import HOST, Server, Servers, Unavailable, anonymous_kib
+from bench.servers import HOST, Server, Servers, Unavailable
+from bench.usage import anonymous_kib
+from bench.verdict import Verdict
 
 CLIENT = Path(__file__).parent.parent / "simple_client.py"
 ANONYMOUS_MIB_MAX = 300
@@ -29,25 +30,6 @@ LARGE_KEYS = 64
 CONNECTIONS = 16
 READ_SHARE = 0.5
 DISK_BYTES_SPARE = 4 << 30
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One figure, and the most it may be."""
-
-    name: str
-    value: float
-    most: float
-    unit: str
-
-    @property
-    def met(self) -> bool:
-        return self.value <= self.most
-
-    def line(self) -> str:
-        return (
-            f"{self.name:52}{self.value:>10.2f} {self.unit:6} at most {self.most:g}  {'met' if self.met else 'MISSED'}"
-        )
 
 
 def measure_million(count: int, say: Callable[[str], None]) -> tuple[dict[str, Any], list[Verdict]]:

@@ -6,10 +6,15 @@ without pictures, and the line that says so is `Unavailable`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.servers import Unavailable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _INCHES = (6.4, 3.6)
 _STYLE = {
@@ -37,17 +42,9 @@ def draw_lines(
 ) -> None:
     """A line with a mark at each point for every one of `series`; `across` and `up` name the axes with their units.
     Scales that aren't logarithmic begin at 0. Raises `Unavailable`."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise Unavailable("matplotlib is not installed: no pictures") from None
-    with rc_context(_STYLE):
-        figure = Figure(figsize=_INCHES, layout="constrained")
-        axes = figure.add_subplot()
+    with _axes(path, title) as axes:
         for name, points in series.items():
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=name)
-        axes.set_title(title)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         if log_across:
@@ -60,5 +57,36 @@ def draw_lines(
             axes.set_ylim(bottom=0)
         if len(series) > 1:
             axes.legend()
+
+
+def draw_bars(path: Path, title: str, across: str, bars: Mapping[str, tuple[float, float, float]]) -> None:
+    """A bar for each name, the first on top: its figure, and a line from the smallest to the largest of its turns.
+    Raises `Unavailable`."""
+    with _axes(path, title, len(bars)) as axes:
+        names = list(bars)
+        values = [value for value, _, _ in bars.values()]
+        below = [value - least for value, least, _ in bars.values()]
+        above = [most - value for value, _, most in bars.values()]
+        axes.barh(names, values, xerr=[below, above], height=0.6, capsize=3, color="#6a8caf", ecolor="#333333")
+        axes.invert_yaxis()
+        axes.set_xlabel(across)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+
+
+@contextmanager
+def _axes(path: Path, title: str, rows: int | None = None) -> Iterator[Axes]:
+    """Axes to draw on, written to `path` after the block; of `rows` bars, or else of the usual height."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise Unavailable("matplotlib is not installed: no pictures") from None
+    width, height = _INCHES
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height if rows is None else 1 + 0.3 * rows), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        yield axes
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})

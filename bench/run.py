@@ -1,8 +1,12 @@
-"""Measure sfss beside its yardsticks: `python -m bench.run`. How to read the figures: bench/README.rst.
+"""Measure sfss beside its peers: `python -m bench`. How to read the figures: bench/README.rst.
 
-    python -m bench.run                 speed of node, proxy and HTTP, side by side
-    python -m bench.run files           a node with a million small files: memory, restart
-    python -m bench.run large           minutes of 2 MiB files in and out: memory of every process
+    python -m bench             every target, side by side: about seven minutes
+    python -m bench full        the whole grid of operations, sizes, connections and page caches: about an hour
+    python -m bench short       every server and every load once, for a minute; fails on errors, never on figures
+    python -m bench files       a node with a million small files: memory, restart
+    python -m bench large       minutes of 2 MiB files in and out: memory of every process
+    python -m bench growth      how figures change with files, nodes, connections and sizes
+    python -m bench document    tables and plots of docs/performance.rst from what was measured
 
 Each prints what it found and writes it to bench/results/. Exit status 0 when all targets are met, 1 when one is
 missed, 2 when something could not be measured.
@@ -11,173 +15,121 @@ missed, 2 when something could not be measured.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import statistics
-import subprocess
+import signal
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bench import ours, rivals, stages
+from bench.disk import measure_disk
+from bench.document import draw, write_document
 from bench.growth import growth
-from bench.loads import HERE, Load, build_memload, http, memcache
-from bench.memory import Verdict, measure_large, measure_million
-from bench.servers import Server, Servers, Unavailable
+from bench.loads import HERE
+from bench.machine import machine
+from bench.memory import measure_large, measure_million
+from bench.servers import Unavailable
+from bench.stages import Cell, Outcome, Pace, Stage
+from bench.table import contests_table, plain, sides_table, targets_table
+from bench.tail import measure_tail
+from bench.targets import TARGETS, Target, unmeasured, verdicts
+from bench.verdict import Verdict
 
 RESULTS = HERE / "results"
-SETTLE_S = 8.0
-"""A web process that has just started has its writes ask first, for 7 s (docs/replication.rst, two writers)."""
+KIB = 1024
+SIZES = (100, 4 * KIB, 64 * KIB, 1024 * KIB)
+CONNECTIONS = (1, 32, 256)
+
+TARGET_STAGES = [
+    Stage("node", stages.NODE, 4 * KIB, (Cell("get"), Cell("set"))),
+    Stage("proxy", stages.PROXY, 4 * KIB, (Cell("get"), Cell("set"))),
+    Stage("HTTP", stages.HTTP, 4 * KIB, (Cell("get"), Cell("put"))),
+    Stage("HTTP", (ours.http, rivals.nginx), 1024 * KIB, (Cell("get"),)),
+]
+"""All that the targets are about, and no more."""
+
+STAGES = ["node", "proxy", "HTTP", "extras"]
 
 
-@dataclass
-class Contest:
-    """One row: ours against a yardstick, measured in turns. `least` is the ratio of the medians to reach."""
-
-    name: str
-    least: float
-    ours: Callable[[], dict[str, Any]]
-    theirs: Callable[[], dict[str, Any]]
-    our_runs: list[dict[str, Any]] = field(default_factory=list)
-    their_runs: list[dict[str, Any]] = field(default_factory=list)
-
-    def turn(self, number: int) -> None:
-        """Measure both once; who goes first changes from turn to turn."""
-        for mine in (True, False) if number % 2 else (False, True):
-            if mine:
-                self.our_runs.append(self.ours())
-            else:
-                self.their_runs.append(self.theirs())
-
-    def figures(self) -> dict[str, Any]:
-        ours = [run["rate"] for run in self.our_runs]
-        theirs = [run["rate"] for run in self.their_runs]
-        ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-        ratio = statistics.median(ours) / statistics.median(theirs)
-        return {
-            "name": self.name,
-            "ours_per_s": statistics.median(ours),
-            "ours_spread": [min(ours), max(ours)],
-            "ours_p99_us": statistics.median(run["p99_us"] for run in self.our_runs),
-            "theirs_per_s": statistics.median(theirs),
-            "theirs_spread": [min(theirs), max(theirs)],
-            "theirs_p99_us": statistics.median(run["p99_us"] for run in self.their_runs),
-            "ratio": ratio,
-            "ratio_spread": [min(ratios), max(ratios)],
-            "least": self.least,
-            "met": ratio >= self.least,
-            "runs": {"ours": self.our_runs, "theirs": self.their_runs},
-        }
+def full_stages() -> list[Stage]:
+    """The whole grid. Cold are only reads, and of those only such of sides that read from a disk."""
+    found = []
+    for protocol, starts, write in (
+        ("node", stages.NODE, "set"),
+        ("proxy", stages.PROXY, "set"),
+        ("HTTP", stages.HTTP, "put"),
+    ):
+        warm = tuple(Cell(operation, count) for operation in ("get", write, "mixed") for count in CONNECTIONS)
+        cold = tuple(Cell("get", count, "cold") for count in CONNECTIONS)
+        found += [Stage(protocol, starts, size, warm + cold) for size in SIZES]
+    return found
 
 
-def compare(load: Load, repeats: int, only: str, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Run the contests whose tier is in `only`; returns their figures, and what could not be measured and why."""
-    rows: list[dict[str, Any]] = []
-    missing: list[str] = []
-    for tier, arrange in (("node", _node_contests), ("proxy", _proxy_contests), ("http", _http_contests)):
-        if tier not in only.split(","):
-            continue
-        try:
-            with Servers() as servers:
-                contests = arrange(servers, load)
-                for number in range(repeats):
-                    say(f"{tier}: turn {number + 1} of {repeats}")
-                    for contest in contests:
-                        contest.turn(number)
-                rows += [contest.figures() for contest in contests]
-        except Unavailable as error:
-            missing.append(f"{tier}: {error}")
-    return rows, missing
+Extra = tuple[str, Callable[[], tuple[dict[str, Any], Verdict]]]
 
 
-def _node_contests(servers: Servers, load: Load) -> list[Contest]:
-    return _memcache_contests(servers, load, "node", servers.node("node"), {"get": 0.4, "set": 0.25})
-
-
-def _proxy_contests(servers: Servers, load: Load) -> list[Contest]:
-    ours = servers.proxy("proxy", [servers.node(f"node-{number}") for number in range(3)])
-    return _memcache_contests(servers, load, "proxy", ours, {"get": 0.12, "set": 0.06})
-
-
-def _memcache_contests(servers: Servers, load: Load, name: str, ours: Server, least: dict[str, float]) -> list[Contest]:
-    program = build_memload(servers.scratch)
-    theirs = servers.memcached()
-    for server in (theirs, ours):
-        memcache(program, server, "fill", load)
+def extras(keys: int, tail_keys: int, disk_keys: int, seconds: float) -> list[Extra]:
+    """What is measured by itself: each with its name among the results."""
     return [
-        Contest(
-            f"{name} {operation} / memcached -t 1",
-            ratio,
-            partial(memcache, program, ours, operation, load),
-            partial(memcache, program, theirs, operation, load),
-        )
-        for operation, ratio in least.items()
+        ("tail", lambda: measure_tail(tail_keys, seconds, _say)),
+        ("disk", lambda: measure_disk(disk_keys, _say)),
     ]
 
 
-def _http_contests(servers: Servers, load: Load) -> list[Contest]:
-    program = build_memload(servers.scratch)
-    memcached = servers.memcached()
-    theirs = servers.plain_handler(memcached)
-    proxy = servers.proxy("proxy", [servers.node(f"node-{number}") for number in range(3)])
-    ours = servers.web([proxy])
-    # A path is its own key in both, so the tier below is filled at once and every GET is a hit.
-    for server in (memcached, proxy):
-        memcache(program, server, "fill", load)
-    time.sleep(SETTLE_S)
-    return [
-        Contest(
-            f"HTTP {operation.upper()} / plain handler",
-            ratio,
-            partial(http, ours, operation, load),
-            partial(http, theirs, operation, load),
-        )
-        for operation, ratio in {"get": 1.0, "put": 0.5}.items()
-    ]
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The contests for people."""
-    lines = [
-        f"{'':28}{'ours /s':>10}{'(spread)':>18}{'theirs /s':>12}{'(spread)':>18}{'ratio':>8}{'at least':>10}  target"
-    ]
-    for row in rows:
-        spread = "–".join(f"{rate / 1000:.1f}k" for rate in row["ours_spread"])
-        their_spread = "–".join(f"{rate / 1000:.1f}k" for rate in row["theirs_spread"])
-        lines.append(
-            f"{row['name']:28}{row['ours_per_s']:>10,.0f}{spread:>18}{row['theirs_per_s']:>12,.0f}{their_spread:>18}"
-            f"{row['ratio']:>8.3f}{row['least']:>10g}  {'met' if row['met'] else 'MISSED'}"
-        )
-    return "\n".join(lines)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    models = [
-        line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+def compare(name: str, planned: list[Stage], pace: Pace, more: list[Extra], *, judged: bool = True) -> None:
+    """Measure, print, write and end with the exit status; where it isn't `judged`, a missed target is no failure."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends and the folder goes
+    where = machine()
+    outcome = stages.measure(planned, pace, _say)
+    results: dict[str, Any] = {
+        "machine": where,
+        "pace": asdict(pace),
+        "contests": [contest.figures() for contest in outcome.contests],
+        "sides": outcome.sides,
     }
+    found, results["extras"] = _judge(outcome, [target for target in TARGETS if _planned(target, planned)], more)
+    results["targets"] = [verdict.figures() for verdict in found]
+    for table in (
+        contests_table(results["contests"]),
+        sides_table(results["sides"]),
+        targets_table(results["targets"]),
+    ):
+        click.echo(f"\n{plain(table)}")
+    try:
+        draw(results, RESULTS, name)
+    except Unavailable as error:
+        outcome.missing.append(str(error))
+    _conclude(name, results, outcome.missing, met=not judged or all(verdict.met for verdict in found))
+
+
+def _planned(target: Target, planned: list[Stage]) -> bool:
+    return any(target.contest.startswith(f"{stage.protocol} ") for stage in planned)
+
+
+def _judge(outcome: Outcome, targets: list[Target], more: list[Extra]) -> tuple[list[Verdict], dict[str, Any]]:
+    """All verdicts, and the figures of what is measured by itself."""
+    found = verdicts(outcome.contests, targets)
+    extra_figures: dict[str, Any] = {}
+    for name, measure in more:
+        try:
+            extra_figures[name], verdict = measure()
+        except Unavailable as error:
+            outcome.missing.append(f"{name}: {error}")
+        else:
+            found.append(verdict)
+    for target in unmeasured(outcome.contests, targets):
+        outcome.missing.append(f"target not measured: {target.contest}, {target.ours} / {target.theirs}")
+    return found, extra_figures
 
 
 def _conclude(name: str, figures: dict[str, Any], missing: list[str], met: bool) -> None:
     """Write the result, name what is missing, and end with the exit status."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(figures | {"missing": missing}, indent=1) + "\n")
+    path.write_text(json.dumps(figures | {"missing": missing}, indent=1, ensure_ascii=False) + "\n")
     for line in missing:
         click.echo(f"left out: {line}")
     click.echo(f"written to {path}")
@@ -189,44 +141,63 @@ def _say(line: str) -> None:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--only", default="node,proxy,http", show_default=True, help="Which tiers to compare.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Turns of each contest.")
-@click.option("--seconds", type=click.FloatRange(1), default=4.0, show_default=True, help="Length of a measurement.")
-@click.option("--connections", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--keys", type=click.IntRange(1, 1_000_000), default=20_000, show_default=True)
-@click.option("--bytes", "size", type=click.IntRange(0, 2 << 20), default=4096, show_default=True, help="Of a value.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns of each contest.")
+@click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Length of a measurement.")
+@click.option("--only", help="Stages to run, of node, proxy, HTTP, extras.  [default: all]")
 @click.pass_context
-def main(
-    context: click.Context, /, only: str, repeats: int, seconds: float, connections: int, keys: int, size: int
-) -> None:
-    """Compare node, proxy and HTTP with memcached and with a plain handler, in turns; or run a command."""
+def main(context: click.Context, /, repeats: int, seconds: int, only: str | None) -> None:
+    """Measure every target, beside the peers that are installed; or run a command."""
+    context.obj = (repeats, seconds)
     if context.invoked_subcommand is not None:
         return
-    load = Load(size, connections, keys, seconds)
-    where = machine()
-    rows, missing = compare(load, repeats, only, _say)
-    click.echo(table(rows))
-    figures = {"machine": where, "load": asdict(load), "repeats": repeats, "contests": rows}
-    _conclude("compare", figures, missing, all(row["met"] for row in rows))
+    wanted = only.split(",") if only else STAGES
+    if unknown := set(wanted).difference(STAGES):
+        raise click.BadParameter(f"{', '.join(unknown)} is none of {', '.join(STAGES)}", param_hint="--only")
+    planned = [stage for stage in TARGET_STAGES if stage.protocol in wanted]
+    more = extras(10_000, 50_000, 262_144, seconds) if "extras" in wanted else []
+    compare("targets", planned, Pace(repeats, seconds), more)
+
+
+@main.command()
+@click.pass_obj
+def full(shape: tuple[int, int]) -> None:
+    """All operations, sizes, connections and page caches."""
+    repeats, seconds = shape
+    compare("full", full_stages(), Pace(repeats, seconds), [])
+
+
+@main.command()
+def short() -> None:
+    """Every server and every load once; only what can't be measured is a failure."""
+    compare(
+        "short",
+        TARGET_STAGES,
+        Pace(1, 1, keys=500, stored_bytes_max=16 << 20),
+        extras(500, 3000, 2000, 1),
+        judged=False,
+    )
+
+
+@main.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+def document(results: Path | None) -> None:
+    """Write tables and plots into docs/, from RESULTS or else from what was measured last."""
+    write_document(results or RESULTS / "targets.json")
 
 
 def _show(name: str, measure: Callable[[], tuple[dict[str, Any], list[Verdict]]]) -> None:
     where = machine()
     missing: list[str] = []
     figures: dict[str, Any] = {}
-    verdicts: list[Verdict] = []
+    found: list[Verdict] = []
     try:
-        figures, verdicts = measure()
+        figures, found = measure()
     except Unavailable as error:
         missing.append(str(error))
-    for verdict in verdicts:
-        click.echo(verdict.line())
-    figures = {
-        "machine": where,
-        "verdicts": [asdict(verdict) | {"met": verdict.met} for verdict in verdicts],
-        **figures,
-    }
-    _conclude(name, figures, missing, all(verdict.met for verdict in verdicts))
+    judged = [verdict.figures() for verdict in found]
+    click.echo(plain(targets_table(judged)))
+    figures = {"machine": where, "verdicts": judged, **figures}
+    _conclude(name, figures, missing, all(verdict.met for verdict in found))
 
 
 @main.command()

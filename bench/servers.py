@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.usage import anonymous_kib
+
 HOST = "127.0.0.1"
 START_S_MAX = 30.0
 STOP_S_MAX = 25.0
@@ -46,7 +48,8 @@ class Server:
         found = [self.process.pid]
         for pid in found:
             for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, task.read_text().split())
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                    found += map(int, task.read_text().split())
         return found
 
     def anonymous_kib(self) -> int:
@@ -54,19 +57,11 @@ class Server:
         return sum(anonymous_kib(pid) for pid in self.pids())
 
 
-def anonymous_kib(pid: int) -> int:
-    """RssAnon of one process in KiB; 0 when it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except FileNotFoundError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
-
-
 def tool(name: str) -> str:
     """Path of a program: of this environment, else of the system. Raises `Unavailable`."""
     own = Path(sys.executable).parent / name
-    found = str(own) if own.exists() else shutil.which(name)
+    # Servers are in sbin, which isn't on every user's PATH.
+    found = str(own) if own.exists() else shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if not found:
         raise Unavailable(f"{name} is not installed")
     return found
@@ -97,38 +92,12 @@ class Servers:
     def scratch(self) -> Path:
         return self._scratch
 
-    def memcached(self, megabytes: int = 1024) -> Server:
-        """memcached with one thread; the yardstick."""
-        port = free_port()
-        command = [
-            tool("memcached"),
-            "-l",
-            HOST,
-            "-p",
-            str(port),
-            "-t",
-            "1",
-            "-m",
-            str(megabytes),
-            "-I",
-            "4m",
-            "-c",
-            "2048",
-        ]
-        return self._start(f"memcached-{port}", [*command, "-u", "nobody"], port)
-
-    def plain_handler(self, memcached: Server) -> Server:
-        """aiohttp and aiomcache over one memcached; the yardstick for HTTP."""
-        port = free_port()
-        command = [sys.executable, "-m", "bench.plain_handler", str(port), str(memcached.port)]
-        return self._start(f"plain-{port}", command, port)
-
     def node(self, name: str, port: int | None = None) -> Server:
         """A node with the directory `name`; started again over the same directory, it finds its files."""
         port = free_port() if port is None else port
         directory = self._scratch / name
         directory.mkdir(exist_ok=True)
-        return self._start(name, [tool("sfss-node"), "-l", HOST, "-p", str(port), "-H", str(directory)], port)
+        return self.start(name, [tool("sfss-node"), "-l", HOST, "-p", str(port), "-H", str(directory)], port)
 
     def proxy(self, name: str, nodes: list[Server]) -> Server:
         """A proxy over `nodes` with the defaults (N=3 W=2 R=2 for three of them)."""
@@ -140,7 +109,7 @@ class Servers:
             f"[proxy]\nlisten={HOST}\nport={port}\nN={min(len(nodes), 3)}\nW=2\nR=2\nstate={state}\n"
             f"[monitor]\nlisten={HOST}\nport={monitor_port}\nproxy={HOST}:{port}\n"
         )
-        return self._start(name, [tool("sfss-proxy"), "--conf", str(configuration)], port)
+        return self.start(name, [tool("sfss-proxy"), "--conf", str(configuration)], port)
 
     def web(self, proxies: list[Server], workers: int | None = None) -> Server:
         """The web tier over `proxies`; `workers` None leaves its default."""
@@ -148,7 +117,14 @@ class Servers:
         command = [tool("sfss"), "--host", HOST, "--port", str(port)]
         command += ["--proxies", ",".join(proxy.address for proxy in proxies)]
         command += [] if workers is None else ["--workers", str(workers)]
-        return self._start(f"web-{port}", command, port)
+        return self.start(f"web-{port}", command, port)
+
+    def direct_web(self, nodes: list[Server], r: int) -> Server:
+        """A web tier that asks `nodes` itself, with a read quorum of `r` and the other defaults."""
+        port = free_port()
+        command = [tool("sfss"), "--host", HOST, "--port", str(port), "--direct"]
+        command += ["--storages", ",".join(node.address for node in nodes)]
+        return self.start(f"direct-{port}", command, port, environment={"SFSS_R": str(r)})
 
     def stop(self, server: Server) -> None:
         """End one server as a user would (SIGTERM), by force when it takes too long."""
@@ -162,10 +138,26 @@ class Servers:
                         os.kill(pid, signal.SIGKILL)
                 server.process.wait()
 
-    def _start(self, name: str, command: list[str], port: int) -> Server:
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        port: int,
+        *,
+        user: str | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Server:
+        """Start `command`, as `user` if one is given, and wait until it listens on `port`. Raises `Unavailable`."""
         log = self._scratch / f"{name}.log"
         with log.open("ab") as sink:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                user=user,
+                env=os.environ | (environment or {}),
+            )
         server = Server(name, process, port, log)
         self._stack.callback(self.stop, server)
         for _ in _until(START_S_MAX):
@@ -175,6 +167,17 @@ class Servers:
                 return server
         last = log.read_text(errors="replace").strip().splitlines()[-3:]
         raise Unavailable(f"{Path(command[0]).name} did not start: {' / '.join(last) or 'no word'}")
+
+
+def until_done(command: list[str], trouble: str) -> None:
+    """Repeat `command` until it succeeds, for as long as a start may take. Raises `Unavailable`."""
+    said = ""
+    for _ in _until(START_S_MAX):
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if not ended.returncode:
+            return
+        said = ended.stderr.strip()
+    raise Unavailable(f"{trouble}: {said}")
 
 
 def _until(seconds: float) -> Iterator[None]:

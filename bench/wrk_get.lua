@@ -1,7 +1,3 @@
--- GET random ones of the files that were put before.
+-- GET files that were put before.
 package.path = os.getenv("BENCH_DIR") .. "/?.lua"
-local common = require("wrk_common")
-
-function request()
-  return wrk.format("GET", common.path())
-end
+request = require("wrk_common").get

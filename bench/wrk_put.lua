@@ -1,10 +1,3 @@
--- PUT random ones of the files: created at first, replaced later.
+-- PUT files that were put before: each is replaced.
 package.path = os.getenv("BENCH_DIR") .. "/?.lua"
-local common = require("wrk_common")
-
-local body = string.rep("v", common.bytes)
-local headers = { ["Content-Type"] = "application/octet-stream" }
-
-function request()
-  return wrk.format("PUT", common.path(), headers, body)
-end
+request = require("wrk_common").put

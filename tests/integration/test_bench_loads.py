@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.loads import Load, build_memload, memcache
-from bench.run import Contest
+from bench.loads import Load, build_memload, fill, http_run, memcache
+from bench.rivals import memcached, nginx
 from bench.servers import Server, Servers, Unavailable
 
 LOAD = Load(bytes=100, connections=4, keys=20, seconds=0.2)
@@ -111,7 +111,7 @@ async def test_one_bad_answer_makes_a_measurement_void(
 
 def test_servers_end_with_their_block_and_their_directory_is_removed() -> None:
     with Servers() as servers:
-        started = servers.memcached(megabytes=64)
+        started = memcached(servers, megabytes=64)
         scratch = servers.scratch
         assert started.anonymous_kib() > 0
 
@@ -124,31 +124,39 @@ def test_a_server_that_does_not_start_is_named_with_its_last_words(monkeypatch: 
         broken = servers.scratch / "memcached"
         broken.write_text("#!/bin/sh\necho no memory today >&2\nexit 1\n")
         broken.chmod(0o755)
-        monkeypatch.setattr("bench.servers.tool", lambda name: str(broken))
+        monkeypatch.setattr("bench.rivals.tool", lambda name: str(broken))
 
         with pytest.raises(Unavailable, match="memcached did not start: no memory today"):
-            servers.memcached()
+            memcached(servers)
 
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.devnull)
 
     with Servers() as servers, pytest.raises(Unavailable, match="memcached is not installed"):
-        servers.memcached()
+        memcached(servers)
 
 
-def test_a_contest_alternates_who_goes_first_and_compares_medians() -> None:
-    order: list[str] = []
-    rates = {"ours": iter([10.0, 50.0, 20.0]), "theirs": iter([100.0, 90.0, 110.0])}
+def test_files_put_over_http_are_read_and_what_that_took_is_counted() -> None:
+    load = Load(bytes=100, connections=2, keys=5, seconds=1)
+    with Servers() as servers:
+        side = nginx(servers)
+        fill(side, load)
+        read = http_run(side, "get", load)
+        once = http_run(side, "mixed", replace(load, once=True))
 
-    def measure(who: str) -> dict[str, Any]:
-        order.append(who)
-        return {"rate": next(rates[who]), "p99_us": 1}
+    assert read.done > 0
+    assert 0 < read.p50_us <= read.p99_us <= read.max_us
+    assert read.server_s > 0
+    assert 0 < read.generator_cores < 2
+    assert once.done > 0
 
-    contest = Contest("a row", 0.2, lambda: measure("ours"), lambda: measure("theirs"))
-    for number in range(3):
-        contest.turn(number)
 
-    assert order == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
-    assert contest.figures()["ratio"] == 0.2
-    assert contest.figures()["met"]
+def test_one_missing_file_makes_a_measurement_void() -> None:
+    load = Load(bytes=100, connections=2, keys=5, seconds=1)
+    with Servers() as servers:
+        side = nginx(servers)
+        fill(side, load)
+
+        with pytest.raises(Unavailable, match="answers were errors"):
+            http_run(side, "get", replace(load, keys=6))

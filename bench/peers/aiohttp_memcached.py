@@ -1,6 +1,6 @@
-"""The yardstick for HTTP: files by path with aiohttp and aiomcache over one memcached, as anybody would write it.
+"""Files by path with aiohttp and aiomcache over one memcached, as anybody would write it: one process, no disk.
 
-No replication, no disk, no checks. `python -m bench.plain_handler PORT MEMCACHED_PORT`.
+`python -m bench.peers.aiohttp_memcached PORT MEMCACHED_PORT`.
 """
 
 import sys
