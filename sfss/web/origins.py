@@ -6,6 +6,10 @@ that a browser marks as another site's is refused. Programs that aren't browsers
 
 A page's own server can have its name lead to 127.0.0.1, and then `Origin` and `Host` are the same name. So a page is
 our own only where both are an address, or localhost; other names are to be configured.
+
+The same address by another scheme is another site: what comes by http:// may have been changed on its way. Where this
+server speaks TLS the scheme is known. Behind one that does, it isn't, and either is taken; but there a browser says
+itself whether the page is from where it sends the write (`Sec-Fetch-Site`, which it tells to https:// and localhost).
 """
 
 from __future__ import annotations
@@ -36,13 +40,14 @@ class Origins:
         """Refuse (403) a write that some other page has a browser send."""
         headers = request.headers
         origin = headers.get(_ORIGIN)
-        if origin is None:
-            site = headers.get(_SITE)
-            if site is None or site.strip().lower() in _OWN_SITE or self._all:
-                return
-            origin = f"another site ({site[:20]})"
-        elif self._all or origin in self._allowed or _is_own(origin, headers.get(_HOST, "")):
+        site = headers.get(_SITE)
+        if (origin is None and site is None) or self._all or origin in self._allowed:
             return
+        if site is None or site.strip().lower() in _OWN_SITE:
+            if origin is None or _is_own(origin, headers.get(_HOST, ""), request.connection.tls):
+                return
+        elif origin is None:
+            origin = f"another site ({site[:20]})"
         raise Refused(
             403,
             "foreign_page",
@@ -51,9 +56,10 @@ class Origins:
         )
 
 
-def _is_own(origin: str, host: str) -> bool:
-    _, _, authority = origin.partition("://")
-    return authority.lower() == host.strip().lower() and _is_address(authority)
+def _is_own(origin: str, host: str, tls: bool) -> bool:
+    scheme, _, authority = origin.lower().partition("://")
+    known = scheme == "https" or (scheme == "http" and not tls)
+    return known and authority == host.strip().lower() and _is_address(authority)
 
 
 def _is_address(authority: str) -> bool:

@@ -16,10 +16,10 @@ from sfss.web.origins import Origins
 FILES = "https://files.example.com"
 
 
-def written(allowed: tuple[str, ...] = (), **headers: str) -> bool:
-    """Whether a write with these headers is let through."""
+def written(allowed: tuple[str, ...] = (), *, tls: bool = False, **headers: str) -> bool:
+    """Whether a write with these headers is let through; with `tls`, by a server that speaks it."""
     fields = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    request: Any = SimpleNamespace(headers=fields)
+    request: Any = SimpleNamespace(headers=fields, connection=SimpleNamespace(tls=tls))
     try:
         Origins(allowed).check(request)
     except Refused as refused:
@@ -52,10 +52,27 @@ def test_a_page_from_the_same_address_writes(host: str) -> None:
         ("http://evil.example:8255", "evil.example:8255"),  # a name that was made to lead here
         ("http://1.example:8255", "1.example:8255"),
         ("chrome-extension://abc", "127.0.0.1:8255"),
+        ("other://127.0.0.1:8255", "127.0.0.1:8255"),
     ],
 )
 def test_any_other_page_does_not(origin: str, host: str) -> None:
     assert not written(Origin=origin, Host=host)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost:8255", "[::1]"])
+def test_a_page_that_came_without_tls_does_not_write_by_it(address: str) -> None:
+    assert written(tls=True, Origin=f"https://{address}", Host=address)
+    assert not written(tls=True, Origin=f"http://{address}", Host=address)
+    assert written((f"http://{address}",), tls=True, Origin=f"http://{address}", Host=address)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_behind_a_server_that_speaks_tls_the_browser_says_whether_the_scheme_is_the_same(scheme: str) -> None:
+    origin = f"{scheme}://10.0.0.7"
+
+    assert written(Origin=origin, Host="10.0.0.7", Sec_Fetch_Site="same-origin")
+    assert not written(Origin=origin, Host="10.0.0.7", Sec_Fetch_Site="cross-site")
+    assert written((origin,), Origin=origin, Host="10.0.0.7", Sec_Fetch_Site="cross-site")
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "new-word"])
