@@ -144,8 +144,9 @@ class _Check:
             except CorruptRecord as error:
                 self._fault(f"{_name(key)}: {error}")
                 continue
-            if self._offline.recovered.overlay.figures.counts(key, packed):
-                self._tree.add(key, entry.checksum)
+            figures = self._offline.recovered.overlay.figures
+            if figures.counts(key, packed):
+                self._tree.add(key, figures.digest_of(key, packed))
             self._files += entry.kind == Kind.FILE
             self._live[entry.volume] = self._live.get(entry.volume, 0) + entry.record_bytes(len(key) - HASH_BYTES)
         known_lost = len(self._offline.recovered.lost)

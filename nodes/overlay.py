@@ -14,10 +14,14 @@ from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
 from nodes.tree import Tree
+from sfss.hash_tree import damaged_digest
 from sfss.stamps import purge_stamp
 
 DAMAGED_PREFIX = b"damaged/"
 """Of the notes in the index that name them."""
+
+IN_TREE = b"2"
+"""The note of a damaged record that the tree of the same commit has. Earlier versions left them out."""
 
 _TOMBSTONE = int(Kind.TOMBSTONE)
 
@@ -33,8 +37,8 @@ class Figures:
     """What is counted over all entries: files, tombstones, their bytes in volumes, and each volume's share of it.
 
     `live` counts the bytes of the records that entries point to, tombstones included; `changed` holds the volumes whose
-    count is not committed yet. `tree` has the checksums of all records that count: not of those that `bounds` purge,
-    nor of those whose bytes are known to be damaged on disk (`damaged`, index keys).
+    count is not committed yet. `tree` has all records that count, which are those that `bounds` don't purge. Of those
+    whose bytes are known to be damaged on disk (`damaged`, index keys) it has that.
     """
 
     files: int = 0
@@ -70,6 +74,7 @@ class Figures:
     def remove(self, key: bytes, entry: bytes) -> None:
         """An entry is gone. `key` is the index's key."""
         if not is_whole(key, entry):
+            self.mended(key)
             return  # an index page is rotten; nobody knows what it counted for
         volume, _, value_bytes, _, _, version, checksum, kind, _, _ = unpack_fields(entry)
         self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)
@@ -79,34 +84,46 @@ class Figures:
         else:
             self.tombstones -= 1
         bound = self.bounds.bounds[key[0]]
-        if key in self.damaged:
-            self.mended(key)
-        elif version >= bound or not is_purged(entry, bound):
-            self.tree.remove(key, checksum)
+        if version >= bound or not is_purged(entry, bound):
+            self.tree.remove(key, damaged_digest(checksum) if key in self.damaged else checksum)
+        self.mended(key)
 
     def counts(self, key: bytes, entry: bytes) -> bool:
         """Whether the record of an entry is in the tree."""
-        return is_whole(key, entry) and key not in self.damaged and not is_purged(entry, self.bounds.bounds[key[0]])
+        return is_whole(key, entry) and not is_purged(entry, self.bounds.bounds[key[0]])
+
+    def digest_of(self, key: bytes, entry: bytes) -> int:
+        """What the tree has of the record of an entry that counts."""
+        checksum = checksum_in(entry)
+        return damaged_digest(checksum) if key in self.damaged else checksum
 
     def found_damaged(self, key: bytes, entry: bytes) -> None:
-        """The bytes of a record are no longer what they should be. It counts no more, so that it is missed. An entry
-        that isn't whole itself is told as damaged without that, and is the mender's."""
+        """The bytes of a record are no longer what they should be. The tree tells, so that it differs from that of any
+        replica which has it whole, or hasn't got it. An entry that isn't whole itself is told as damaged without that,
+        and is the mender's."""
         if key in self.damaged or not is_whole(key, entry):
             return
-        if self.counts(key, entry):
+        counts = self.counts(key, entry)
+        if counts:
             self.tree.remove(key, checksum_in(entry))
         self.damaged.add(key)
-        self.changed_notes[DAMAGED_PREFIX + key] = b"1"
+        self.changed_notes[DAMAGED_PREFIX + key] = IN_TREE
+        if counts:
+            self.tree.add(key, self.digest_of(key, entry))
 
     def found_whole(self, key: bytes, entry: bytes) -> None:
         """A record that was damaged can be read again: its volume is back."""
-        if key in self.damaged:
-            self.mended(key)
-            if self.counts(key, entry):
-                self.tree.add(key, checksum_in(entry))
+        if key not in self.damaged or not is_whole(key, entry):
+            return
+        counts = self.counts(key, entry)
+        if counts:
+            self.tree.remove(key, self.digest_of(key, entry))
+        self.mended(key)
+        if counts:
+            self.tree.add(key, checksum_in(entry))
 
     def mended(self, key: bytes) -> None:
-        """There is no damaged record of a key any more; the tree has nothing of it."""
+        """There is no damaged record of a key any more. What the tree has of it is the caller's."""
         if key in self.damaged:
             self.damaged.remove(key)
             self.changed_notes[DAMAGED_PREFIX + key] = b""

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nodes.bounds import Bounds
-from nodes.entry import checksum_in, is_whole, unpack_fields
+from nodes.entry import is_whole, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
 from nodes.index import errors as index_errors
@@ -139,10 +139,10 @@ class Purger:
         for key in keys:
             entry = self._overlay.newest(key)
             if entry is not None and figures.counts(key, entry) and is_purged(entry, bound):
-                counted.append((key, checksum_in(entry)))
+                counted.append((key, figures.digest_of(key, entry)))
         self._bounds.hide(region, bound)
-        for key, checksum in counted:
-            figures.tree.remove(key, checksum)
+        for key, digest in counted:
+            figures.tree.remove(key, digest)
 
 
 def _steps(found: list[tuple[int, bytes]], last: int) -> Iterator[tuple[int, list[bytes]]]:

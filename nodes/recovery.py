@@ -21,12 +21,12 @@ from nodes.bounds import NOTE_PREFIX
 from nodes.crash_note import CrashNote
 from nodes.dropped import Dropped
 from nodes.dropping import remove_dead
-from nodes.entry import ENTRY_BYTES, HASH_BYTES, checksum_in, index_key, is_whole, pack_entry, unpack_fields
+from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
 from nodes.index import errors as index_errors
-from nodes.overlay import DAMAGED_PREFIX, Figures, Overlay
+from nodes.overlay import DAMAGED_PREFIX, IN_TREE, Figures, Overlay
 from nodes.ring_file import RingFile
 from nodes.scan import Batch, Damage, Found, reader_of, walk
 from nodes.tree import Tree
@@ -213,9 +213,11 @@ def _figures_of(index: Index) -> Figures:
 def _read_figures(index: Index, covered: Covered) -> Figures:
     figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
     figures.tombstones = max(0, index.count() - covered.files)
-    figures.damaged = {name[len(DAMAGED_PREFIX) :] for name in index.notes(DAMAGED_PREFIX)}
+    notes = index.notes(DAMAGED_PREFIX)
+    figures.damaged = {name[len(DAMAGED_PREFIX) :] for name in notes}
+    figures.changed_notes = {name: IN_TREE for name, note in notes.items() if note != IN_TREE}
     bounds_are_whole = figures.bounds.load(index.notes(NOTE_PREFIX))
-    figures.tree = _tree_of(index, covered, figures, bounds_are_whole)
+    figures.tree = _tree_of(index, covered, figures, bounds_are_whole and not figures.changed_notes)
     return figures
 
 
@@ -237,7 +239,7 @@ def _tree_of(index: Index, covered: Covered, figures: Figures, kept_up: bool) ->
     tree = Tree()
     for key, entry in index.entries():
         if figures.counts(key, entry):
-            tree.add(key, checksum_in(entry))
+            tree.add(key, figures.digest_of(key, entry))
     tree.change_all()
     return tree
 

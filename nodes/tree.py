@@ -1,6 +1,6 @@
 """The hash tree over a node's records, kept up with every one that comes or goes: 65,536 leaves, and no more.
 
-A leaf has an XOR of checksums and a count (`sfss.hash_tree`); what lies above is summed up when it is asked for, which
+A leaf has an XOR of digests and a count (`sfss.hash_tree`); what lies above is summed up when it is asked for, which
 takes 2 ms at the root. So a write costs two array items, and all of it 768 KiB. On disk it is cut into 256 pages by the
 first byte of the hash, of which each commit of the index writes those that have changed. Format: docs/format.rst.
 """
@@ -34,19 +34,19 @@ class Tree:
         self.changed: set[int] = set()
         """Pages that are not committed yet."""
 
-    def add(self, key: bytes, checksum: int) -> None:
+    def add(self, key: bytes, digest: int) -> None:
         """A record is there now."""
         page = key[0]
         leaf = page << 8 | key[1]
-        self.digests[leaf] ^= checksum
+        self.digests[leaf] ^= digest
         self.counts[leaf] += 1
         self.changed.add(page)
 
-    def remove(self, key: bytes, checksum: int) -> None:
+    def remove(self, key: bytes, digest: int) -> None:
         """A record is gone."""
         page = key[0]
         leaf = page << 8 | key[1]
-        self.digests[leaf] ^= checksum
+        self.digests[leaf] ^= digest
         self.counts[leaf] -= 1
         self.changed.add(page)
 

@@ -21,6 +21,7 @@ from nodes.index import Frozen, Index
 from nodes.indexer import Indexer
 from nodes.overlay import DAMAGED_PREFIX, is_purged
 from nodes.tree import LEAVES, PAGE_LEAVES, Tree, empty_page, unpack_page
+from sfss.hash_tree import damaged_digest
 
 _SLICE_ENTRIES = 500
 _IDLE_PART = 20.0
@@ -82,9 +83,10 @@ def _slice(index: Index, leaf: int) -> tuple[list[Correction], int]:
     for key, entry in entries:
         number, place = divmod(_leaf_of(key), PAGE_LEAVES)
         bound, damaged = counts[number]
-        if is_whole(key, entry) and key not in damaged and not is_purged(entry, bound):
+        if is_whole(key, entry) and not is_purged(entry, bound):
+            checksum = checksum_in(entry)
             digests, records = there[number]
-            digests[place] ^= checksum_in(entry)
+            digests[place] ^= damaged_digest(checksum) if key in damaged else checksum
             records[place] += 1
     wrong: list[Correction] = []
     for number, packed in pages.items():
@@ -96,7 +98,7 @@ def _slice(index: Index, leaf: int) -> tuple[list[Correction], int]:
 
 
 def _counting(commit: Frozen, region: int) -> tuple[int, set[bytes]]:
-    """What of a region doesn't count, as of a commit: what is purged by which bound, and the damaged records."""
+    """How a region counts, as of a commit: what is purged by which bound, and the damaged records."""
     try:
         bound = unpack_note(region, commit.notes(note_name(region)).get(note_name(region), b"")).bound
     except ValueError:

@@ -169,6 +169,8 @@ class Comparison:
             if record is not None:
                 break
         if record is None or record.order() < newest:
+            if damaged and damaged.issuperset(holding) and not self.unrepaired:  # one line a comparison
+                _log.warning("no whole copy of %r was found; write it anew", key)
             return False
         # What a listing doesn't tell is when a file expires.
         purged = [peer for peer in absent if self._purge.has_purged(peer, record.tombstone, record.expires, newest[0])]

@@ -1,9 +1,9 @@
 """The hash tree of a replica, as text: what `get @…` answers, and how it is read back. No I/O. Format: docs/wire.rst.
 
 Records are sorted by the 64-bit hash of their key. A *leaf* is all whose hashes begin with the same 16 bits; its digest
-is the XOR of their checksums, which are the same on all replicas, so equal digests mean equal records but for a chance
-of one in 2^64. What lies above a leaf is the XOR of what lies below, sixteen at a time: so a prefix of hex digits names
-any place in the tree.
+is the XOR of their checksums, which are the same on all replicas; a record that is damaged on a replica has another
+digest there. So equal digests mean equal listings but for a chance of one in 2^64. What lies above a leaf is the XOR of
+what lies below, sixteen at a time: so a prefix of hex digits names any place in the tree.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import xxhash
 
 LEAF_DIGITS = 4
 PREFIX_DIGITS_MAX = 16
@@ -30,15 +32,14 @@ _KINDS = (b"F", b"T", b"f", b"t")
 
 
 class Branch(NamedTuple):
-    """All records below one place: the XOR of their checksums, and how many they are."""
+    """All records below one place: the XOR of their digests, and how many they are."""
 
     digest: int
     records: int
 
 
 class Listed(NamedTuple):
-    """A record as a listing names it. `size` is the value's length. One that is `damaged` on the replica is in no
-    digest."""
+    """A record as a listing names it. `size` is the value's length. `damaged`: this replica can't give it back."""
 
     key: bytes
     version: int
@@ -50,6 +51,15 @@ class Listed(NamedTuple):
     def order(self) -> tuple[int, int]:
         """What to compare two records of one key by."""
         return (self.version, self.checksum)
+
+    def digest(self) -> int:
+        """What the tree has of it."""
+        return damaged_digest(self.checksum) if self.damaged else self.checksum
+
+
+def damaged_digest(checksum: int) -> int:
+    """What stands for a damaged record. By no XOR is it made of checksums, so several don't cancel out."""
+    return xxhash.xxh3_64_intdigest(b"damaged %016x" % checksum)
 
 
 def hash_range(prefix: bytes) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 As replicas are compared (proxy/comparison.py), but between two sets of owners: what the sources of a place have newest
 goes to its targets, each record stored only if it is newer than what is held there. Tombstones and expired records go,
 too. Where all have equal digests nothing has to be looked at. Nothing is left out for being new, and what a node says
-that may have forgotten something counts for nothing: it answers with an error.
+that may have forgotten something counts for nothing: it answers with an error. A record of which every copy is damaged
+is told when all others of its place have been brought.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ _LARGE_BYTES = 16 * 1024
 """A longer listing is taken apart in a thread: 4,096 records take 8 ms."""
 
 _BREATH_RECORDS = 500
+
+
+class _Unreadable(Exception):
+    """No node has a whole copy of a file; says who has which other."""
 
 
 class Place(NamedTuple):
@@ -94,7 +99,10 @@ class Filling:
         """Do what is to be done in a place. Raises `Blocked`, and `Overtaken` where another ring is in force."""
         if place.blocked is not None:
             raise place.blocked
-        await self._fill(place.prefix)
+        lost: dict[str, str] = {}
+        await self._fill(place.prefix, lost)
+        if lost:
+            raise Blocked(files=lost)
         self.done += self._tasks.count_below(place.prefix)
 
     def _place(
@@ -107,7 +115,8 @@ class Filling:
             return None
         return Place(prefix, _together(blocked) if all(blocked) else None)
 
-    async def _fill(self, prefix: bytes) -> None:
+    async def _fill(self, prefix: bytes, lost: dict[str, str]) -> None:
+        """`lost` takes the files that can't be read, each with the reason."""
         tasks = self._tasks.below(prefix)
         names = {name for task in tasks for name in task.names}
         listings, errors = await self._nodes.ask_all(sorted(names), lambda node: ask_listing(node, prefix))
@@ -115,22 +124,27 @@ class Filling:
             raise unheard
         if len(prefix) < PREFIX_DIGITS_MAX and any(listing.more for listing in listings.values()):
             for digit in DIGITS:
-                await self._fill(prefix + digit)
+                await self._fill(prefix + digit, lost)
             return
         await self._pace.spend(sum(listing.size for listing in listings.values()))
+        away = "".join(f", and {name} can't be asked: {error}" for name, error in errors.items())
         keys = {key for listing in listings.values() for key in listing.records}
         for number, key in enumerate(sorted(keys)):
             if not number % _BREATH_RECORDS:
                 await asyncio.sleep(0)
             task = self._tasks.of_hash(hash_key(key))
             if task is not None:
-                await self._bring(key, task, listings, errors)
+                try:
+                    await self._bring(key, task, listings, errors)
+                except _Unreadable as unreadable:
+                    lost[key.decode(errors="replace")] = f"{unreadable}{away}"
 
     async def _branches(self, prefix: bytes) -> tuple[dict[str, list[Branch]], dict[str, SfssError]]:
         names = {name for task in self._tasks.below(prefix) for name in task.names}
         return await self._nodes.ask_all(sorted(names), lambda node: ask_branches(node, prefix))
 
     async def _bring(self, key: bytes, task: Task, listings: dict[str, Listing], errors: dict[str, SfssError]) -> None:
+        """Raises `_Unreadable`, and `Blocked` where a node is in the way."""
         held = {name: listing.records[key].order() for name, listing in listings.items() if key in listing.records}
         newest = max((held[name] for name in task.sources if name in held), default=(0, 0))
         whole = {name: order for name, order in held.items() if not listings[name].records[key].damaged}
@@ -138,7 +152,8 @@ class Filling:
         holders = sum(name in listings for name in task.targets) - len(lacking)
         if lacking:
             holding = [name for name, order in whole.items() if order >= newest]
-            record = await self._read(key, newest, holding)
+            damaged = [name for name, order in held.items() if order >= newest and name not in whole]
+            record = await self._read(key, newest, holding, damaged)
             given = await asyncio.gather(*(self._give(name, key, record, errors) for name in lacking))
             holders += sum(given)
             self.records += sum(given)
@@ -147,21 +162,23 @@ class Filling:
         if holders < task.holders_min:
             raise Blocked({name: errors[name] for name in task.targets if name in errors})
 
-    async def _read(self, key: bytes, newest: tuple[int, int], holding: list[str]) -> Record:
-        """A record as new as the newest that was listed. Raises `Blocked`."""
-        reason = "no whole copy of it was found"
+    async def _read(self, key: bytes, newest: tuple[int, int], holding: list[str], damaged: list[str]) -> Record:
+        """A record as new as the newest that was listed. Raises as `_bring` does."""
+        in_the_way: dict[str, SfssError] = {}
         first = hash_key(key) % max(1, len(holding))  # so that not one node is asked for all
         for name in holding[first:] + holding[:first]:
             try:
                 record = await self._nodes.ask_under(self._ring, name, lambda node: node.read(key, self._ring.number))
             except CorruptRecord:
-                reason = f"the copy on {name} is damaged"
+                damaged.append(name)
             except SfssError as error:
-                reason = f"{name}: {error}"
+                in_the_way[name] = error
             else:
                 if record is not None and record.order() >= newest:
                     return record
-        raise Blocked(files={key.decode(errors="replace"): reason})
+        if in_the_way:
+            raise Blocked(in_the_way)
+        raise _Unreadable(f"damaged on {', '.join(sorted(damaged))}" if damaged else "it is there no more")
 
     async def _give(self, name: str, key: bytes, record: Record, errors: dict[str, SfssError]) -> bool:
         """Whether the node has it now, or something newer."""

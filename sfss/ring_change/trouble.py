@@ -25,17 +25,19 @@ class Trouble:
     def __init__(self, nodes: Mapping[str, object] | None = None) -> None:
         self._nodes = dict(nodes or {})
         self._files: dict[str, object] = {}
-        self._more_files = False
+        self._more_files = 0
+        self._any = bool(nodes)
 
     def add(self, blocked: Blocked) -> None:
+        self._any = True
         self._nodes |= blocked.nodes
         self._files |= blocked.files
         while len(self._files) > _FILES_TOLD:
             del self._files[max(self._files)]
-            self._more_files = True
+            self._more_files += 1
 
     def __bool__(self) -> bool:
-        return bool(self._nodes or self._files)
+        return self._any
 
     def __str__(self) -> str:
         told = [f"{name}: {_short(reason)}" for name, reason in sorted(self._nodes.items())]
@@ -43,7 +45,7 @@ class Trouble:
             told[_NODES_TOLD:] = [f"{len(told) - _NODES_TOLD} more nodes"]
         told += [f"{name} can't be read ({_short(reason)})" for name, reason in sorted(self._files.items())]
         if self._more_files:
-            told.append("more files can't be read")
+            told.append(f"{self._more_files} more can't be read")
         return "; ".join(told)
 
 

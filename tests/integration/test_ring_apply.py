@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from proxy.quorum import Quorum
+from sfss.errors import CorruptRecord
 from sfss.memcache.client import MemcacheClient
 from sfss.ring import Member, NodeRing
 from sfss.ring_record import RingRecord
 from sfss.store import Record
-from tests.cluster.command import begin, sfss
+from tests.cluster.command import COMMAND_S_MAX, begin, sfss
 from tests.cluster.parts import Part
 from tests.integration.node_process import node_part, running
 from tests.unit.ring_lab import record_of
@@ -122,6 +125,35 @@ async def test_one_node_grows_to_three(tmp_path: Path) -> None:
     async with real_nodes(tmp_path, 1, 2) as nodes:
         await nodes.apply("--add", nodes.names[1], "--add", nodes.names[2])
 
+        await nodes.check(nodes.names)
+
+
+async def test_a_file_whose_only_copy_is_damaged_is_named_and_never_becomes_one_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    async with real_nodes(tmp_path, 1, 2) as nodes:
+        [only, *others] = nodes.names
+        key = b"f/13"
+        for volume in (tmp_path / "0" / "data" / "volumes").iterdir():
+            content = volume.read_bytes()
+            with volume.open("r+b") as file:
+                file.seek(content.index(FILES[key].value))
+                file.write(b"F")
+        with pytest.raises(CorruptRecord):
+            await nodes.client(only).read(key)
+        mover = await begin("ring", "apply", "--conf", nodes.conf, "--add", others[0], "--add", others[1])
+        assert mover.stdout is not None
+        async with asyncio.timeout(COMMAND_S_MAX):
+            while b"waiting: " not in (said := await mover.stdout.readline()):
+                assert said, "the change ended without the file"
+        ring = await nodes.ring(only)
+        await nodes.client(only).apply(key, FILES[key])
+        _, error = await mover.communicate()
+
+        assert said.decode() == f"waiting: f/13 can't be read (damaged on {only})\n"
+        assert ring is not None
+        assert ring.joint
+        assert (mover.returncode, error) == (0, b"")
         await nodes.check(nodes.names)
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sfss.errors import BadRequest, StaleRing, Unreachable, WrongCluster
+from sfss.errors import BadRequest, CorruptRecord, StaleRing, Unreachable, WrongCluster
 from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, hash_range, write_branches, write_listed, write_listing
 from sfss.keys import hash_key
 from sfss.ring_change.ending import Outcome
@@ -54,6 +54,7 @@ class LabNode:
         self.name = name
         self.id = id_of(name)
         self.records: dict[bytes, Record] = {}
+        self.damaged: set[bytes] = set()
         self.kept = KeptRing()
         self.cluster = ""
         self.up = True
@@ -81,6 +82,7 @@ class LabNode:
         held = self.records.get(key)
         if held is None or held.order() <= record.order():
             self.records[key] = record
+            self.damaged.discard(key)
             return Applied(True, record.version, record.checksum, True)
         return Applied(False, held.version, held.checksum, True)
 
@@ -94,14 +96,21 @@ class LabNode:
             digests = [[0, 0] for _ in range(16)]
             for key_hash, key in below:
                 place = digests[key_hash >> 4 * (15 - len(prefix)) & 15]
-                place[0] ^= self.records[key].checksum if key in self.records else 1
+                place[0] ^= self.listed(key).digest() if key in self.records else 1
                 place[1] += 1
             return write_branches([Branch(digest, count) for digest, count in digests])
-        lines = []
-        for _, key in below[: self._lab.listed_max]:
-            record = self.records[key]
-            lines.append(write_listed(Listed(key, record.version, record.checksum, record.tombstone, record.size)))
+        lines = [write_listed(self.listed(key)) for _, key in below[: self._lab.listed_max]]
         return write_listing(lines, len(below) > self._lab.listed_max)
+
+    def listed(self, key: bytes) -> Listed:
+        record = self.records[key]
+        damaged = key in self.damaged
+        return Listed(key, record.version, record.checksum, record.tombstone, record.size, damaged)
+
+    def read(self, key: bytes) -> Record | None:
+        if key in self.damaged:
+            raise CorruptRecord("it failed its checksum")
+        return self.records.get(key)
 
     def drop(self, number: int, partition: int) -> None:
         ring = self.kept.settled(number)
@@ -316,7 +325,7 @@ class LabLink:
     async def read(self, key: bytes, number: int) -> Record | None:
         def read(node: LabNode) -> Record | None:
             node.check(number)
-            return node.records.get(key)
+            return node.read(key)
 
         return await self._ask(read)
 

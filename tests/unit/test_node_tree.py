@@ -70,7 +70,7 @@ async def all_listed(store: NodeStore) -> dict[bytes, Listed]:
             ):
                 if leaf.records:
                     records = await listed(store, prefix + (first + second).encode())
-                    assert leaf == Branch(reduce(xor, (record.checksum for record in records)), len(records))
+                    assert leaf == Branch(reduce(xor, (record.digest() for record in records)), len(records))
                     found.update((record.key, record) for record in records)
     return found
 

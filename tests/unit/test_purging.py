@@ -434,6 +434,26 @@ async def test_a_damaged_record_is_repaired_by_the_next_comparison_and_counted(t
         assert store.purged(REGION).fence, "what is held may be mended behind a fence"
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+async def test_where_no_copy_is_whole_and_one_owner_has_none_nothing_is_purged(
+    tmp_path: Path, damaged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(tmp_path) as (nodes, proxy):
+        await proxy.set(b"v")
+        for store in nodes.stores[:damaged]:
+            store._overlay.figures.found_damaged(index_key(KEY), store._newest_durable(index_key(KEY)))
+        for store in nodes.stores[damaged:]:
+            store._overlay.drop(index_key(KEY))
+        nodes.clock.now += 12 * DAY
+
+        await proxy.compare(2)
+
+        everywhere = damaged == 3
+        assert (proxy.figures()["comparison_unrepaired"] == 0) is everywhere
+        assert bool(nodes.stores[0].purged(REGION).bound) is everywhere
+        assert (f"no whole copy of {KEY!r} was found" in caplog.text) is not everywhere
+
+
 async def test_a_node_without_a_fence_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeStore, "_is_purged_already", lambda *_: False)
     async with cluster(tmp_path) as (nodes, proxy):

@@ -14,7 +14,7 @@ from sfss.ring_change.ending import Outcome
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.wish import Wish
 from sfss.ring_keeper import KeptRing
-from sfss.ring_plan import Change
+from sfss.ring_plan import Change, next_ring
 from sfss.ring_record import Placement
 from sfss.store import Record
 from tests.unit.ring_lab import RingLab, quorum, record_of
@@ -364,6 +364,63 @@ async def test_what_a_suspect_owner_says_counts_for_nothing() -> None:
 
     assert await moving is Outcome.DONE
     lab.check_acknowledged(expected)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@in_virtual_time
+async def test_files_without_a_whole_copy_hold_a_change_up_and_nothing_else(kind: str) -> None:
+    """They were an error before; behind the change they would be not found."""
+    before, change = CHANGES[kind]
+    lab = lab_for(change, before)
+    expected = written(lab)
+    files = [key for key, record in expected.items() if not record.tombstone]
+    owned_anew = [key for key in files if moves(lab, change, key)]
+    lost = owned_anew[:3]
+    for key in lost:
+        for node in lab.nodes.values():
+            if key in node.records:
+                node.damaged.add(key)
+    moving = asyncio.ensure_future(lab.apply(change))
+
+    await asyncio.sleep(30)
+
+    assert lab.ring.joint
+    said = lab.said[-1]
+    assert all(f"{key.decode()} can't be read (damaged on " in said for key in lost)
+    for key in set(owned_anew) - set(lost):
+        after = lab.owners(lab.ring, lab.partition(key))[1]
+        assert len(lab.holders(key, expected[key]) & set(after)) >= lab.ring.placements[1].w, key
+    for key in lost:
+        expected[key] = record_of(key, 9)
+        lab.write(key, expected[key])
+    assert await moving is Outcome.DONE
+    lab.check_acknowledged(expected)
+
+
+def moves(lab: RingLab, change: Change, key: bytes) -> bool:
+    """Whether a key's owners change."""
+    before = lab.first.placements[0].node_ring(1, lab.first.partitions)
+    after = next_ring(before, change, lambda nodes: quorum(nodes)[0])
+    partition = lab.partition(key)
+    names = [{ring.members[index].name for index in ring.table[partition]} for ring in (before, after)]
+    return names[0] != names[1]
+
+
+@pytest.mark.parametrize("whole_on", ["owner", "leaving"])
+@in_virtual_time
+async def test_a_damaged_copy_is_written_anew_from_a_whole_one(whole_on: str) -> None:
+    _, change = CHANGES["replace"]
+    lab = lab_for(change, THREE)
+    key = b"file/1"
+    record = record_of(key, 1)
+    lab.write(key, record, on=3)
+    for name in {"a:1", "b:1", "c:1"} - {"a:1" if whole_on == "owner" else "b:1"}:
+        lab.nodes[name].damaged.add(key)
+
+    assert await lab.apply(change) is Outcome.DONE
+
+    whole = [name for name in lab.holders(key, record) if key not in lab.nodes[name].damaged]
+    assert sorted(whole) == ["a:1", "c:1", "d:1"]
 
 
 @pytest.mark.parametrize("partitions", [2, 64, 4096, 1 << 17])

@@ -17,6 +17,7 @@ def test_nothing_is_in_the_way_until_something_is() -> None:
     assert not Trouble()
     assert Trouble({"a:1": Unreachable("Connection refused")})
     assert trouble_of(Blocked(files={"f": "damaged"}))
+    assert trouble_of(Blocked()), "whoever is blocked is, also without a word"
 
 
 def test_every_node_is_told_once_with_its_reason_whatever_the_order() -> None:
@@ -40,6 +41,6 @@ def test_however_much_is_in_the_way_the_line_is_bounded_and_says_that_there_is_m
 
     assert told.startswith("n000:1: why why")
     assert "94 more nodes; f/000 can't be read (damaged); f/001" in told
-    assert told.endswith("f/002 can't be read (damaged); more files can't be read")
+    assert told.endswith("f/002 can't be read (damaged); 997 more can't be read")
     assert len(told) < 2000
     assert "\n" not in told
