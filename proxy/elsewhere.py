@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.asking import who_is
-from proxy.members import Members
+from proxy.members import Members, NodeClient
 from proxy.peer import Peer
 from sfss.errors import SfssError
 from sfss.store import Identity
 from sfss.tasks import end
 
 if TYPE_CHECKING:
-    from proxy.cluster import NodeClient
     from proxy.coordinator import Coordinator
 
 _REST_S_MAX = 10.0

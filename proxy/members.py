@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from proxy.peer import Peer
+from proxy.peer import NodeAccess, Peer
 from sfss.store import Identity, Seen
 
-if TYPE_CHECKING:
-    from proxy.cluster import NodeClient
+
+class NodeClient(NodeAccess, Protocol):
+    """A connection to a node."""
+
+    async def close(self) -> None: ...
 
 
 class Members:
