@@ -2,7 +2,8 @@
 
 The only user of uhashring, which makes the continuum: points on a circle of 64-bit hashes, `POINTS` for each node
 and unit of weight. `NodeRing` cuts the circle into partitions of equal size, works out the owners of each once, and
-from then on a look-up is an index into a list. `ServerRing` orders the servers of a tier for a key.
+from then on a look-up is an index into a list. `ServerRing` orders the servers of a tier for a key. Since a ring of
+thousands of nodes has millions of points, `NodeRing` makes the same ones itself and keeps only those that decide.
 
 Placement never changes by itself: `NodeRing.fingerprint` covers what went in and the table that came out, so a
 coordinator that would place one key elsewhere is known by it, whatever the reason.
@@ -10,8 +11,9 @@ coordinator that would place one key elsewhere is known by it, whatever the reas
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -32,6 +34,12 @@ POINTS = 2_048
 WEIGHT_MAX = 16
 _SERVER_SLOTS_BITS = 12
 _SERVER_POINTS = 256
+
+_INDEX_BITS = 16
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+"""A member's index, behind the position in its points: numbers sort faster than pairs, and are half as large."""
+
+_hash = xxhash.xxh3_64_intdigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +120,24 @@ class NodeRing:
         return sum(len({hosts[index] for index in owners}) < most for owners in self.table)
 
     def _place(self) -> list[tuple[int, ...]]:
-        index_of = {member.seat or member.name: index for index, member in enumerate(self.members)}
-        counts = {member.seat or member.name: member.weight * POINTS // self.unit for member in self.members}
-        points = _points(counts, index_of)
-        zones = [member.zone for member in self.members]
-        step = 1 << self.shift
-        return _owners_at(
-            points,
-            (partition * step for partition in range(self.partitions)),
-            lambda start: _distinct_in_zones(points, start, self.copies, zones),
-        )
+        zone_numbers = {zone: number for number, zone in enumerate(dict.fromkeys(one.zone for one in self.members))}
+        zones = [zone_numbers[member.zone] for member in self.members]
+        if 1 < len(zone_numbers) < self.copies:
+            apart = _nearest(self._points(), zones, len(zone_numbers), self.partitions)
+            near = _nearest(self._points(), range(len(zones)), self.copies, self.partitions)
+            return _filled(apart, near)
+        groups = zones if len(zone_numbers) > 1 else range(len(zones))
+        return _nearest(self._points(), groups, self.copies, self.partitions)
+
+    def _points(self) -> Iterator[tuple[int, Iterable[int]]]:
+        """Each member's index, and its points on the circle. They are uhashring's, made here: it keeps each of them in
+        four structures, which are a minute and gigabytes for 10,000 members."""
+        numbers = [
+            b"-%d" % number for number in range(max(member.weight for member in self.members) * POINTS // self.unit)
+        ]
+        for index, member in enumerate(self.members):
+            seat = (member.seat or member.name).encode()
+            yield index, map(_hash, [seat + number for number in numbers[: member.weight * POINTS // self.unit]])
 
     def _fingerprint(self) -> str:
         """32 hex digits over everything that placement rests on."""
@@ -144,15 +160,16 @@ class ServerRing:
             raise SetupError("no servers given")
         if len(set(addresses)) != len(addresses):
             raise SetupError(f"a server is named twice in {', '.join(addresses)}")
-        index_of = {address: index for index, address in enumerate(addresses)}
-        points = _points(dict.fromkeys(addresses, _SERVER_POINTS), index_of)
-        self._shift = HASH_BITS - _SERVER_SLOTS_BITS
-        nowhere = [""] * len(addresses)
-        self._table = _owners_at(
-            points,
-            (slot << self._shift for slot in range(1 << _SERVER_SLOTS_BITS)),
-            lambda start: _distinct_in_zones(points, start, len(addresses), nowhere),
+        ring = HashRing(
+            nodes={address: {"weight": 1, "vnodes": _SERVER_POINTS} for address in addresses},
+            hash_fn=lambda text: _hash(text.encode()),
         )
+        points: dict[str, list[int]] = {address: [] for address in addresses}
+        for position, address in ring.get_points():
+            points[address].append(position)
+        count = len(addresses)
+        self._shift = HASH_BITS - _SERVER_SLOTS_BITS
+        self._table = _nearest(enumerate(points.values()), range(count), count, 1 << _SERVER_SLOTS_BITS)
 
     def order(self, key: bytes) -> tuple[int, ...]:
         """Every server's index, the key's own server first."""
@@ -163,7 +180,7 @@ def check_members(members: Sequence[Member], copies: int, partitions: int) -> No
     """Raise `SetupError` for a set of members or a number that can't make a ring."""
     if not members:
         raise SetupError("no nodes given")
-    if len(members) > 1 << 16:
+    if len(members) > 1 << _INDEX_BITS:
         raise SetupError(f"{len(members)} nodes are more than a ring can hold")
     names: set[str] = set()
     seats: set[str] = set()
@@ -183,49 +200,66 @@ def check_members(members: Sequence[Member], copies: int, partitions: int) -> No
         raise SetupError(f"partitions {partitions} is not a power of two between 2 and {PARTITIONS_MAX}")
 
 
-def _points(counts: dict[str, int], index_of: dict[str, int]) -> list[tuple[int, int]]:
-    """The continuum as sorted (position, index of the member); `counts` says how many points each has."""
-    ring = HashRing(
-        nodes={name: {"weight": 1, "vnodes": count} for name, count in sorted(counts.items())},
-        hash_fn=lambda text: xxhash.xxh3_64_intdigest(text.encode()),
-    )
-    return [(position, index_of[name]) for position, name in ring.get_points()]
-
-
-def _owners_at(
-    points: list[tuple[int, int]], positions: Iterable[int], owners_from: Callable[[int], tuple[int, ...]]
+def _nearest(
+    points: Iterable[tuple[int, Iterable[int]]], groups: Sequence[int], count: int, partitions: int
 ) -> list[tuple[int, ...]]:
-    """The owners at each position: those found from the first point at or after it, round the circle."""
-    known: dict[int, tuple[int, ...]] = {}
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal owners are one object: 512 KiB for the table, not 5 MiB
+    """For each partition the first `count` members from its start on, round the circle, each of another group.
+
+    `points` are each member's; `groups` says which one a member is of. Of the points in a partition only those are
+    kept that may be among its first ones, so that memory grows with partitions and not with points, and nothing is
+    sorted. What a partition lacks, the next one's first ones have."""
+    shift = HASH_BITS - (partitions.bit_length() - 1)
+    found: list[list[int]] = [[] for _ in range(partitions)]
+    limits = array("Q", [(1 << HASH_BITS) - 1]) * partitions
+    """Behind this no point of a partition is among its first ones."""
+    for index, positions in points:
+        group = groups[index]
+        for position in [each for each in positions if each <= limits[each >> shift]]:
+            point = position << _INDEX_BITS | index
+            near = found[position >> shift]
+            for other in near:
+                if groups[other & _INDEX_MASK] == group:
+                    if point < other:
+                        near.remove(other)
+                        insort(near, point)
+                    break
+            else:
+                insort(near, point)
+            if len(near) >= count:
+                del near[count:]
+                limits[position >> shift] = near[-1] >> _INDEX_BITS
+    first: list[int] = []
+    for near in found:
+        first = _and_then(first, near, groups, count)
+        if len(first) == count:
+            break
+    owners = tuple([point & _INDEX_MASK for point in first])
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal ones are one object: 512 KiB for the table, not 5 MiB
     table = []
-    for position in positions:
-        start = bisect_left(points, (position, 0)) % len(points)
-        owners = known.get(start)
-        if owners is None:
-            found = owners_from(start)
-            owners = known[start] = shared.setdefault(found, found)
+    for near in reversed(found):
+        if near:
+            first = near if len(near) == count else _and_then(near, first, groups, count)
+            owners = tuple([point & _INDEX_MASK for point in first])
+            owners = known.setdefault(owners, owners)
         table.append(owners)
+    table.reverse()
     return table
 
 
-def _distinct_in_zones(points: list[tuple[int, int]], start: int, copies: int, zones: list[str]) -> tuple[int, ...]:
-    """The first `copies` distinct members from a point on: each in a zone of its own as long as zones are left
-    unused, then the nearest of the others."""
-    chosen: list[int] = []
-    used: set[str] = set()
-    zone_count = len(set(zones))
-    for position in range(start, start + len(points)):
-        if len(chosen) == copies or len(used) == zone_count:
-            break
-        index = points[position % len(points)][1]
-        if zones[index] not in used:
-            chosen.append(index)
-            used.add(zones[index])
-    for position in range(start, start + len(points)):
-        if len(chosen) == copies:
-            break
-        index = points[position % len(points)][1]
-        if index not in chosen:
-            chosen.append(index)
-    return tuple(chosen)
+def _and_then(near: list[int], following: list[int], groups: Sequence[int], count: int) -> list[int]:
+    """The first `count` points of different groups: those of `near`, then those that follow."""
+    used = {groups[point & _INDEX_MASK] for point in near}
+    return near + [point for point in following if groups[point & _INDEX_MASK] not in used][: count - len(near)]
+
+
+def _filled(apart: list[tuple[int, ...]], near: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The owners where there are fewer zones than copies: one of each zone, then the nearest of the others."""
+    known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {}
+    table = []
+    for pair in zip(apart, near, strict=True):
+        owners = known.get(pair)
+        if owners is None:
+            rest = [index for index in pair[1] if index not in pair[0]]
+            owners = known[pair] = (*pair[0], *rest[: len(pair[1]) - len(pair[0])])
+        table.append(owners)
+    return table

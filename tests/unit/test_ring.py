@@ -1,12 +1,17 @@
 """Placement: balance, zones, weights, how little moves, and what the fingerprint notices."""
 
 import random
+from bisect import bisect_left
 
 import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uhashring import HashRing
 
 from sfss.errors import SetupError
 from sfss.keys import hash_key
-from sfss.ring import Member, NodeRing, ServerRing
+from sfss.ring import POINTS, Member, NodeRing, ServerRing
 
 
 def members(count: int, zones: int = 0) -> list[Member]:
@@ -130,6 +135,47 @@ def test_equal_rings_share_their_owner_tuples():
     ring = NodeRing(members(12), 3)
 
     assert len({id(owners) for owners in ring.table}) <= 12 * 11 * 10
+
+
+def owners_by_the_whole_continuum(ring: NodeRing) -> list[tuple[int, ...]]:
+    """The plain definition: all points of uhashring in order, and from each partition's start on round the circle."""
+    index_of = {member.seat or member.name: index for index, member in enumerate(ring.members)}
+    points = HashRing(
+        nodes={one.seat or one.name: {"vnodes": one.weight * POINTS // ring.unit} for one in ring.members},
+        hash_fn=lambda text: xxhash.xxh3_64_intdigest(text.encode()),
+    ).get_points()
+    zones = [member.zone for member in ring.members]
+    table = []
+    for partition in range(ring.partitions):
+        start = bisect_left(points, (partition << ring.shift, ""))
+        chosen: list[int] = []
+        for apart in (True, False):
+            for _, name in points[start:] + points[:start]:
+                index = index_of[name]
+                used = {zones[other] for other in chosen}
+                if len(chosen) == ring.copies or (apart and used == set(zones)):
+                    break
+                if index not in chosen and not (apart and zones[index] in used):
+                    chosen.append(index)
+        table.append(tuple(chosen))
+    return table
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    zones=st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=9),
+    copies=st.integers(1, 4),
+    weights=st.lists(st.integers(1, 3), min_size=9, max_size=9),
+    bits=st.integers(1, 9),
+    unit=st.sampled_from([None, 40, 500, 2048]),
+)
+def test_owners_are_those_of_the_whole_continuum(zones, copies, weights, bits, unit):
+    # A large unit leaves nodes with a point or two, so that partitions are empty and owners lie far off.
+    nodes = [Member(f"n{n}:1", zone, weights[n], f"seat-{n}" if n % 3 == 0 else "") for n, zone in enumerate(zones)]
+
+    ring = NodeRing(nodes, min(copies, len(nodes)), partitions=1 << bits, unit=unit)
+
+    assert ring.table == owners_by_the_whole_continuum(ring)
 
 
 def test_servers_are_all_tried_the_key_s_own_first():
