@@ -17,7 +17,6 @@ import errno
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,16 +33,16 @@ from nodes.free_space import FreeSpace
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState
 from nodes.indexer import Indexer
-from nodes.lineage import changes_from, next_start, why_not_from
+from nodes.lineage import next_start
 from nodes.listing import Lister
+from nodes.membership import Membership
 from nodes.options import NodeOptions, Sync
 from nodes.overlay import is_purged
 from nodes.purging import Purger
 from nodes.reading import ValueReader
 from nodes.recovery import Recovered, recover
 from nodes.reserve import Reserve
-from nodes.ring_file import RingFile, read_ring_file, with_ring
-from nodes.rings import Rings
+from nodes.ring_file import read_ring_file, with_ring
 from nodes.scrub import Scrubber
 from nodes.spares import Spares
 from nodes.volume import Volumes
@@ -59,12 +58,10 @@ from sfss.errors import (
     StaleRing,
     TooLarge,
     Unsupported,
-    WrongCluster,
 )
 from sfss.promise import Promise, promised, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
-from sfss.sightings import later_of
 from sfss.stamps import AHEAD_S_MAX, StampClock, purge_stamp, stamp_at, stamp_time, too_far_ahead
 from sfss.store import (
     NO_CALL,
@@ -169,17 +166,21 @@ class NodeStore:
             stopping=lambda: self._closed is not None,
         )
         self._ring = state.ring
-        self._rings = Rings(
+        self._housekeeper = Housekeeper(
+            directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
+        )
+        self._membership = Membership(
             recovered.ring,
-            lambda: self._state.identity(0).node,
-            lambda: self._state.mute,
+            self._housekeeper,
             self._dropper,
-            save=self._save_ring,
-            settle=self._writer.settled,
+            self._indexer,
+            self._writer,
+            self._volumes,
+            files_held=lambda: max(len(self._pending), self._overlay.figures.files),
             on_ring=self._take_ring,
-            on_told=lambda held: self._housekeeper.take_ring(held.number, held.fingerprint),
             spawn=self._run,
         )
+        self._rings = self._membership.rings
         self._compactor = Compactor(
             self._volumes,
             self._overlay,
@@ -208,12 +209,9 @@ class NodeStore:
             scrub_next=state.scrub_next,
             save=self._save_scrubbed,
             now=now,
-            is_dead=self._is_dead,
+            is_dead=self._rings.is_dead,
         )
         self._lister = Lister(self._index, self._overlay)
-        self._housekeeper = Housekeeper(
-            directory, state, self._clock, self._writer, reserve, options, now, on_state=self._know_state
-        )
         self._know_state(state)
 
     async def _save_scrubbed(self, scrubbed_at: float, scrub_next: int) -> None:
@@ -468,9 +466,6 @@ class NodeStore:
     def _is_purged(self, lookup: bytes, packed: bytes) -> bool:
         return is_purged(packed, self._bounds.bounds[lookup[0]])
 
-    def identify(self) -> Identity:
-        return self._state.identity(self._writer.synced_position)
-
     def hashes(self, prefix: bytes, call: Call = NO_CALL) -> Reply[bytes]:
         self._check_read(call)
         return self.hashes_held(prefix, call)
@@ -484,15 +479,6 @@ class NodeStore:
             return await listing
         except indexes.errors as error:
             raise self._index_damaged(error) from None
-
-    def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
-        if self._state.cluster:
-            return self._spawn(self._bound())
-        if self._pending or self._overlay.figures.files:
-            raise WrongCluster(f"the node holds {self._overlay.figures.files} files of no cluster")
-        # Taken at once, so that a second coordinator's bind meets a bound node; told once it is on disk.
-        self._housekeeper.bind(uuid.uuid4().hex if cluster == "new" else cluster, ring, fingerprint)
-        return self._spawn(self._bound())
 
     def purged(self, region: int) -> Purged:
         return self._purger.told(region)
@@ -508,82 +494,25 @@ class NodeStore:
             raise Busy("older writes are under way")
         return self._spawn(self._purger.purge(region, ring, fence, bound))
 
-    def trust(self, epoch: int) -> Reply[Identity]:
-        self._check_epoch(epoch)
-        if not self._suspect:
-            return self.identify()
-        return self._spawn(self._trusted(epoch))
+    # --- what it is to its cluster, and RingKeeper ---------------------------------------------------
 
-    async def _trusted(self, epoch: int) -> Identity:
-        await self._indexer.commit()  # that all regions are open
-        await self._rings.have_a_say_after(partial(self._housekeeper.become, partial(self._without_suspicion, epoch)))
-        _log.info("trusted again: whatever may have been missing was compared with the other nodes")
-        return self.identify()
+    def identify(self) -> Identity:
+        return self._membership.identify()
 
-    def _without_suspicion(self, epoch: int, _: NodeState) -> dict[str, Any]:
-        self._check_epoch(epoch)  # it may have been found to have gone back meanwhile
-        return {"suspect": "", "mute": False}
-
-    def _check_epoch(self, epoch: int) -> None:
-        if epoch != self._state.epoch:
-            raise BadRequest(f"the node is at its start {self._state.epoch}, not {epoch}")
-
-    def recall(self, seen: Seen) -> Reply[Identity]:
-        position = self._writer.synced_position
-        if not why_not_from(self._state, position, seen):
-            return self.identify()
-        return self._spawn(self._gone_back(seen, position))
-
-    async def _gone_back(self, seen: Seen, position: int) -> Identity:
-        """`position` is the one that gave it away: what is written meanwhile must not hide that."""
-        known = bool(self._suspect)
-        await self._housekeeper.become(lambda state: changes_from(state, position, seen))
-        if not known:
-            _log.error("acknowledged writes may be missing here, so reads are refused: %s", self._suspect)
-        return self.identify()
-
-    def witness(self, told: Sequence[Seen]) -> Reply[tuple[Seen, ...]]:
-        if not self._state.cluster:
-            raise WrongCluster("the node belongs to no cluster")
-        own = self.identify().node
-        known = {seen.node: seen for seen in self._state.others}
-        later = later_of(known, [seen for seen in told if seen.node != own])
-        if later:
-            self._housekeeper.keep_in_mind(tuple((known | later).values()))
-        if any(node not in known or known[node].epoch != seen.epoch for node, seen in later.items()):
-            return self._spawn(self._witnessed())
-        return self._state.others
-
-    async def _witnessed(self) -> tuple[Seen, ...]:
-        await self._housekeeper.become(lambda _: {})
-        return self._state.others
+    def bind(self, cluster: str, ring: int, fingerprint: str) -> Reply[Identity]:
+        return self._membership.bind(cluster, ring, fingerprint)
 
     def adopt(self, cluster: str, ring: int, fingerprint: str, node: str) -> Reply[Identity]:
-        reason = f"its directory is empty, and node {node} had files"
-        place: dict[str, Any] = {"cluster": cluster, "ring": ring, "fingerprint": fingerprint, "member": node}
-        return self._spawn(self._adopted(place | {"suspect": reason, "mute": True}))
+        return self._membership.adopt(cluster, ring, fingerprint, node)
 
-    async def _adopted(self, changes: dict[str, Any]) -> Identity:
-        if not self._state.cluster:
-            await self._housekeeper.become(partial(self._unless_used, changes))
-            if self._state.member:
-                node = self._state.member
-                _log.warning("takes the place of node %s, which had files: they are brought back from the others", node)
-        return await self._bound()
+    def recall(self, seen: Seen) -> Reply[Identity]:
+        return self._membership.recall(seen)
 
-    def _unless_used(self, changes: dict[str, Any], state: NodeState) -> dict[str, Any]:
-        if state.cluster:
-            return {}
-        if self._pending or self._overlay.figures.files or self._writer.synced_position:
-            raise WrongCluster("the node has had files of no cluster; give it an empty data directory")
-        return changes
+    def trust(self, epoch: int) -> Reply[Identity]:
+        return self._membership.trust(epoch)
 
-    async def _bound(self) -> Identity:
-        await self._housekeeper.save()
-        await self._rings.bind(HeldRing(self._state.ring, self._state.fingerprint))
-        return self._state.identity(self._writer.synced_position)
-
-    # --- RingKeeper ----------------------------------------------------------------------------------
+    def witness(self, told: Sequence[Seen]) -> Reply[tuple[Seen, ...]]:
+        return self._membership.witness(told)
 
     def tell_ring(self, call: Call = NO_CALL) -> Reply[HeldRing]:
         return self._surely(self._rings.tell())
@@ -598,17 +527,10 @@ class NodeStore:
         return self._surely(self._rings.learn(record))
 
     def leave_ring(self, number: int, call: Call = NO_CALL) -> Reply[Identity]:
-        return self._surely(self._left(number))
-
-    async def _left(self, number: int) -> Identity:
-        await self._rings.leave(number)
-        return self.identify()
+        return self._surely(self._membership.leave(number))
 
     def drop_partition(self, ring: int, partition: int, call: Call = NO_CALL) -> Reply[int]:
         return self._surely(self._rings.drop(ring, partition))
-
-    def _is_dead(self, lookup: bytes, position: int) -> bool:
-        return self._rings.is_dead(lookup, position)
 
     def _is_pending(self, lookup: bytes) -> bool:
         """Whether a record that compaction would append again may be about to go, or to be another. Behind a flush or a
@@ -619,10 +541,6 @@ class NodeStore:
         # Refused from now on is what comes under the ring before; the new one is told a little later.
         self._ring = number
         self._bounds.open_all(but_of=number)
-
-    async def _save_ring(self, file: RingFile) -> None:
-        oldest = self._volumes.by_number.get(self._volumes.oldest_number)
-        await self._housekeeper.save_ring(file, oldest.header.position if oldest is not None else 0)
 
     # --- Updater and Flushable -----------------------------------------------------------------------
 
