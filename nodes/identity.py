@@ -20,7 +20,7 @@ from sfss.errors import SetupError
 from sfss.store import Identity, Seen
 
 _MAGIC = "sfss-node-directory"
-_IDENTITY = "identity"
+IDENTITY = "identity"
 _LOCK = "lock"
 
 LOG_FILE = "node.log"
@@ -29,7 +29,7 @@ LOG_FILE = "node.log"
 STARTS_MAX = 256
 """Words of so many starts are kept."""
 
-_HARMLESS = (_LOCK, _IDENTITY + UNFINISHED, LOG_FILE)
+_HARMLESS = (_LOCK, IDENTITY + UNFINISHED, LOG_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class DataDirectory:
         """Lock a data directory; make one where there is none and `create` says so. Raises `SetupError` with one line
         for whatever stands in the way."""
         try:
-            if not create and not (path / _IDENTITY).exists():
-                raise SetupError(f"{path} is not the data directory of a node: it has no file {_IDENTITY!r}")
+            if not create and not (path / IDENTITY).exists():
+                raise SetupError(f"{path} is not the data directory of a node: it has no file {IDENTITY!r}")
             make_directory(path)
             lock_fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -114,7 +114,7 @@ class DataDirectory:
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             directory = cls(path, lock_fd)
-            if not (path / _IDENTITY).exists():
+            if not (path / IDENTITY).exists():
                 directory._make_new()
         except OSError as error:
             os.close(lock_fd)
@@ -130,7 +130,7 @@ class DataDirectory:
         strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _HARMLESS)
         if self._holds_data() or (strangers and not set(strangers) <= {"volumes", "index", "reserve"}):
             raise SetupError(
-                f"{self.path} has no file {_IDENTITY!r} but holds {', '.join(strangers)}; "
+                f"{self.path} has no file {IDENTITY!r} but holds {', '.join(strangers)}; "
                 "name an empty directory, or put that file back"
             )
         self.volumes.mkdir(mode=0o700, exist_ok=True)
@@ -142,14 +142,14 @@ class DataDirectory:
 
     def load(self) -> NodeState:
         """Read who the node is. Raises `SetupError` for a damaged file or a newer format."""
-        fields = json.loads(read_small_file(self.path / _IDENTITY, _MAGIC))
+        fields = json.loads(read_small_file(self.path / IDENTITY, _MAGIC))
         starts = tuple(fields.get("starts", ()))
         others = tuple(Seen(*one) for one in fields.get("others", ()))
         return NodeState(**fields | {"starts": starts, "others": others})
 
     def save(self, state: NodeState) -> None:
         """Replace who the node is, durably."""
-        replace_small_file(self.path / _IDENTITY, _MAGIC, json.dumps(asdict(state), sort_keys=True).encode())
+        replace_small_file(self.path / IDENTITY, _MAGIC, json.dumps(asdict(state), sort_keys=True).encode())
 
     def close(self) -> None:
         """Let another process in."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nodes.dropped import Dropped, Range
-from nodes.identity import NodeState
+from nodes.identity import IDENTITY, DataDirectory, NodeState
 from nodes.small_file import read_small_file, replace_small_file
 from sfss.errors import BadRequest, SetupError
 from sfss.ring_keeper import HeldRing, KeptRing
@@ -68,6 +68,18 @@ def read_ring_file(directory: Path, state: NodeState) -> RingFile:
     if held.number < state.ring:
         raise SetupError(f"{path} has ring {held.number}, and the node had {state.ring}: it is an older copy")
     return RingFile(kept, dropped, removing)
+
+
+def look_at_ring(directory: Path) -> KeptRing | None:
+    """What the data directory of a node that is stopped tells about rings; None where there is no such directory.
+    Raises `SetupError` as `read_ring_file` does, and where the node runs."""
+    if not (directory / IDENTITY).exists():
+        return None
+    opened = DataDirectory.open(directory, create=False)
+    try:
+        return read_ring_file(directory, opened.load()).kept
+    finally:
+        opened.close()
 
 
 def write_ring_file(directory: Path, body: bytes) -> None:

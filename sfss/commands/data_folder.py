@@ -51,9 +51,18 @@ class Founding:
         return range(self.joined_nodes or self.nodes, self.nodes)
 
     def with_nodes(self, nodes: int) -> Founding:
-        """The same with more of them."""
-        joined = self.joined_nodes or self.nodes
-        return replace(self, nodes=nodes, first_nodes=self.first_nodes or self.nodes, joined_nodes=joined)
+        """The same with more of them, which are to be brought into the ring, or with fewer."""
+        joined = min(self.joined_nodes or self.nodes, nodes)
+        first = self.first_nodes or self.nodes
+        return replace(self, nodes=nodes, first_nodes=first, joined_nodes=joined if joined < nodes else 0)
+
+    def grown(self) -> Founding:
+        """The same when all are in the ring."""
+        return replace(self, joined_nodes=0)
+
+    def given_up(self) -> Founding:
+        """The same without those that are not."""
+        return self.with_nodes(self.joined_nodes or self.nodes)
 
     def document(self) -> dict[str, int]:
         """What is kept of it."""
@@ -99,22 +108,19 @@ class DataFolder:
 
     def founding(self, nodes: int | None, node_port: int | None, otherwise: Founding) -> Founding:
         """What to start with: what the folder was founded with, else what is asked for (None: `otherwise`). It may be
-        asked to have more nodes than before.
+        asked to have more nodes than before, or fewer: whether those can go the ring has to say (`local_ring`).
 
-        Raises `SetupError` when both are there and differ otherwise. Writes nothing: see `found`."""
-        founded = self._founded()
+        Raises `SetupError` where another port is asked for. Writes nothing: see `found`."""
+        founded = self.founded()
         if founded is None:
             return Founding(nodes or otherwise.nodes, node_port or otherwise.node_port)
-        for asked, kept, option, what in (
-            (node_port, founded.node_port, "--node-port", "as the first node's port"),
-            (min(nodes or founded.nodes, founded.nodes), founded.nodes, "--nodes", "nodes"),
-        ):
-            if asked is not None and asked != kept:
-                raise SetupError(
-                    f"{self.path} was founded with {kept} {what}, not {asked}: its files are placed by that; "
-                    f"start with {option} {kept}, or choose another folder with --data"
-                )
-        return founded.with_nodes(nodes) if nodes is not None and nodes > founded.nodes else founded
+        if node_port is not None and node_port != founded.node_port:
+            raise SetupError(
+                f"{self.path} was founded with {founded.node_port} as the first node's port, not {node_port}: its "
+                f"files are placed by that; start with --node-port {founded.node_port}, or choose another folder with "
+                "--data"
+            )
+        return founded if nodes in (None, founded.nodes) else founded.with_nodes(nodes)
 
     def found(self, founding: Founding) -> None:
         """Note durably what the folder was founded with, and what it has grown to."""
@@ -141,7 +147,8 @@ class DataFolder:
                 os.close(folder)
         return path
 
-    def _founded(self) -> Founding | None:
+    def founded(self) -> Founding | None:
+        """What the folder was founded with, and what it has grown to; None for a new one. Raises `SetupError`."""
         path = self.path / "cluster.json"
         try:
             fields = json.loads(path.read_bytes())

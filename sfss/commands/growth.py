@@ -2,34 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import astuple
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from sfss.commands.local_cluster import Plan
-from sfss.commands.ring_nodes import RingCluster, address_of
+from sfss.commands.data_folder import DataFolder, Founding
+from sfss.commands.local_cluster import ring_name
+from sfss.commands.ring_nodes import RingCluster
+from sfss.commands.supervisor import restart_delay_s
 from sfss.errors import SetupError
 from sfss.ring_change.ending import Outcome
-from sfss.ring_change.wish import Wish
 from sfss.ring_plan import Change
 
+_REASONS_MAX = 8
+"""A reason that was among the last so many isn't told again: a node that is away has two or three by turns."""
 
-async def grow(plan: Plan, conf: Path, say: Callable[[str], None]) -> None:
-    """Bring the nodes that run and aren't in the ring into it. May be ended at any moment, and is done again then.
-    Raises `SetupError`."""
-    cluster = RingCluster.load(conf / "proxy-0.ini")
-    wanted = [address_of(plan.node_address(number)).ring_name for number in plan.founding.joining]
-    async with cluster.mover(say) as mover:
-        while True:
+_log = logging.getLogger("sfss.up")
+
+
+async def grow_in_time(
+    folder: DataFolder,
+    founding: Founding,
+    say: Callable[[str], None],
+    grow_once: Callable[[Founding, Path, Callable[[str], None]], Awaitable[bool]] | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Bring the nodes that run and aren't in the ring into it, beside clients, and note that in the folder. Goes on
+    trying, ever less often, until that is done or `sfss ring abort` gave it up. May be ended at any moment; the next
+    start goes on. `say` takes a line whenever something else is in the way."""
+    names = ", ".join(ring_name(founding, number) for number in founding.joining)
+    conf = folder.path / "conf" / "proxy-0.ini"
+    say(
+        f"adding {names} to the ring, in the background; `sfss ring abort --conf {conf}` gives it up, or if it says "
+        f"that no change is under way: stop this, and start with --nodes {founding.given_up().nodes}"
+    )
+    jitter = random.Random()
+    failures = 0
+    said: deque[str] = deque(maxlen=_REASONS_MAX)
+    while reason := await _why_not_grown(folder, founding, names, say, grow_once or grow):
+        failures += 1
+        if reason not in said:
+            said.append(reason)
+            say(f"{names} can't be added yet, and it is tried again and again: {reason}")
+        await sleep(restart_delay_s(failures, jitter))
+
+
+async def _why_not_grown(
+    folder: DataFolder,
+    founding: Founding,
+    names: str,
+    say: Callable[[str], None],
+    grow_once: Callable[[Founding, Path, Callable[[str], None]], Awaitable[bool]],
+) -> str:
+    """One try, and what is noted of it. What was in the way; empty where it is over, in whatever way."""
+    try:
+        if await grow_once(founding, folder.path / "conf" / "proxy-0.ini", say):
+            await asyncio.to_thread(folder.found, founding.grown())
+            say(f"{names} are in the ring")
+        else:
+            await asyncio.to_thread(folder.found, founding.given_up())
+            say(
+                f"`sfss ring abort` gave up adding {names}: the next start is without them, or adds them with "
+                f"--nodes {founding.nodes}"
+            )
+    except SetupError as error:
+        return str(error)
+    except Exception as error:
+        _log.exception("nodes could not be added")
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+async def grow(founding: Founding, conf: Path, say: Callable[[str], None]) -> bool:
+    """One try. Whether they are in the ring; False where it was given up. Raises `SetupError`."""
+    cluster = RingCluster.load(conf)
+    wanted = [ring_name(founding, number) for number in founding.joining]
+    while True:
+        async with cluster.mover(say) as mover:
             ring = await mover.look()
             members = {member.name for member in ring.placements[-1].members}
             missing = tuple(name for name in wanted if name not in members)
             if not (missing or ring.joint):
-                break
-            say(f"adding {', '.join(wanted)} to the ring; files are moved in the background")
-            outcome = await mover.apply(Wish(Change(add=missing), lambda nodes: astuple(cluster.quorum(nodes))))
+                return True
+            # What is on the way already is carried on as it is, so that it can be given up.
+            outcome = await mover.apply(cluster.wish(Change(add=missing), ring) if missing else None)
             if outcome is Outcome.GIVEN_UP:
-                raise SetupError(
-                    "nodes were being added, and `sfss ring abort` gave it up; start once more to add them"
-                )
-    say(f"{', '.join(wanted)} are in the ring")
+                return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from proxy.cluster import NodeAddress
 from sfss import __version__
 from sfss.addresses import host_and_port
 from sfss.commands.data_folder import DataFolder, Founding
@@ -32,6 +33,11 @@ _NODE_STOP_S_MAX = 6.0
 _COPIES = 3
 _QUORUM = 2
 """Over fewer nodes there are fewer (`proxy.quorum.Quorum.over`)."""
+
+
+def ring_name(founding: Founding, number: int) -> str:
+    """How the ring calls a node."""
+    return NodeAddress(LOOPBACK, founding.node_port + number).ring_name
 
 
 @dataclass(frozen=True, slots=True)

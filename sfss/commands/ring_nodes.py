@@ -21,6 +21,8 @@ from sfss.ring import Member, NodeRing
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Nodes
 from sfss.ring_change.wire_node import WireNode
+from sfss.ring_change.wish import Wish
+from sfss.ring_plan import Change
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.settings import parse_address
 from sfss.store import Call, Identity
@@ -76,6 +78,12 @@ class RingCluster:
         if self.quorum(nodes) == present:
             return self.quorum
         return lambda count: Quorum.over(count, *astuple(present))
+
+    def wish(self, change: Change, ring: RingRecord, asked: tuple[int, int, int] | None = None) -> Wish:
+        """That the ring, or the one that it follows on, be changed. `asked` as of `quorum_after`."""
+        placement = ring.placements[0]
+        after = self.quorum_after(quorum_of(placement), len(placement.members), asked)
+        return Wish(change, lambda nodes: astuple(after(nodes)))
 
     def configured_ring(self) -> tuple[NodeRing, Quorum]:
         """The ring that the cluster was founded with. 0.2 s of CPU."""
@@ -171,6 +179,10 @@ class RingCluster:
         """Those that the proxy of this configuration has met, by the ring's names."""
         known = remembered(self.config.state).members if self.config.state is not None else {}
         return {address.ring_name: known[address.name] for address in self.config.addresses if address.name in known}
+
+
+def quorum_of(placement: Placement) -> Quorum:
+    return Quorum(placement.n, placement.w, placement.r)
 
 
 def address_of(text: str) -> NodeAddress:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import astuple
 from typing import NamedTuple
 
 from proxy.quorum import Quorum
-from sfss.commands.ring_nodes import Holding, RingCluster
+from sfss.commands.ring_nodes import Holding, RingCluster, quorum_of
 from sfss.commands.ring_options import Asked
 from sfss.commands.ring_view import PlanView
 from sfss.errors import SetupError
@@ -15,7 +14,7 @@ from sfss.ring import NodeRing
 from sfss.ring_change.mover import difference
 from sfss.ring_change.wish import Wish
 from sfss.ring_plan import Plan, next_ring
-from sfss.ring_record import Placement, RingRecord
+from sfss.ring_record import RingRecord
 
 
 class _Present(NamedTuple):
@@ -65,16 +64,14 @@ async def _present_of(record: RingRecord, holdings: dict[str, Holding] | None) -
         )
     [placement] = record.placements
     ring = await asyncio.to_thread(placement.node_ring, record.number, record.partitions)
-    return _Present(ring, _quorum_of(placement), _names(record), holdings)
+    return _Present(ring, quorum_of(placement), _names(record), holdings)
 
 
 async def wished(cluster: RingCluster, asked: Asked) -> tuple[Wish, PlanView | None]:
     """What is asked for, and what it would move; that isn't known while another change is under way. Raises
     `SetupError`."""
     record = await cluster.look()
-    placement = record.placements[0]
-    quorum_after = cluster.quorum_after(_quorum_of(placement), len(placement.members), asked.numbers)
-    wish = Wish(asked.change(_names(record)), lambda nodes: astuple(quorum_after(nodes)))
+    wish = cluster.wish(asked.change(_names(record)), record, asked.numbers)
     if record.joint:
         return wish, None
     holdings = await cluster.holdings(member.name for member in record.members)
@@ -100,7 +97,3 @@ async def _view(cluster: RingCluster, present: _Present, asked: Asked) -> PlanVi
 
 def _names(record: RingRecord) -> dict[str, str]:
     return {member.node: member.name for member in record.members}
-
-
-def _quorum_of(placement: Placement) -> Quorum:
-    return Quorum(placement.n, placement.w, placement.r)

@@ -21,12 +21,12 @@ import click
 
 from sfss import __version__
 from sfss.commands.data_folder import NODES_MAX, DataFolder, Founding
-from sfss.commands.growth import grow
+from sfss.commands.growth import grow_in_time
 from sfss.commands.local_authority import LocalAuthority
 from sfss.commands.local_cluster import LOOPBACK, Plan, doors, tiers, what_to_try
+from sfss.commands.local_ring import check_left_out
 from sfss.commands.ports import check_distinct, wait_until_free
 from sfss.commands.supervisor import Supervisor
-from sfss.errors import SetupError
 from sfss.log import LEVELS, set_up_logging, writer_to
 from sfss.process import VERSION_LINE, check_packages, run
 
@@ -74,17 +74,30 @@ def up(data: Path, nodes: int | None, node_port: int | None, tls: bool, **option
         check_packages()
         with closing(DataFolder(data)) as folder:
             authority = LocalAuthority(data) if tls else None
+            founded = folder.founded()
             plan = Plan(folder.founding(nodes, node_port, otherwise=_DEFAULT), authority=authority, **options)
-            await _run(folder, plan, stop)
+            await _run(folder, await _without_those_left_out(folder, founded, plan), stop)
 
     sys.exit(run("sfss up", main))
 
 
-async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
+async def _without_those_left_out(folder: DataFolder, founded: Founding | None, plan: Plan) -> Plan:
+    """The plan, if it has fewer nodes than the folder and the ring doesn't need the others. Raises `SetupError`."""
+    if founded is None or founded.nodes <= plan.founding.nodes:
+        return plan
+    await _wait_until_free(folder, replace(plan, founding=founded))
+    return replace(plan, founding=await asyncio.to_thread(check_left_out, folder.path, founded, plan.founding))
+
+
+async def _wait_until_free(folder: DataFolder, plan: Plan) -> None:
     check_distinct(doors(plan))
     if folder.ended_uncleanly:
         _say("the last run was killed; waiting for its parts to end")
     await wait_until_free(doors(plan), _PATIENCE_S if folder.ended_uncleanly else 0.0)
+
+
+async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
+    await _wait_until_free(folder, plan)
     if plan.authority is not None:
         await asyncio.to_thread(plan.authority.prepare)
     folder.found(plan.founding)
@@ -100,7 +113,7 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
             started.result()
             _say(what_to_try(plan, folder.path))
             if plan.founding.joining:
-                tasks.add(asyncio.create_task(_grow(folder, plan)))
+                tasks.add(asyncio.create_task(grow_in_time(folder, plan.founding, _say_when)))
         await stopped
         _say("\nstopping the web tier, then the proxies, then the nodes (Ctrl-C again: at once)")
     finally:
@@ -109,17 +122,6 @@ async def _run(folder: DataFolder, plan: Plan, stop: asyncio.Event) -> None:
         await asyncio.wait(tasks)
         await supervisor.close()
     _say("stopped")
-
-
-async def _grow(folder: DataFolder, plan: Plan) -> None:
-    """Bring new nodes into the ring, beside clients. What can't be done now is done at the next start."""
-    try:
-        await grow(plan, folder.path / "conf", _say_when)
-        await asyncio.to_thread(folder.found, replace(plan.founding, joined_nodes=0))
-    except SetupError as error:
-        _say_when(f"nodes could not be added, and will be at the next start: {error}")
-    except Exception:
-        _log.exception("nodes could not be added, and will be at the next start")
 
 
 def _say_when(line: str) -> None:

@@ -72,9 +72,7 @@ async def join(
     names = list(names)
     met, errors = await nodes.ask_all(names, lambda node: node.identify())
     for name, error in errors.items():
-        raise SetupError(
-            f"{name} does not answer ({error}); start it first: `sfss-node`, with a data directory of its own"
-        )
+        raise SetupError(f"{name} does not answer ({error}); start it first, with an empty data directory")
     taken = {node: name for name, node in present.items()}
     for name, identity in met.items():
         other = taken.setdefault(identity.node, name)

@@ -338,7 +338,7 @@ def test_a_folder_with_one_node_grows_to_three_beside_clients_and_never_shrinks(
 
     with Cluster(tmp_path / "data", first_port, "--nodes", "2", words=tmp_path / "less") as cluster:
         line = cluster.refused()
-    assert "was founded with 3 nodes, not 2" in line
+    assert f"localhost:{first_port + 3} would be missing, which the ring has; start with --nodes 3" in line
 
 
 @pytest.mark.root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,6 @@ def test_a_founded_folder_needs_nothing_said_again(folder: DataFolder) -> None:
 @pytest.mark.parametrize(
     ("nodes", "node_port", "words"),
     [
-        (4, None, "start with --nodes 5"),
         (None, 7900, "start with --node-port 7000"),
         (6, 7900, "start with --node-port 7000"),
     ],
@@ -72,13 +70,24 @@ def test_a_folder_that_is_to_grow_remembers_what_it_was_founded_with_and_who_is_
 
 
 def test_a_folder_that_has_grown_can_grow_again(folder: DataFolder) -> None:
-    folder.found(replace(Founding(nodes=1, node_port=7000).with_nodes(3), joined_nodes=0))
+    folder.found(Founding(nodes=1, node_port=7000).with_nodes(3).grown())
 
     kept = folder.founding(None, None, DEFAULT)
     growing = folder.founding(4, None, DEFAULT)
 
     assert (kept.nodes, kept.founders, list(kept.joining)) == (3, range(1), [])
     assert (growing.nodes, growing.founders, growing.joining) == (4, range(1), range(3, 4))
+
+
+def test_a_folder_whose_growth_is_given_up_has_as_many_nodes_as_before_and_can_grow_again(folder: DataFolder) -> None:
+    growing = Founding(nodes=1, node_port=7000).with_nodes(3)
+
+    folder.found(growing.given_up())
+
+    kept = folder.founding(None, None, DEFAULT)
+    assert (kept.nodes, kept.founders, list(kept.joining)) == (1, range(1), [])
+    assert folder.founding(3, None, DEFAULT) == growing
+    assert growing.grown().given_up() == growing.grown()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1, "nodes": null, "node_port": 1}', "\0"])
