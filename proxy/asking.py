@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.peer import NodeAccess, Peer
-from sfss.errors import Expired, SfssError, StaleRing, Unreachable, WrongCluster
+from sfss.errors import Expired, SfssError, StaleRing, Unreachable
 from sfss.store import Call, Identity, Reply, settled
 
 if TYPE_CHECKING:
@@ -47,16 +47,12 @@ async def ask(
 
 
 async def meet(coordinator: Coordinator, peer: Peer) -> Identity | None:
-    """Ask a node who it is, and have its health told what came of it. None where it doesn't say so, or must not be
-    used."""
+    """Ask a node who it is, and have its health told what came of it. None where it doesn't say so."""
     try:
         identity = await ask(coordinator, peer, lambda replica, _: replica.identify(), suspect_too=True)
-        coordinator.health.identified(peer, identity)
-    except WrongCluster as error:
-        coordinator.health.failed(peer, error)
-        return None
     except SfssError:
         return None  # its health was told
+    coordinator.health.met(peer, identity)
     return identity
 
 

@@ -127,11 +127,14 @@ class Health:
             self._down(peer, f"no answer to {peer.silences} requests in a row", silent=True)
 
     def met(self, peer: Peer, answer: Identity | SfssError) -> None:
-        """Who a peer said it is at start, or why it can't be used."""
-        if isinstance(answer, SfssError):
-            self.failed(peer, answer)
-        else:
-            self.identified(peer, answer)
+        """Who a peer said it is when it was asked for that, or why it can't be used. One that must not be is down."""
+        try:
+            if isinstance(answer, SfssError):
+                self.failed(peer, answer)
+            else:
+                self.identified(peer, answer)
+        except WrongCluster as error:
+            self.failed(peer, error)
 
     def identified(self, peer: Peer, identity: Identity) -> None:
         """A peer said who it is: on a new connection, or asked by a probe. Raises `WrongCluster` if it must not be

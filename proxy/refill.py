@@ -197,7 +197,9 @@ class Refill:
         while True:
             await asyncio.sleep(_ASK_S)
             try:
-                await self._ask_others(None)
+                # Of the others their health asks.
+                well = [peer for peer in self._coordinator.placed.peers if not (peer.down or peer.suspect)]
+                await asyncio.gather(*(meet(self._coordinator, peer) for peer in well))
             except Exception:
                 _log.exception("nodes couldn't be asked who they are, and will be again")
 
@@ -228,11 +230,13 @@ class Refill:
         else:
             self._rests.rest(peer)
 
-    async def _ask_others(self, peer: Peer | None) -> int:
-        """Ask all that seem to be well who they are, but one. The latest ring that any of them has."""
-        others = [one for one in self._coordinator.placed.peers if not (one.down or one.suspect or one is peer)]
+    async def _latest_ring(self, cluster: str, but: Peer) -> int:
+        """The latest ring that any node of the cluster is at that answers, but one. Those count that must not be used,
+        too: they may be so for being at a ring that can't be had from them."""
+        others = [one for one in self._coordinator.placed.peers if one is not but]
         answers = await asyncio.gather(*(meet(self._coordinator, one) for one in others))
-        return max((answer.ring for answer in answers if answer is not None), default=0)
+        rings = [answer.ring for answer in answers if answer is not None and answer.cluster == cluster]
+        return max(self._coordinator.placed.number, *rings)
 
     async def refill(self, peer: Peer) -> bool:
         """Compare what is left of a suspect node's partitions, and have it trusted when nothing is. Returns whether it
@@ -269,7 +273,7 @@ class Refill:
             self._coordinator.health.explain(peer, why)
             return False
         # It may have counted for a write under a later ring, which others know and we don't yet.
-        if max(await self._ask_others(peer), self._coordinator.placed.number) != ring:
+        if await self._latest_ring(identity.cluster, peer) != ring:
             return False
         epoch = progress.epoch
         trusted = await ask(self._coordinator, peer, lambda replica, call: _trust(replica, epoch), suspect_too=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.asking import ask
 from proxy.peer import NodeAccess, Peer
-from sfss.errors import SfssError, Unsupported, WrongCluster
+from sfss.errors import SfssError, Unsupported
 from sfss.store import Identity, Refillable, Reply, Seen, Witness
 from sfss.tasks import end
 
@@ -127,10 +127,7 @@ class Witnesses:
         peers = [peer for peer in self._coordinator.placed.peers if not peer.down]
         judged, untold = await consult(self._book, peers, self._ask)
         for peer, identity in judged:
-            try:
-                self._coordinator.health.identified(peer, identity)
-            except WrongCluster as error:
-                self._coordinator.health.failed(peer, error)
+            self._coordinator.health.met(peer, identity)
         known = [seen for seen in self._book.sightings() if seen.node not in untold]
         await asyncio.gather(*(_told_by(peer, known, self._ask) for peer in peers))
 

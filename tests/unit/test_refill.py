@@ -95,6 +95,20 @@ async def test_a_node_is_not_trusted_while_another_one_knows_a_later_ring() -> N
     assert refilled.forgetful.suspect
 
 
+@pytest.mark.parametrize(("cluster", "latest"), [("", 2), ("another", 0)])
+async def test_a_node_that_must_not_be_used_for_its_ring_tells_all_the_same_that_there_is_a_later_one(
+    cluster: str, latest: int
+) -> None:
+    refilled = Refilled(count=0)
+    ahead = replace(refilled.others[0].identify(), ring=2, cluster=cluster)
+    refilled.others[0].identify = lambda: ahead  # type: ignore[method-assign]
+    health = refilled.replicas.coordinator.health
+    health.failed(refilled.peers[0], WrongCluster("it knows the number of its ring, 2, and not the ring"))
+    health.close()
+
+    assert await refilled.runner._latest_ring("", refilled.peer) == latest
+
+
 @in_virtual_time
 async def test_what_was_refilled_under_one_ring_says_nothing_about_the_next() -> None:
     refilled = Refilled(settle_s=1.0)
