@@ -28,7 +28,7 @@ tests_require = [
 
 COMPILED = {
     "wire": {
-        "sfss": "keys promise stamps",
+        "sfss": "keys promise record stamps",
         "sfss/memcache": "answers block client connection exchanges lane link replies requests ring_exchanges"
         " sighting_exchange socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",

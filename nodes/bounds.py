@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import Final
 
 import xxhash
 
 from sfss.store import Purged
 
-REGIONS = 256
-NOTE_PREFIX = b"purge/"
+REGIONS: Final = 256
+NOTE_PREFIX: Final = b"purge/"
 
-_PACKED = struct.Struct("<QQII")  # fence, bound, ring, check
+_PACKED: Final = struct.Struct("<QQII")  # fence, bound, ring, check
 
 
 class Bounds:

@@ -8,7 +8,7 @@ check the entry together with its index key: LMDB has no checksums, and a flippe
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import xxhash
 
@@ -16,16 +16,16 @@ from nodes.format import Kind, RecordHeader, record_bytes
 from sfss.errors import CorruptRecord
 
 # volume, offset of the record, value bytes, flags, expires, version, checksum, kind, zero, check
-_ENTRY = struct.Struct("<IIIIQQQHHI")
-BODY_BYTES = _ENTRY.size - 4
+_ENTRY: Final = struct.Struct("<IIIIQQQHHI")
+BODY_BYTES: Final = _ENTRY.size - 4
 """All but the check."""
 
-ENTRY_BYTES = _ENTRY.size
+ENTRY_BYTES: Final = _ENTRY.size
 
-ABSENT = b""
+ABSENT: Final = b""
 """Stands in the overlay for a key whose entry is to be taken out of the index."""
 
-HASH_BYTES = 8
+HASH_BYTES: Final = 8
 
 
 class Entry(NamedTuple):

@@ -10,38 +10,38 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import xxhash
 
-FORMAT = 1
+FORMAT: Final = 1
 """Version of everything in a data directory. A higher one is refused."""
 
-ORDER_MARK = 0x0102
+ORDER_MARK: Final = 0x0102
 """Reads as 0x0201 on a machine, or in a program, of the other byte order."""
 
-VOLUME_MAGIC = b"SFSSVOL\n"
-BATCH_MAGIC = b"\xd5sfB"
-RECORD_MAGIC = b"\xd5sfR"
+VOLUME_MAGIC: Final = b"SFSSVOL\n"
+BATCH_MAGIC: Final = b"\xd5sfB"
+RECORD_MAGIC: Final = b"\xd5sfR"
 
-_MASK = (1 << 64) - 1
+_MASK: Final = (1 << 64) - 1
 
 # magic, format, byte order, bytes to the first batch, number, position, node, salt, check
-_VOLUME = struct.Struct("<8sHHIQQ16sQQ")
+_VOLUME: Final = struct.Struct("<8sHHIQQ16sQQ")
 # magic, bytes of records that follow, position of this header, position that was durable, check
-_BATCH = struct.Struct("<4sIQQQ")
+_BATCH: Final = struct.Struct("<4sIQQQ")
 # magic, kind, zero, key bytes, value bytes, flags, expires, version, checksum (then check, then the key)
-_RECORD = struct.Struct("<4sBBHIIQQQ")
-_CHECK = struct.Struct("<Q")
+_RECORD: Final = struct.Struct("<4sBBHIIQQQ")
+_CHECK: Final = struct.Struct("<Q")
 
-VOLUME_HEADER_BYTES = 4096
+VOLUME_HEADER_BYTES: Final = 4096
 """The header lies at the very start and once more at the end of this block, against a lost sector."""
 
-BATCH_BYTES_MAX = 8 * 1024 * 1024
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of the records of a batch. A single record may be a batch whatever it takes."""
 
-BATCH_HEADER_BYTES = _BATCH.size
-RECORD_HEADER_BYTES = _RECORD.size + _CHECK.size
+BATCH_HEADER_BYTES: Final = _BATCH.size
+RECORD_HEADER_BYTES: Final = _RECORD.size + _CHECK.size
 
 
 class Kind(IntEnum):

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 import lmdb
 import xxhash
@@ -26,25 +27,25 @@ from nodes.entry import ABSENT
 from nodes.format import FORMAT
 from sfss.errors import CorruptRecord, SetupError
 
-MAP_BYTES_MIN = 1024 * 1024 * 1024
+MAP_BYTES_MIN: Final = 1024 * 1024 * 1024
 """Address space, not memory or disk."""
 
-FULL_BYTES = 1024 * 1024
+FULL_BYTES: Final = 1024 * 1024
 """A disk with less room than this is full: LMDB writes up to 64 pages at once, more of them where they are large."""
 
-SLICE_ENTRIES = 500
+SLICE_ENTRIES: Final = 500
 """Entries handed to LMDB in one call. It holds the interpreter for under 1 ms then."""
 
-_READ_BYTES = 1024 * 1024
+_READ_BYTES: Final = 1024 * 1024
 
-_REACH_BYTES = 64 * 1024
+_REACH_BYTES: Final = 64 * 1024
 """Offsets in a page have 16 bits, and LMDB looks before it checks where one leads."""
 
-_LIVE = struct.Struct("<QI")
-_COVERED_KEY = b"covered"
-_VOLUME_PREFIX = b"volume/"
-_TREE_KEY = b"tree"
-_TREE_PREFIX = b"tree/"
+_LIVE: Final = struct.Struct("<QI")
+_COVERED_KEY: Final = b"covered"
+_VOLUME_PREFIX: Final = b"volume/"
+_TREE_KEY: Final = b"tree"
+_TREE_PREFIX: Final = b"tree/"
 
 
 class IndexDamaged(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from nodes.bounds import Bounds
 from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unpack_fields
@@ -17,13 +18,13 @@ from nodes.tree import Tree
 from sfss.hash_tree import damaged_digest
 from sfss.stamps import purge_stamp
 
-DAMAGED_PREFIX = b"damaged/"
+DAMAGED_PREFIX: Final = b"damaged/"
 """Of the notes in the index that name them."""
 
-IN_TREE = b"2"
+IN_TREE: Final = b"2"
 """The note of a damaged record that the tree of the same commit has. Earlier versions left them out."""
 
-_TOMBSTONE = int(Kind.TOMBSTONE)
+_TOMBSTONE: Final = int(Kind.TOMBSTONE)
 
 
 def is_purged(packed: bytes, bound: int) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from nodes import index as indexes
 from nodes.compaction import Compactor
@@ -82,17 +82,17 @@ from sfss.store import (
 T = TypeVar("T")
 
 _log = logging.getLogger("sfss.node")
-_DAMAGED_MAX = 100_000
+_DAMAGED_MAX: Final = 100_000
 """Damaged records that are remembered, so that the same version may be written once more."""
 
-_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """A read that fails so says nothing about the record."""
 
-_START_BYTES = 16 * 1024 * 1024
+_START_BYTES: Final = 16 * 1024 * 1024
 """Room that a start may need, for the index most of all; on a full disk the reserve gives it."""
 
-_FILE = int(Kind.FILE)
-_TOMBSTONE = int(Kind.TOMBSTONE)
+_FILE: Final = int(Kind.FILE)
+_TOMBSTONE: Final = int(Kind.TOMBSTONE)
 
 
 def die(reason: str) -> None:
@@ -413,7 +413,8 @@ class NodeStore:
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
         self._check_write(call, len(record.value))
         self._check_ring(call)
-        value, _, flags, expires, version, checksum, tombstone = record
+        version, checksum = record.version, record.checksum
+        value, flags, expires, tombstone = record.value, record.flags, record.expires, record.tombstone
         if checksum != checksum_of(key, value, flags, expires, version, tombstone):
             raise BadRequest("the record's checksum is wrong")
         if too_far_ahead(version, self._now()):

@@ -10,18 +10,19 @@ from __future__ import annotations
 from array import array
 from functools import reduce
 from operator import xor
+from typing import Final
 
 import xxhash
 
 from sfss.hash_tree import FANOUT, LEAF_DIGITS, Branch
 
-LEAVES = FANOUT**LEAF_DIGITS
-PAGES = 256
-PAGE_LEAVES = LEAVES // PAGES
+LEAVES: Final = FANOUT**LEAF_DIGITS
+PAGES: Final = 256
+PAGE_LEAVES: Final = LEAVES // PAGES
 
-_DIGESTS_BYTES = 8 * PAGE_LEAVES
-_BODY_BYTES = 12 * PAGE_LEAVES
-PAGE_BYTES = _BODY_BYTES + 8
+_DIGESTS_BYTES: Final = 8 * PAGE_LEAVES
+_BODY_BYTES: Final = 12 * PAGE_LEAVES
+PAGE_BYTES: Final = _BODY_BYTES + 8
 """With LMDB's own header just under 4 KiB, which is one page there."""
 
 

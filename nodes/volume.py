@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from nodes.format import VOLUME_HEADER_BYTES, NewerFormat, VolumeHeader, pack_volume_header, unpack_volume_header
 from sfss.errors import CorruptRecord, SetupError
 
 T = TypeVar("T")
 
-_SUFFIX = ".volume"
-_UNFINISHED = ".new"
-SPARE = ".spare"
+_SUFFIX: Final = ".volume"
+_UNFINISHED: Final = ".new"
+SPARE: Final = ".spare"
 """A file that was a volume once."""
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from nodes.entry import pack_entry
 from nodes.format import (
@@ -47,19 +47,19 @@ from nodes.volume import SyncFailed, Volume, create_volume, volume_path
 from sfss.errors import Outcome, OutOfDisk, SfssError, Unavailable
 from sfss.promise import Promise, turn_of
 
-BATCH_RECORDS_MAX = 500
+BATCH_RECORDS_MAX: Final = 500
 """With two buffers a record, just under the 1,024 that one pwritev takes (Linux, IOV_MAX)."""
 
-_JOIN_BYTES_MAX = 512
+_JOIN_BYTES_MAX: Final = 512
 """Values up to here are copied behind their header: a copy is cheaper than another buffer for the kernel to walk."""
 
-_NEVER = sys.maxsize
+_NEVER: Final = sys.maxsize
 """More writes than ever wait."""
 
-_NO_ROOM = (*FULL, errno.EFBIG)
+_NO_ROOM: Final = (*FULL, errno.EFBIG)
 """What a write says when the disk, a quota or the largest size of a file leaves no room for it."""
 
-_UNKNOWN_FLAG = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_UNKNOWN_FLAG: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What a system says that can't append and sync in one call: Linux before 4.7, or some sandboxes."""
 
 _log = logging.getLogger("sfss.node")

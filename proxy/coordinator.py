@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.counters import Counters
 from proxy.figures import Figures, check_topic
@@ -27,7 +27,7 @@ from sfss.promise import Promise, Turn, promised, turn_of
 from sfss.stamps import StampClock, too_far_ahead
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 
-_HEDGES_SAVED_MAX = 10.0
+_HEDGES_SAVED_MAX: Final = 10.0
 
 _log = logging.getLogger("sfss.proxy")
 

@@ -99,7 +99,7 @@ async def _identity(peer: Peer) -> Identity:
 async def _record(peer: Peer, key: bytes, call: Call) -> Record | None:
     """The record, verified by the node, and again here by a client over the wire."""
     record = await settled(peer.replica.read(key, call))
-    return record._replace(value=b"") if record is not None else None
+    return record.replaced(value=b"") if record is not None else None
 
 
 def _of_replica(found: _Found, newest: Record | None, stats: Mapping[str, str], now: float) -> dict[str, str]:

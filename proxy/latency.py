@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-_BUCKETS = 112
+from typing import Final
+
+_BUCKETS: Final = 112
 """Four for each doubling from 1 µs to 268 s."""
 
-_FORGET_AT = 4096
+_FORGET_AT: Final = 4096
 """So many records weigh half as much from then on: percentiles follow what happens now."""
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.latency import Latency
 from sfss.store import NO_CALL, Call, Replica, Reply
 
-_HEDGE_EVERY = 128
+_HEDGE_EVERY: Final = 128
 """After so many reads, when to hedge is worked out anew."""
 
-_HEDGE_S_MIN = 0.005
-_HEDGE_S_FIRST = 0.05
+_HEDGE_S_MIN: Final = 0.005
+_HEDGE_S_FIRST: Final = 0.05
 """Until so many reads are known."""
 
 

@@ -103,7 +103,7 @@ class Read(Gathering):
         elif self._wanted or not record.value:
             self._finish(record)
         else:
-            self._finish(record._replace(value=b""))
+            self._finish(record.replaced(value=b""))
 
     def _is_held(self, record: Record) -> bool:
         """Whether enough replicas are known to hold this very record."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.peer import Peer
 from proxy.reading import Read, Survey
@@ -42,7 +42,7 @@ from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
 
-_SURELY_NOT_APPLIED = (
+_SURELY_NOT_APPLIED: Final = (
     BadRequest,
     Busy,
     Expired,
@@ -365,7 +365,7 @@ class Write:
 
     def _take_owners(self) -> None:
         self._owners = self._coordinator.owners(self.key)
-        self._call = self._call._replace(ring=self._owners.ring)
+        self._call = self._call.at_ring(self._owners.ring)
 
     # 4. deciding
 

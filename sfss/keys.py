@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import base64
 import re
+from typing import Final
 
 import xxhash
 
 from sfss.errors import BadKey, BadRequest
 from sfss.store import KEY_BYTES_MAX
 
-_FORBIDDEN_IN_KEY = re.compile(rb"[\x00-\x20\x7f]")
-_FORBIDDEN_IN_PATH = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
-_ESCAPED = re.compile(rb"[\x00-\x20\x7f%]|\A[?@]")
+_FORBIDDEN_IN_KEY: Final = re.compile(rb"[\x00-\x20\x7f]")
+_FORBIDDEN_IN_PATH: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
+_ESCAPED: Final = re.compile(rb"[\x00-\x20\x7f%]|\A[?@]")
 
 
 def check_key(key: bytes) -> None:

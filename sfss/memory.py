@@ -58,7 +58,7 @@ class MemoryStore:
 
     def head(self, key: bytes, call: Call = NO_CALL) -> Record | None:
         record = self.get(key)
-        return record and record._replace(value=b"")
+        return record and record.replaced(value=b"")
 
     def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Written:
         return self._write(key, value, flags, expires, tombstone=False)
@@ -83,7 +83,7 @@ class MemoryStore:
 
     def inspect(self, key: bytes, call: Call = NO_CALL) -> Record | None:
         record = self.read(key, call)
-        return record and record._replace(value=b"")
+        return record and record.replaced(value=b"")
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Applied:
         self._check_ring(call)

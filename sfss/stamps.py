@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
-COUNT_BITS = 16
-_COUNT_MASK = (1 << COUNT_BITS) - 1
+COUNT_BITS: Final = 16
+_COUNT_MASK: Final = (1 << COUNT_BITS) - 1
 
-NEVER_PURGED = 1 << 80
+NEVER_PURGED: Final = 1 << 80
 """Above every version."""
 
-AHEAD_S_MAX = 600.0
+AHEAD_S_MAX: Final = 600.0
 """A stamp further ahead of a node's clock than this is refused: it would make later honest writes look old."""
 
 

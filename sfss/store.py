@@ -24,9 +24,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-import xxhash
-
 from sfss.promise import Promise
+from sfss.record import NO_CALL as NO_CALL
+from sfss.record import Applied as Applied
+from sfss.record import Call as Call
+from sfss.record import Record as Record
+from sfss.record import Written as Written
+from sfss.record import checksum_of as checksum_of
 
 T = TypeVar("T")
 Reply: TypeAlias = T | Promise[T]
@@ -46,84 +50,6 @@ async def settled(reply: Reply[T]) -> T:
     if isinstance(reply, Promise):
         return await reply
     return reply
-
-
-class Call(NamedTuple):
-    """What a request carries down the tiers besides its arguments.
-
-    `deadline` is in seconds of `time.monotonic()`; work not begun by then is dropped and answered `Expired`.
-    `ring` is the number of the ring that the caller placed the key by, 0 for none. `request_id` (≤ 24 bytes of
-    letters, digits, `-` and `_`) follows one user request through all logs. `shared` says of a write that others may be
-    writing the key through another coordinator: one that stamps asks the replicas first.
-    """
-
-    deadline: float = float("inf")
-    ring: int = 0
-    request_id: bytes = b""
-    shared: bool = False
-
-
-NO_CALL = Call()
-
-
-class Record(NamedTuple):
-    """One version of one key, as nodes keep it. A named tuple: it is made for every request, and costs a third of
-    what a frozen dataclass does.
-
-    `value` is empty for tombstones and in answers of `head` and `inspect`; `size` is the value's length all the
-    same. `expires` is absolute Unix seconds, 0 for never. `version` orders the writes of a key (`sfss.stamps`).
-    `checksum` is `checksum_of` the whole record; (version, checksum) is the total order of a key's records.
-    Foreign servers have no versions: there `version` and `checksum` are 0.
-    """
-
-    value: bytes
-    size: int
-    flags: int = 0
-    expires: int = 0
-    version: int = 0
-    checksum: int = 0
-    tombstone: bool = False
-
-    def live(self, now: float) -> bool:
-        """Whether a reader may see it. `now` is Unix seconds of whoever decides (with replicas: the coordinator)."""
-        return not self.tombstone and (self.expires == 0 or self.expires > now)
-
-    def order(self) -> tuple[int, int]:
-        """What to compare two records of one key by."""
-        return (self.version, self.checksum)
-
-
-def checksum_of(key: bytes, value: bytes, flags: int, expires: int, version: int, tombstone: bool) -> int:
-    """Hash a record to 64 bits; the same on the wire, on disk and on every replica. Format: docs/format.rst.
-
-    xxh3-64 of the value, seeded with xxh3-64 of a head that holds everything else, so that no copy of a large
-    value is made (measured: 0.25 µs at 4 KiB, crc32 0.83 µs).
-    """
-    head = b"%x %x %x %x %d " % (version, flags, expires, len(value), tombstone)
-    return xxhash.xxh3_64_intdigest(value, xxhash.xxh3_64_intdigest(head + key))
-
-
-class Written(NamedTuple):
-    """What a write achieved. `durable` of `copies` replicas are known to hold it on disk (`copies` 0: the
-    server doesn't say). `version` and `checksum` are 0 where the server has no versions."""
-
-    version: int = 0
-    checksum: int = 0
-    durable: int = 0
-    copies: int = 0
-
-
-class Applied(NamedTuple):
-    """A replica's answer to a stamped write.
-
-    `accepted`: the record is the newest it holds, and durable per the node's sync setting (`durable` tells
-    whether it really is on disk). Also true for a repeat of the same record. Else `version` and `checksum` are those
-    of the newer record that it holds."""
-
-    accepted: bool
-    version: int
-    checksum: int
-    durable: bool
 
 
 class Store(Protocol):

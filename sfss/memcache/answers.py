@@ -6,25 +6,28 @@ Handlers never see a socket; the connection sends answers in the order of their 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sfss.promise import Promise
 from sfss.store import Reply
 
 T = TypeVar("T")
 
-COPIED_BYTES_MAX = 32 * 1024
+COPIED_BYTES_MAX: Final = 32 * 1024
 """Up to this size a value is copied into one buffer with its line and CRLF: cheaper than a gathering write."""
 
 Buffers: TypeAlias = bytes | tuple[bytes, ...]
 """A reply's bytes, in one piece or in several."""
 
 
-class Pending(NamedTuple):
+class Pending:
     """A reply to come: `finish` makes it of the promise's result."""
 
-    promise: Promise[Any]
-    finish: Callable[[Any], Buffers]
+    __slots__ = ("finish", "promise")
+
+    def __init__(self, promise: Promise[Any], finish: Callable[[Any], Buffers]) -> None:
+        self.promise = promise
+        self.finish = finish
 
 
 class Stream(NamedTuple):
@@ -37,7 +40,7 @@ class Close(NamedTuple):
     """Send what is due, then close."""
 
 
-CLOSE = Close()
+CLOSE: Final = Close()
 
 Answer: TypeAlias = Buffers | Pending | Stream | Close
 

@@ -6,7 +6,9 @@ peer that sends a byte at a time would else cost forty times what it sends.
 
 from __future__ import annotations
 
-SMALL_BYTES = 4096
+from typing import Final
+
+SMALL_BYTES: Final = 4096
 """Pieces below this size are gathered at once."""
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from sfss.addresses import host_and_port, reason_of
 from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
@@ -51,8 +51,8 @@ from sfss.store import NO_CALL, Applied, Call, Identity, Purged, Record, Seen, W
 
 _log = logging.getLogger("sfss.memcache")
 
-_KEY = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
-_SEQUENCES = 10_000_000
+_KEY: Final = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
+_SEQUENCES: Final = 10_000_000
 """Opaques count up to here: 7 digits, a dot and 24 bytes of request id are the 32 that an opaque may have."""
 
 

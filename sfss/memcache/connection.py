@@ -21,7 +21,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sfss.errors import Busy, Outcome
 from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sfss.memcache")
 
-STREAM_WINDOW = 4
+STREAM_WINDOW: Final = 4
 """Parts of a streamed reply under way at once: 4 values of 2 MiB are the 8 MiB that may wait."""
 
-TURN_REQUESTS_MAX = 512
+TURN_REQUESTS_MAX: Final = 512
 """Requests, or parts of a streamed reply, that one connection begins before all others have their turn: a few
 milliseconds. A pipelining client can have sent tens of thousands at once."""
 
-FLUSH_BYTES = 256 * 1024
+FLUSH_BYTES: Final = 256 * 1024
 """Replies at hand are handed to the transport in heaps of about this size."""
 
 

@@ -9,7 +9,7 @@ that isn't the one asked for.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from sfss.errors import BadRequest, ConnectionLost, CorruptRecord, Outcome, SfssError
 from sfss.memcache import own
@@ -25,7 +25,7 @@ class _More:
     """The type of `MORE`."""
 
 
-MORE = _More()
+MORE: Final = _More()
 """The reply isn't whole yet."""
 
 
@@ -182,12 +182,16 @@ class Apply(_Write):
         self._call = call
 
     def request(self, milliseconds: int) -> Buffers:
-        value, _, flags, expires, version, checksum, tombstone = self._record
-        end = tail(self._call, milliseconds, self.opaque)
-        if tombstone:
-            return b"md %b A%d V%d H%016x B%b" % (self._key, expires, version, checksum, end)
-        line = b"ms %b %d F%d A%d V%d H%016x B%b" % (self._key, len(value), flags, expires, version, checksum, end)
-        return with_value(line, value)
+        record = self._record
+        end = b"A%d V%d H%016x B%b" % (
+            record.expires,
+            record.version,
+            record.checksum,
+            tail(self._call, milliseconds, self.opaque),
+        )
+        if record.tombstone:
+            return b"md %b %b" % (self._key, end)
+        return with_value(b"ms %b %d F%d %b" % (self._key, len(record.value), record.flags, end), record.value)
 
     def take(self, replies: ReplyParser) -> Any:
         match = self._written(replies)
@@ -381,7 +385,7 @@ class Authenticate(Exchange):
         return None
 
 
-_VALUE = re.compile(rb"VALUE ([^ ]{1,250}) ([0-9]{1,10}) ([0-9]{1,8})(?: [0-9]{1,20})?\r\n")
+_VALUE: Final = re.compile(rb"VALUE ([^ ]{1,250}) ([0-9]{1,10}) ([0-9]{1,8})(?: [0-9]{1,20})?\r\n")
 
 
 class ClassicGet(Exchange):

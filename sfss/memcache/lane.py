@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from sfss.errors import ConnectionLost, Expired, SfssError, Unreachable
 from sfss.memcache.exchanges import Exchange
@@ -20,11 +21,11 @@ from sfss.memcache.replies import OutOfStep
 
 _log = logging.getLogger("sfss.memcache")
 
-RETRY_S = 0.05
+RETRY_S: Final = 0.05
 """After a refused connection, requests fail at once for this long: a dead server costs 20 attempts a second. So does
 one that hangs up before it has answered anything, but there requests wait."""
 
-GROW_AT = 8
+GROW_AT: Final = 8
 """Requests in flight on the least busy connection at which another one is opened."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from sfss.errors import Expired, Outcome, SfssError
 from sfss.memcache.errors import error_of, is_error
@@ -20,14 +20,14 @@ from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.transport import Transport
 from sfss.promise import turn_of
 
-UNSENT_BYTES_MAX = 256 * 1024
+UNSENT_BYTES_MAX: Final = 256 * 1024
 """Bytes that the transport may hold back before more requests wait in the lane, where they are surely unsent."""
 
-TOGETHER_MAX = 8
+TOGETHER_MAX: Final = 8
 """Requests sent together. More of them would leave the server idle while they are made: where all tiers share two
 cores, sending all of a turn at once costs a tenth of the GETs."""
 
-DROPPED_BYTES_MAX = 8 * 1024 * 1024
+DROPPED_BYTES_MAX: Final = 8 * 1024 * 1024
 """Bytes in a row that may be read for callers who have left, while others wait behind them."""
 
 

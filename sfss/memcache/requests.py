@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sfss.errors import SfssError
 from sfss.memcache.block import Block
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from sfss.memcache.answers import Answer
     from sfss.memcache.service import Service
 
-LINE_BYTES_MAX = 2048
-RETRIEVAL_LINE_BYTES_MAX = 64 * 1024
-SWALLOW_BYTES_MAX = 64 * 1024 * 1024
+LINE_BYTES_MAX: Final = 2048
+RETRIEVAL_LINE_BYTES_MAX: Final = 64 * 1024
+SWALLOW_BYTES_MAX: Final = 64 * 1024 * 1024
 """A refused block longer than this isn't worth reading to its end."""
 
-_RETRIEVALS = (b"get ", b"gets ", b"gat ", b"gats ")
-_FOREIGN_FIRST_BYTES = (0x80, 0x16)  # memcache's binary protocol, a TLS hello
-_HTTP_VERBS = frozenset(
+_RETRIEVALS: Final = (b"get ", b"gets ", b"gat ", b"gats ")
+_FOREIGN_FIRST_BYTES: Final = (0x80, 0x16)  # memcache's binary protocol, a TLS hello
+_HTTP_VERBS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PRI")
 )
 

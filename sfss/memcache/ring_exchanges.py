@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sfss.memcache.answers import Buffers
 from sfss.memcache.exchanges import MORE, Exchange, unexpected, with_value
@@ -107,4 +107,4 @@ class DropPartition(Exchange):
         return int(count)
 
 
-_WORDS = {b"RING": 4, b"PROMISE": 3, b"NACK": 2, b"ACCEPTED": 1}
+_WORDS: Final = {b"RING": 4, b"PROMISE": 3, b"NACK": 2, b"ACCEPTED": 1}

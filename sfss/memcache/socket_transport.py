@@ -16,17 +16,17 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from sfss.memcache.transport import Transport
 
 _log = logging.getLogger("sfss.memcache")
 
-READ_BYTES = 64 * 1024
-READ_BYTES_MAX = 256 * 1024
+READ_BYTES: Final = 64 * 1024
+READ_BYTES_MAX: Final = 256 * 1024
 """Bytes asked for at once; more where a large block is on its way, so that it comes in few pieces."""
 
-_IOVECS_MAX = 512
+_IOVECS_MAX: Final = 512
 """Buffers handed to one sendmsg; the kernel takes up to 1,024."""
 
 

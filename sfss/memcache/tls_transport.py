@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from sfss.memcache.transport import Transport
 
-SLICE_BYTES = 64 * 1024
+SLICE_BYTES: Final = 64 * 1024
 
 
 class TlsTransport(Transport):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final
 
 from sfss.web.errors import RETRY_AFTER_S, Failure
 
-STATUS_LINES: dict[int, bytes] = {
+STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 } | {413: b"HTTP/1.1 413 Content Too Large\r\n", 422: b"HTTP/1.1 422 Unprocessable Content\r\n"}
 
-STORED_BYTES_HEADERS = (
+STORED_BYTES_HEADERS: Final = (
     b"Accept-Ranges: bytes\r\n"
     b"X-Content-Type-Options: nosniff\r\n"
     b"Content-Security-Policy: sandbox; default-src 'none'\r\n"
@@ -25,14 +25,17 @@ STORED_BYTES_HEADERS = (
 """Sent with every file: whatever was uploaded, no browser runs it with this site's rights."""
 
 
-class Answer(NamedTuple):
+class Answer:
     """A status, the header lines that are this answer's own (each with its CRLF; Content-Length among them where
     there is to be one) and the body. `close` ends the connection after it."""
 
-    status: int
-    head: bytes
-    body: bytes | memoryview = b""
-    close: bool = False
+    __slots__ = ("body", "close", "head", "status")
+
+    def __init__(self, status: int, head: bytes, body: bytes | memoryview = b"", close: bool = False) -> None:
+        self.status = status
+        self.head = head
+        self.body = body
+        self.close = close
 
 
 def header_lines(headers: dict[str, str]) -> bytes:
@@ -59,4 +62,5 @@ def failure_answer(failure: Failure, *, of_write: bool) -> Answer:
     if of_write:
         headers["Sfss-Outcome"] = failure.outcome.value
     answer = json_answer(failure.status, {"error": failure.name, "message": failure.message}, headers)
-    return answer._replace(close=failure.close)
+    answer.close = failure.close
+    return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sfss.settings import Settings
 from sfss.store import Store
 from sfss.web.answers import body_answer
@@ -15,7 +17,7 @@ from sfss.web.origins import Origins
 from sfss.web.requests import Answered, Handler, Request
 from sfss.web.status import StatusHandler, StatusSource
 
-_NEVER = ("TRACE", "CONNECT")
+_NEVER: Final = ("TRACE", "CONNECT")
 
 
 class Application:

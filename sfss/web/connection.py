@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
@@ -44,26 +44,26 @@ from sfss.web.whole_body import WholeBody
 if TYPE_CHECKING:
     from sfss.web.server import WebServer
 
-REQUEST_LINE_BYTES_MAX = 8190
-HEADER_BYTES_MAX = 8190
-HEADERS_MAX = 100
-READ_BYTES = 64 * 1024
+REQUEST_LINE_BYTES_MAX: Final = 8190
+HEADER_BYTES_MAX: Final = 8190
+HEADERS_MAX: Final = 100
+READ_BYTES: Final = 64 * 1024
 """A body that nobody has asked for yet is read up to twice this, then the client waits."""
 
-BACKLOG_BYTES_MAX = 64 * 1024
+BACKLOG_BYTES_MAX: Final = 64 * 1024
 """What a client may send ahead while its request is being answered."""
 
-TURN_REQUESTS_MAX = 32
+TURN_REQUESTS_MAX: Final = 32
 """Requests sent ahead that are answered in one turn of the loop; then others get theirs."""
 
-LINGER_S = 2.0
+LINGER_S: Final = 2.0
 
 _log = logging.getLogger("sfss.web")
 _access = logging.getLogger("sfss.access")
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_HTTP_1_1 = (1, 1)
-_X_REQUEST_ID = istr("X-Request-Id")
+_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HTTP_1_1: Final = (1, 1)
+_X_REQUEST_ID: Final = istr("X-Request-Id")
 
 
 class Phase(Enum):

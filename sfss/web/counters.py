@@ -16,9 +16,9 @@ import resource
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-GAUGES = (
+GAUGES: Final = (
     "pid",
     "started",
     "curr_connections",
@@ -28,7 +28,7 @@ GAUGES = (
     "rusage_maxrss",
     "body_bytes",
 )
-COUNTS = (
+COUNTS: Final = (
     "total_connections",
     "rejected_connections",
     "restarts",
@@ -40,31 +40,31 @@ COUNTS = (
     "retries",
     "retries_refused",
 )
-TIMED = ("get", "head", "put", "post", "delete")
+TIMED: Final = ("get", "head", "put", "post", "delete")
 """Operations whose latency is kept as a histogram."""
 
-OPERATIONS = (*TIMED, "other")
-CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+OPERATIONS: Final = (*TIMED, "other")
+CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 """Requests are counted by operation and by the class of the answer's status, together: one word for each pair."""
 
-_BUCKETS = 104
+_BUCKETS: Final = 104
 """Four to each doubling of the microseconds, so a percentile is at most 25 % too high; the last starts at 50 s."""
 
-_ANSWERS = tuple(f"{operation}_{kind}" for operation in OPERATIONS for kind in CLASSES)
+_ANSWERS: Final = tuple(f"{operation}_{kind}" for operation in OPERATIONS for kind in CLASSES)
 
-_NAMES = GAUGES + COUNTS + _ANSWERS
-_SLOT = {name: index for index, name in enumerate(_NAMES)}
-_HISTOGRAM = {name: index * (_BUCKETS + 1) for index, name in enumerate(TIMED)}
+_NAMES: Final = GAUGES + COUNTS + _ANSWERS
+_SLOT: Final = {name: index for index, name in enumerate(_NAMES)}
+_HISTOGRAM: Final = {name: index * (_BUCKETS + 1) for index, name in enumerate(TIMED)}
 """Where each one's buckets begin; the word behind them has all its latencies added up, in microseconds."""
 
-_HISTOGRAMS_START = len(_NAMES)
-_HISTOGRAMS_WORDS = len(TIMED) * (_BUCKETS + 1)
-_NOW = slice(_HISTOGRAMS_START, _HISTOGRAMS_START + _HISTOGRAMS_WORDS)
-_LAST_MARK = slice(_NOW.stop, _NOW.stop + _HISTOGRAMS_WORDS)
-_MARK_BEFORE = slice(_LAST_MARK.stop, _LAST_MARK.stop + _HISTOGRAMS_WORDS)
-_WORDS = _MARK_BEFORE.stop
+_HISTOGRAMS_START: Final = len(_NAMES)
+_HISTOGRAMS_WORDS: Final = len(TIMED) * (_BUCKETS + 1)
+_NOW: Final = slice(_HISTOGRAMS_START, _HISTOGRAMS_START + _HISTOGRAMS_WORDS)
+_LAST_MARK: Final = slice(_NOW.stop, _NOW.stop + _HISTOGRAMS_WORDS)
+_MARK_BEFORE: Final = slice(_LAST_MARK.stop, _LAST_MARK.stop + _HISTOGRAMS_WORDS)
+_WORDS: Final = _MARK_BEFORE.stop
 
-MARK_S = 10.0
+MARK_S: Final = 10.0
 
 
 def bucket_of(microseconds: int) -> int:
@@ -139,11 +139,11 @@ class WorkerCounters:
         self.set("threads", threading.active_count())
 
 
-_ANSWERED = {name: _SLOT[f"{name}_1xx"] - 1 for name in OPERATIONS}
-_BYTES_IN = _SLOT["bytes_in"]
-_BYTES_OUT = _SLOT["bytes_out"]
-_HITS = _SLOT["get_hits"]
-_MISSES = _SLOT["get_misses"]
+_ANSWERED: Final = {name: _SLOT[f"{name}_1xx"] - 1 for name in OPERATIONS}
+_BYTES_IN: Final = _SLOT["bytes_in"]
+_BYTES_OUT: Final = _SLOT["bytes_out"]
+_HITS: Final = _SLOT["get_hits"]
+_MISSES: Final = _SLOT["get_misses"]
 
 
 class RequestCounts(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 import mimetypes
 import time
 from functools import lru_cache, partial
+from typing import Final
 
 from multidict import istr
 
@@ -33,14 +34,14 @@ from sfss.web.paths import path_of
 from sfss.web.requests import Answered, Later, Request
 from sfss.web.uploads import Uploads
 
-_IF_MATCH = istr("If-Match")
-_IF_UNMODIFIED_SINCE = istr("If-Unmodified-Since")
-_IF_NONE_MATCH = istr("If-None-Match")
-_IF_MODIFIED_SINCE = istr("If-Modified-Since")
-_IF_RANGE = istr("If-Range")
-_RANGE = istr("Range")
+_IF_MATCH: Final = istr("If-Match")
+_IF_UNMODIFIED_SINCE: Final = istr("If-Unmodified-Since")
+_IF_NONE_MATCH: Final = istr("If-None-Match")
+_IF_MODIFIED_SINCE: Final = istr("If-Modified-Since")
+_IF_RANGE: Final = istr("If-Range")
+_RANGE: Final = istr("Range")
 
-_ENCODED_TYPES = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+_ENCODED_TYPES: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 """What `mimetypes` tells as an encoding is, for a store that keeps bytes as they are, the type."""
 
 
@@ -206,7 +207,7 @@ class FileHandlers:
         return encode_path(path, self._key_encoding, self._key_bytes_max)
 
 
-_LARGE_BYTES = 64 * 1024
+_LARGE_BYTES: Final = 64 * 1024
 
 
 def _validator(record: Record) -> Validator:

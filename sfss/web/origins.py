@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 from multidict import istr
 
 from sfss.web.errors import Refused
 from sfss.web.requests import Request
 
-_ORIGIN = istr("Origin")
-_SITE = istr("Sec-Fetch-Site")
-_HOST = istr("Host")
-_OWN_SITE = ("same-origin", "none")
+_ORIGIN: Final = istr("Origin")
+_SITE: Final = istr("Sec-Fetch-Site")
+_HOST: Final = istr("Host")
+_OWN_SITE: Final = ("same-origin", "none")
 """`none` is what a person typed, or a bookmark."""
 
 

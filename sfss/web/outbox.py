@@ -6,11 +6,11 @@ reader pins is known to the byte and always watched.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sfss.web.memory import BodyMemory
 
-JOINED_BYTES_MAX = 64 * 1024
+JOINED_BYTES_MAX: Final = 64 * 1024
 """Head and body are sent as one piece up to here; above, a copy costs more than a second buffer."""
 
 

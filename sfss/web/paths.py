@@ -7,12 +7,13 @@ path. What makes a path allowed is `sfss.keys.check_path`.
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from sfss.errors import BadRequest
 from sfss.keys import check_path
 
-_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+_BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 def path_of(query: str) -> str:

@@ -22,7 +22,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from sfss.addresses import reason_of
 from sfss.errors import (
@@ -47,20 +47,20 @@ from sfss.web.retry_budget import RetryBudget
 
 T = TypeVar("T")
 
-ASK_AGAIN_S_MIN = 0.25
+ASK_AGAIN_S_MIN: Final = 0.25
 """How soon a proxy is asked again when none at all is up."""
 
-ASK_S_MAX = 1.0
+ASK_S_MAX: Final = 1.0
 """How long a proxy may take to say that it is there."""
 
-ANSWER_SHARE = 0.75
+ANSWER_SHARE: Final = 0.75
 """Of the time of one try, what a proxy takes itself at most (its deadline; by default 3 s of 4)."""
 
-_ANSWERED = (Busy, Expired, QuorumUnavailable)
+_ANSWERED: Final = (Busy, Expired, QuorumUnavailable)
 """What a proxy that is well answers: to ask it again at once would get the same."""
 
-_TRY_READ_AGAIN = (Unreachable, ConnectionLost, Busy, Stopping, Expired, QuorumUnavailable)
-_TRY_WRITE_AGAIN = (Unreachable, ConnectionLost, Stopping)
+_TRY_READ_AGAIN: Final = (Unreachable, ConnectionLost, Busy, Stopping, Expired, QuorumUnavailable)
+_TRY_WRITE_AGAIN: Final = (Unreachable, ConnectionLost, Stopping)
 
 _log = logging.getLogger("sfss.web")
 

@@ -8,19 +8,19 @@ too. Anything that differs by a byte, goes on behind its body or isn't all there
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from multidict import CIMultiDictProxy
 
-BODY_BYTES_MAX = 64 * 1024
+BODY_BYTES_MAX: Final = 64 * 1024
 """Only bodies that come along with their head in one piece are taken without the parser."""
 
-_END = b"\r\n\r\n"
-_VERSION = b" HTTP/1.1"
-_TARGET = re.compile(rb"/[A-Za-z0-9][A-Za-z0-9/?=&%._~+,:;@!$'()*-]*")
+_END: Final = b"\r\n\r\n"
+_VERSION: Final = b" HTTP/1.1"
+_TARGET: Final = re.compile(rb"/[A-Za-z0-9][A-Za-z0-9/?=&%._~+,:;@!$'()*-]*")
 """Targets whose bytes no parser objects to, or changes."""
 
-_TARGET_BYTES_MAX = 4096
+_TARGET_BYTES_MAX: Final = 4096
 
 
 class RepeatedHead:

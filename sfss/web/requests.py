@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
@@ -15,7 +15,7 @@ from sfss.web.answers import Answer
 if TYPE_CHECKING:
     from sfss.web.connection import Connection
 
-WRITE_METHODS = frozenset({"PUT", "POST", "DELETE", "PATCH"})
+WRITE_METHODS: Final = frozenset({"PUT", "POST", "DELETE", "PATCH"})
 
 
 class Request:
@@ -77,11 +77,14 @@ class Request:
         return Call(now + timeout, 0, self.id)
 
 
-class Later(NamedTuple):
+class Later:
     """An answer that waits for a reply of the store: when `reply` is there, `then(request, its value)` makes it."""
 
-    reply: Promise[Any]
-    then: Callable[[Request, Any], Answered]
+    __slots__ = ("reply", "then")
+
+    def __init__(self, reply: Promise[Any], then: Callable[[Request, Any], Answered]) -> None:
+        self.reply = reply
+        self.then = then
 
 
 Answered: TypeAlias = "Answer | Later | Coroutine[Any, Any, Answer]"

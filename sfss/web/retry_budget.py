@@ -8,9 +8,11 @@ made up for by what was saved in quiet times.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sfss.web.counters import WorkerCounters
 
-RETRIES_SAVED_MAX = 500.0
+RETRIES_SAVED_MAX: Final = 500.0
 """What one proxy has of one web process' requests in its hands when it dies, and more; as one burst it is the work of a
 moment for the others."""
 

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from sfss import __version__
 from sfss.tls import Tls
@@ -23,12 +23,12 @@ from sfss.web.failure_log import FailureLog
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Handler
 
-SWEEP_S_MAX = 1.0
+SWEEP_S_MAX: Final = 1.0
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
-_SERVER_HEADER = f"Server: sfss/{__version__}\r\n".encode()
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
+_SERVER_HEADER: Final = f"Server: sfss/{__version__}\r\n".encode()
 
-LAST_CALL_S = 0.5
+LAST_CALL_S: Final = 0.5
 """How long a server that stops still answers, once, on connections on which nothing goes on."""
 
 _log = logging.getLogger("sfss.web")

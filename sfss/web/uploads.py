@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from multidict import CIMultiDictProxy
 
 from sfss.errors import BadRequest, TooLarge
@@ -12,7 +14,7 @@ from sfss.web.memory import BodyMemory
 from sfss.web.multipart import file_in_form, is_multipart_form
 from sfss.web.requests import Request
 
-ENVELOPE_BYTES_MAX = 64 * 1024
+ENVELOPE_BYTES_MAX: Final = 64 * 1024
 """What a form may add to its file: boundaries, headers, other fields."""
 
 

@@ -473,7 +473,7 @@ async def test_an_error_line_fails_its_request_and_the_connection_goes_on() -> N
     async with serving() as server, client_of(server.port, ClientLimits(links=1)) as client:
         answers = await asyncio.gather(
             client.set(b"a", b"one"),
-            client.apply(b"b", stamped(b"b", b"x", 5)._replace(checksum=1)),
+            client.apply(b"b", stamped(b"b", b"x", 5).replaced(checksum=1)),
             client.set(b"c", b"x" * 60_000),
             return_exceptions=True,
         )

@@ -22,7 +22,7 @@ class Unversioned(MemoryStore):
 
     def get(self, key: bytes, call: Call = NO_CALL) -> Record | None:
         record = super().get(key)
-        return record and record._replace(version=0, checksum=0)
+        return record and record.replaced(version=0, checksum=0)
 
     def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Written:
         super().set(key, value)

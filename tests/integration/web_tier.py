@@ -58,7 +58,7 @@ class SlowStore(MemoryStore):
     def head(self, key: bytes, call: Call = NO_CALL) -> Any:
         def answer() -> Record | None:
             record = MemoryStore.get(self, key, call)
-            return record and record._replace(value=b"")
+            return record and record.replaced(value=b"")
 
         return self._later("head", key, call, answer)
 

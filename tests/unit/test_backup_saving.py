@@ -406,7 +406,7 @@ async def test_the_newest_of_all_listings_counts_with_its_holders() -> None:
 
 async def test_a_server_without_versions_is_not_backed_up(lab: Lab, folder: BackupFolder) -> None:
     lab.write(b"file", b"x")
-    lab.store.files[b"file"] = lab.store.files[b"file"]._replace(version=0)
+    lab.store.files[b"file"] = lab.store.files[b"file"].replaced(version=0)
 
     run, _ = await lab.back_up(folder)
 

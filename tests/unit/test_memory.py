@@ -33,7 +33,7 @@ def test_what_is_set_is_got_until_it_is_deleted() -> None:
     got = store.get(KEY)
 
     assert got == Record(b"value", 5, 7, 0, written.version, written.checksum)
-    assert store.head(KEY) == got._replace(value=b"")
+    assert store.head(KEY) == got.replaced(value=b"")
     deleted = store.delete(KEY)
     assert deleted is not None
     assert deleted.version > written.version
@@ -93,7 +93,7 @@ def test_a_wrong_checksum_a_version_far_ahead_and_another_ring_are_refused() -> 
     store.bind("c1", 3, "f")
 
     with pytest.raises(BadRequest, match="checksum"):
-        store.apply(KEY, record(10)._replace(checksum=1))
+        store.apply(KEY, record(10).replaced(checksum=1))
     with pytest.raises(BadRequest, match="ahead"):
         store.apply(KEY, record(ahead))
     with pytest.raises(StaleRing, match="stale ring 3"):

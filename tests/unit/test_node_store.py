@@ -62,8 +62,8 @@ async def test_a_file_comes_back_as_it_was_stored(tmp_path):
         assert written.durable == written.copies == 1
         assert record == Record(b"value", 5, 77, 0, written.version, written.checksum, False)
         assert written.checksum == checksum_of(b"k", b"value", 77, 0, written.version, False)
-        assert store.head(b"k") == record._replace(value=b"")
-        assert store.inspect(b"k") == record._replace(value=b"")
+        assert store.head(b"k") == record.replaced(value=b"")
+        assert store.inspect(b"k") == record.replaced(value=b"")
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 2 * 1024 * 1024, WIRE_VALUE_BYTES_MAX])
@@ -203,7 +203,7 @@ async def test_a_stamped_tombstone_hides_and_stays(tmp_path):
 async def test_a_write_whose_checksum_is_wrong_is_refused(tmp_path):
     async with node(tmp_path) as store:
         with pytest.raises(BadRequest, match="checksum"):
-            store.apply(b"k", stamped(b"k", b"v", 100)._replace(value=b"x"))
+            store.apply(b"k", stamped(b"k", b"v", 100).replaced(value=b"x"))
 
 
 async def test_a_stamp_far_in_the_future_is_refused(tmp_path):

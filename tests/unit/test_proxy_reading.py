@@ -55,7 +55,7 @@ async def test_head_tells_size_and_version_without_moving_the_value():
         replica.hold(record)
     lab.at_once()
 
-    assert lab.coordinator.head(KEY) == record._replace(value=b"")
+    assert lab.coordinator.head(KEY) == record.replaced(value=b"")
     assert [replica.log for replica in lab.replicas] == [["inspect"], ["inspect"], []]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from sfss.errors import BadKey, BadRequest, Expired, SfssError, Unsupported
 from sfss.log import of_call
@@ -12,7 +13,7 @@ from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
 from sfss.store import NO_CALL
 
-_RESERVED = (b"?", b"@")
+_RESERVED: Final = (b"?", b"@")
 _log = logging.getLogger("sfss.memcache")
 
 

@@ -82,7 +82,7 @@ def read_meta(command: Command, words: list[bytes], at: int) -> Request:
     key = _decoded(words[1]) if b"b" in flags else key_of(words[1])
     call = call_of(numbers.get(b"G", 0), numbers.get(b"U"), flags.get(b"O"))
     if b"Q" in flags:
-        call = call._replace(shared=True)
+        call = call.as_shared()
     ordered = _OWN_LETTERS.isdisjoint(flags)
     return Request(command, key, Meta(words[1], flags, numbers), -1, False, ordered, call)
 

@@ -50,7 +50,7 @@ def _get(service: Service, request: Request) -> Answer:
         def finish_touch(result: tuple[Change, Record | None, Written]) -> Buffers:
             _, seen, written = result
             if seen is not None:
-                seen = seen._replace(expires=expires, version=written.version, checksum=written.checksum)
+                seen = seen.replaced(expires=expires, version=written.version, checksum=written.checksum)
             return _reply(service, key, meta, seen)
 
         return answer(service.updater.update(key, with_expiry(expires), call), finish_touch)

@@ -7,6 +7,7 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from sfss.memcache import own
 from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
@@ -47,15 +48,16 @@ def _found(service: Service, record: Record | None, with_value: object, raw: boo
     if record is None:
         service.counters.get_misses += 1
         return b"EN" + ending
-    value, size, flags, expires, version, checksum, tombstone = record
-    kind = b"" if not raw else b" Yt" if tombstone else b" Yv"
-    if tombstone:
+    size, flags, expires = record.size, record.flags, record.expires
+    version, checksum = record.version, record.checksum
+    kind = b"" if not raw else b" Yt" if record.tombstone else b" Yv"
+    if record.tombstone:
         service.counters.get_misses += 1
     else:
         service.counters.get_hits += 1
         if with_value:
             line = b"VA %d s%d f%d A%d V%d H%016x%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
-            return with_block(line, value)
+            return with_block(line, record.value)
     return b"HD s%d f%d A%d V%d H%016x%b%b" % (size, flags, expires, version, checksum, kind, ending)
 
 
@@ -81,10 +83,8 @@ def _delete(service: Service, request: Request) -> Answer:
 
 
 def _written(written: Written, opaque: bytes | None) -> bytes:
-    version, checksum, durable, copies = written
-    if opaque:
-        return b"HD V%d H%016x B%d/%d O%b\r\n" % (version, checksum, durable, copies, opaque)
-    return b"HD V%d H%016x B%d/%d\r\n" % (version, checksum, durable, copies)
+    told = b"HD V%d H%016x B%d/%d" % (written.version, written.checksum, written.durable, written.copies)
+    return told + (b" O%b\r\n" % opaque if opaque else b"\r\n")
 
 
 def _apply(service: Service, request: Request) -> Answer:
@@ -97,11 +97,9 @@ def _apply(service: Service, request: Request) -> Answer:
     record = Record(value, len(value), flags, expires, version, checksum, tombstone)
 
     def finish(applied: Applied) -> bytes:
-        accepted, version, checksum, durable = applied
-        code = b"HD" if accepted else b"NS"
-        if opaque:
-            return b"%b V%d H%016x B%d/1 O%b\r\n" % (code, version, checksum, durable, opaque)
-        return b"%b V%d H%016x B%d/1\r\n" % (code, version, checksum, durable)
+        code = b"HD" if applied.accepted else b"NS"
+        told = b"%b V%d H%016x B%d/1" % (code, applied.version, applied.checksum, applied.durable)
+        return told + (b" O%b\r\n" % opaque if opaque else b"\r\n")
 
     return answer(service.replica.apply(request.key, record, request.call), finish)
 
@@ -110,12 +108,12 @@ def _no_long_way(command: Command, words: list[bytes]) -> Request:
     raise NotImplementedError("own forms are read by their lanes")
 
 
-GET = Command(b"mg", _no_long_way, _get)
-READ = Command(b"mg", _no_long_way, _read, needs="replica")
-SET = Command(b"ms", _no_long_way, _set, size_at=2, writes=True)
-SET_STAMPED = Command(b"ms", _no_long_way, _apply, size_at=2, writes=True, needs="replica")
-DELETE = Command(b"md", _no_long_way, _delete, writes=True)
-DELETE_STAMPED = Command(b"md", _no_long_way, _apply, writes=True, needs="replica")
+GET: Final = Command(b"mg", _no_long_way, _get)
+READ: Final = Command(b"mg", _no_long_way, _read, needs="replica")
+SET: Final = Command(b"ms", _no_long_way, _set, size_at=2, writes=True)
+SET_STAMPED: Final = Command(b"ms", _no_long_way, _apply, size_at=2, writes=True, needs="replica")
+DELETE: Final = Command(b"md", _no_long_way, _delete, writes=True)
+DELETE_STAMPED: Final = Command(b"md", _no_long_way, _apply, writes=True, needs="replica")
 
 
 def _make_mg(match: re.Match[bytes]) -> Request:
@@ -134,7 +132,7 @@ def _make_ms(match: re.Match[bytes]) -> Request | None:
         stamped = (False, flags, int(expires), int(version), int(checksum, 16), opaque)
         return Request(SET_STAMPED, key, stamped, int(size), False, False, call)
     if shared:
-        call = call._replace(shared=True)
+        call = call.as_shared()
     return Request(SET, key, (flags, int(expires), opaque), int(size), False, False, call)
 
 
@@ -147,10 +145,10 @@ def _make_md(match: re.Match[bytes]) -> Request | None:
     if version or checksum or expires:
         return None
     if shared:
-        call = call._replace(shared=True)
+        call = call.as_shared()
     return Request(DELETE, key, opaque, -1, False, False, call)
 
 
-MG_LANE: Lane = Lane(own.MG.match, _make_mg)
-MS_LANE: Lane = Lane(own.MS.match, _make_ms)
-MD_LANE: Lane = Lane(own.MD.match, _make_md)
+MG_LANE: Final[Lane] = Lane(own.MG.match, _make_mg)
+MS_LANE: Final[Lane] = Lane(own.MS.match, _make_ms)
+MD_LANE: Final[Lane] = Lane(own.MD.match, _make_md)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 from sfss.errors import TooLarge
 from sfss.memcache.answers import Answer, answer
@@ -16,12 +17,12 @@ from sfss.memcache.requests import Command, Lane, Request
 from sfss.memcache.service import Service
 from sfss.store import WIRE_VALUE_BYTES_MAX, Change, Record, Written
 
-STORED = b"STORED\r\n"
-NOT_STORED = b"NOT_STORED\r\n"
-EXISTS = b"EXISTS\r\n"
-NOT_FOUND = b"NOT_FOUND\r\n"
+STORED: Final = b"STORED\r\n"
+NOT_STORED: Final = b"NOT_STORED\r\n"
+EXISTS: Final = b"EXISTS\r\n"
+NOT_FOUND: Final = b"NOT_FOUND\r\n"
 
-_SIZE_MAX = 2**62
+_SIZE_MAX: Final = 2**62
 
 
 def parse(command: Command, words: list[bytes]) -> Request:
@@ -127,8 +128,8 @@ def cas(service: Service, request: Request) -> Answer:
     return answer(service.updater.update(request.key, change), finish)
 
 
-SET = Command(b"set", parse, set_, words_min=5, words_max=6, size_at=4, writes=True)
-COMMANDS = (
+SET: Final = Command(b"set", parse, set_, words_min=5, words_max=6, size_at=4, writes=True)
+COMMANDS: Final = (
     SET,
     Command(b"add", parse, add, words_min=5, words_max=6, size_at=4, writes=True, needs="updater"),
     Command(b"replace", parse, replace, words_min=5, words_max=6, size_at=4, writes=True, needs="updater"),
@@ -144,7 +145,7 @@ def _make_set(match: re.Match[bytes]) -> Request:
 
 
 # A key that isn't reserved, and numbers whose digits alone say that they are in range.
-SET_LANE: Lane = Lane(
+SET_LANE: Final[Lane] = Lane(
     re.compile(rb"set ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249}) ([0-9]{1,9}) ([0-9]{1,10}) ([0-9]{1,8})\r\n").match,
     _make_set,
 )
