@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+import string
 from typing import Final
 
 import xxhash
@@ -20,6 +21,7 @@ from sfss.store import KEY_BYTES_MAX
 _FORBIDDEN_IN_KEY: Final = re.compile(rb"[\x00-\x20\x7f]")
 _FORBIDDEN_IN_PATH: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
 _ESCAPED: Final = re.compile(rb"[\x00-\x20\x7f%]|\A[?@]")
+_PLAIN: Final = string.ascii_letters.encode() + string.digits.encode() + b"/._-"
 
 
 def check_key(key: bytes) -> None:
@@ -50,7 +52,7 @@ def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_B
     raw = path.encode()
     if encoding == "base64":
         key = base64.b64encode(raw)
-    elif _ESCAPED.search(raw):
+    elif raw.translate(None, _PLAIN) and _ESCAPED.search(raw):  # first what is five times faster, and mostly enough
         key = _ESCAPED.sub(lambda match: b"%%%02X" % match.group()[0], raw)
     else:
         key = raw

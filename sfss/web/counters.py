@@ -112,8 +112,10 @@ class WorkerCounters:
         """Count one request. `operation` is one of `TIMED` or `other`."""
         words = self._words
         words[_ANSWERED[operation] + status // 100] += 1
-        words[_BYTES_IN] += bytes_in
-        words[_BYTES_OUT] += bytes_out
+        if bytes_in:
+            words[_BYTES_IN] += bytes_in
+        if bytes_out:
+            words[_BYTES_OUT] += bytes_out
         if operation == "get":
             if status < 300:
                 words[_HITS] += 1

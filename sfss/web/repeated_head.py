@@ -7,7 +7,7 @@ too. Anything that differs by a byte, goes on behind its body or isn't all there
 
 from __future__ import annotations
 
-import re
+import string
 from typing import Any, Final
 
 from multidict import CIMultiDictProxy
@@ -17,8 +17,11 @@ BODY_BYTES_MAX: Final = 64 * 1024
 
 _END: Final = b"\r\n\r\n"
 _VERSION: Final = b" HTTP/1.1"
-_TARGET: Final = re.compile(rb"/[A-Za-z0-9][A-Za-z0-9/?=&%._~+,:;@!$'()*-]*")
-"""Targets whose bytes no parser objects to, or changes."""
+_ALPHANUMERIC = string.ascii_letters.encode() + string.digits.encode()
+_TARGET_BYTES: Final = _ALPHANUMERIC + b"/?=&%._~+,:;@!$'()*-"
+_FIRST_BYTES: Final = frozenset(_ALPHANUMERIC)
+"""A target that begins with `/` and one of the second is whatever no parser objects to, or changes, as long as it is
+made of the first."""
 
 _TARGET_BYTES_MAX: Final = 4096
 
@@ -48,7 +51,15 @@ class RepeatedHead:
         ):
             return ""
         target = data[start:end]
-        return target.decode("ascii") if _TARGET.fullmatch(target) is not None else ""
+        # Nothing is left when all that may be in it is taken out: a fifth of what a pattern costs.
+        if (
+            len(target) < 2
+            or target[0] != 0x2F
+            or target[1] not in _FIRST_BYTES
+            or target.translate(None, _TARGET_BYTES)
+        ):
+            return ""
+        return target.decode("ascii")
 
 
 def body_bytes_due(data: bytes, message: Any) -> int:
