@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import sys
@@ -19,15 +18,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.loads import HERE, Load, build_memload, http_with_errors, memcache, memcache_forever
+from bench.machine import machine
 from bench.memory import KILLED_AFTER_S, restart
 from bench.plots import draw_lines
 from bench.servers import Server, Servers, Unavailable
+from bench.usage import disk_bytes, kib_of, leave_page_cache
 
 RESULTS = HERE / "results"
 SETTLE_S = 8.0
@@ -84,7 +86,7 @@ def measure_files(count: int, seconds: float, say: Say) -> Row:
         say(f"{count:,} files: loading")
         filled = memcache(program, node, "fill", load)
         time.sleep(2)  # the index follows a second behind
-        disk = disk_bytes(servers.scratch / "node")
+        disk = room(servers.scratch / "node")
         say(f"{count:,} files: get and set")
         got = memcache(program, node, "get", load)
         memory = resident_kib(node)
@@ -97,7 +99,7 @@ def measure_files(count: int, seconds: float, say: Say) -> Row:
             ("killed_cold", True, True),
         ):
             say(f"{count:,} files: starting again ({name})")
-            between = (lambda: forget_pages(servers.scratch / "node")) if cold else None
+            between = partial(leave_page_cache, [servers.scratch / "node"]) if cold else None
             load_meanwhile = memcache_forever(program, node, "set", load) if killed else contextlib.nullcontext()
             with load_meanwhile:
                 time.sleep(KILLED_AFTER_S if killed else 0)
@@ -221,32 +223,16 @@ class PeakMemory:
 def resident_kib(server: Server) -> dict[str, int]:
     """Memory of a server and its children: `anonymous` belongs to no file, `mapped` are a file's pages (code, and the
     index), which the kernel takes back when it needs them."""
-    sums = {"anonymous": 0, "mapped": 0}
-    for pid in server.pids():
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "RssAnon":
-                sums["anonymous"] += int(value.split()[0])
-            elif name == "RssFile":
-                sums["mapped"] += int(value.split()[0])
-    return sums
-
-
-def disk_bytes(directory: Path) -> dict[str, int]:
-    """Room on disk that a node's volumes and its index take; what is only kept in reserve is left out."""
+    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in server.pids()]
     return {
-        name: sum(file.stat().st_blocks * 512 for file in (directory / name).rglob("*") if file.is_file())
-        for name in ("volumes", "index")
+        name: sum(kib_of(field, status) for status in statuses)
+        for name, field in (("anonymous", "RssAnon"), ("mapped", "RssFile"))
     }
 
 
-def forget_pages(directory: Path) -> None:
-    """Have the kernel forget what it has of a stopped node's files, as after the machine was started."""
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())  # what is not on disk yet can't be forgotten
-                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def room(directory: Path) -> dict[str, int]:
+    """Bytes on disk that a node's volumes and its index take; what is only kept in reserve is left out."""
+    return {name: disk_bytes([directory / name]) for name in ("volumes", "index")}
 
 
 KEYS_OF_ROWS = {"files": "files", "nodes": "nodes", "connections": "connections", "sizes": "size_kib"}
@@ -436,12 +422,11 @@ NUMBERS = _Numbers()
 @click.option("--seconds", type=click.FloatRange(1), default=4.0, show_default=True, help="Length of each load.")
 def growth(files: list[int], nodes: list[int], connections: list[int], sizes: list[int], seconds: float) -> None:
     """How figures change as files, nodes, connections and sizes grow; `none` leaves one of them out."""
-    from bench.machine import machine
 
     plan = Plan(files, nodes, connections, sizes, seconds)
     if max(sizes, default=0) > 2048 or max(nodes, default=3) > 100 or min(nodes, default=3) < 3:
         raise click.UsageError("sizes are 2048 KiB at most, nodes 3 to 100")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends and the folder goes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, and its folder goes
     free = shutil.disk_usage(tempfile.gettempdir()).free
     click.echo(
         f"about {plan.minutes():.0f} minutes, and up to {plan.disk_bytes() / 2**30:.1f} GiB "

@@ -6,6 +6,7 @@
     python -m bench files       a node with a million small files: memory, restart
     python -m bench large       minutes of 2 MiB files in and out: memory of every process
     python -m bench growth      how figures change with files, nodes, connections and sizes
+    python -m bench paper       rings of thousands of nodes, and 10^12 files, without any of them
     python -m bench document    tables and plots of docs/performance.rst from what was measured
 
 Each prints what it found and writes it to bench/results/. Exit status 0 when all targets are met, 1 when one is
@@ -31,6 +32,7 @@ from bench.growth import growth
 from bench.loads import HERE
 from bench.machine import machine
 from bench.memory import measure_large, measure_million
+from bench.paper import paper
 from bench.servers import Unavailable
 from bench.stages import Cell, Outcome, Pace, Stage
 from bench.table import contests_table, plain, sides_table, targets_table
@@ -216,6 +218,7 @@ def large(minutes: int, rate: float) -> None:
 
 
 main.add_command(growth)
+main.add_command(paper)
 
 
 if __name__ == "__main__":

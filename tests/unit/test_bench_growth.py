@@ -117,7 +117,7 @@ def test_room_is_that_of_volumes_and_index_without_the_reserve(tmp_path: Path) -
         (tmp_path / name / "file").write_bytes(bytes(100_000))
     (tmp_path / "reserve").write_bytes(bytes(100_000))
 
-    room = growth.disk_bytes(tmp_path)
+    room = growth.room(tmp_path)
 
     assert set(room) == {"volumes", "index"}
     assert all(100_000 <= count < 200_000 for count in room.values())
