@@ -86,7 +86,7 @@ FAULTS = {
     ),
     "tombstones": Fault(
         "a node is away with files that are deleted, for longer than deletions are remembered; what slept for as long",
-        (f"{CLUSTER}tombstones.py", "tests/unit/test_purging.py"),
+        (f"{CLUSTER}tombstones.py", "tests/unit/test_purging.py", "tests/unit/test_purging_schedules.py"),
     ),
     "disk-full": Fault(
         "full disks: of one node, then of two",

@@ -53,6 +53,8 @@ HOPELESS_S = 15.0
 class SimulatedRepairs(SimulatedCluster):
     """With `hints` coordinators keep and replay them, in so many bytes; with `repairs` they compare and refill."""
 
+    healed_s = HEALED_S
+
     def __init__(
         self,
         rng: random.Random,
@@ -68,12 +70,17 @@ class SimulatedRepairs(SimulatedCluster):
         hint_bytes: int = 1 << 20,
         repairs: bool = True,
         crashes: Crashes | None = None,
+        link: type[Link] = Link,
+        partitions: int = 0,
+        **options: Any,
     ) -> None:
+        """`partitions` 0 is a number that suits the nodes; `options` are further ones of the coordinators."""
         self._copies = quorum or Quorum.over(nodes)
-        self._placement = _ring(nodes, self._copies.n)
+        self._placement = _ring(nodes, self._copies.n, partitions or (2 if nodes == 3 else 16))
         self._keeps_hints = hints
         self._repairs = repairs
         self._crashes = crashes or Crashes()
+        self._link = link
         self._options = Options(
             deadline_s=3.0,
             node_deadline_s=0.3,
@@ -84,6 +91,7 @@ class SimulatedRepairs(SimulatedCluster):
             compare_interval_s=0.0,  # what is marked is compared: at a moment of chance, and at the end
             compare_retry_s=5.0,
             shared=bool(sharing),
+            **options,
         )
         self._links: list[Link] = []
         self._plans: list[Schedule] = []
@@ -101,13 +109,14 @@ class SimulatedRepairs(SimulatedCluster):
         """What was not as it should be once all had healed, before anybody read it."""
         super().__init__(rng, coordinators=coordinators, skew_s=skew_s, weather=weather, sharing=sharing)
         self._mix = [8, 5, 2, 5]
+        self._keys = 3
         self.trouble = Trouble(self, rng, weather, self._crashes)
 
     # what coordinators are made of
 
     def _coordinator(self, skew_s: float, shared: bool) -> Coordinator:
         links = [
-            Link(machine, self._weather, self._rng, functools.partial(self._is_cut_off, machine))
+            self._link(machine, self._weather, self._rng, functools.partial(self._is_cut_off, machine))
             for machine in self.machines
         ]
         self._links += links
@@ -165,14 +174,8 @@ class SimulatedRepairs(SimulatedCluster):
         """Clients work while nodes are struck, and do little while they come back. Then all heals, and is read."""
         watch = asyncio.ensure_future(self._watch())
         self.trouble.start()
-        rng = self._rng
         for _ in range(strikes):
-            await self.trouble.strike(lambda: self._work(clients=5, operations=4, pause_s=0.02))
-            await asyncio.sleep(rng.uniform(0.0, 10.0))
-            if self._plans and rng.random() < 0.5:
-                rng.choice(self._plans).mark(rng.randrange(self._placement.partitions))
-            await self._work(clients=rng.choice([0, 0, 1, 2]), operations=3, pause_s=5.0)
-            await asyncio.sleep(rng.uniform(0.0, 20.0))
+            await self._strike()
         self.trouble.end()
         for link in self._links:
             link.clear_up(CALM)
@@ -187,13 +190,22 @@ class SimulatedRepairs(SimulatedCluster):
         for coordinator in self.coordinators:
             await coordinator.close(10.0)
 
+    async def _strike(self) -> None:
+        rng = self._rng
+        await self.trouble.strike(lambda: self._work(clients=5, operations=4, pause_s=0.02))
+        await asyncio.sleep(rng.uniform(0.0, 10.0))
+        if self._plans and rng.random() < 0.5:
+            rng.choice(self._plans).mark(rng.randrange(self._placement.partitions))
+        await self._work(clients=rng.choice([0, 0, 1, 2]), operations=3, pause_s=5.0)
+        await asyncio.sleep(rng.uniform(0.0, 20.0))
+
     async def _work(self, clients: int, operations: int, pause_s: float) -> None:
-        await asyncio.gather(*(self._client(number, operations, 3, pause_s) for number in range(clients)))
+        await asyncio.gather(*(self._client(number, operations, self._keys, pause_s) for number in range(clients)))
 
     async def _heal(self) -> bool:
         """Wait until nobody is suspect, no hint is left, and all was compared; whether that came to be."""
         try:
-            async with asyncio.timeout(HOPELESS_S if self._crashes.several else HEALED_S):
+            async with asyncio.timeout(HOPELESS_S if self._crashes.several else self.healed_s):
                 while self._repairs and any(machine.suspect for machine in self.machines):
                     await asyncio.sleep(0.5)
                 while any(hints.waiting() for hints in self.hints):
@@ -241,11 +253,14 @@ class SimulatedRepairs(SimulatedCluster):
             (self.machines.index(machine), key)
             for key, version in self.acknowledged.items()
             for machine in self._owners(key)
-            if version and not machine.holds(key, version)
+            if version and not self._holds(machine, key, version)
         ]
 
     def _owners(self, key: bytes) -> list[Machine]:
         return [self.machines[index] for index in self._placement.owners(key)]
+
+    def _holds(self, machine: Machine, key: bytes, version: int) -> bool:
+        return machine.holds(key, version)
 
     def _differ(self, key: bytes) -> bool:
         return len({machine.store.records.get(key) for machine in self._owners(key)}) > 1
@@ -259,14 +274,14 @@ class SimulatedRepairs(SimulatedCluster):
         while True:
             await asyncio.sleep(0.3)
             for key, version in self.promised.items():
-                held = sum(machine.suspect or machine.holds(key, version) for machine in self._owners(key))
+                held = sum(machine.suspect or self._holds(machine, key, version) for machine in self._owners(key))
                 if held < self._copies.w:
                     self.too_few.append(f"{self._loop.time():.6f} too few owners hold what was promised of {key!r}")
 
 
 @functools.cache
-def _ring(nodes: int, copies: int) -> NodeRing:
-    return NodeRing([Member(f"n{index}:1") for index in range(nodes)], copies, partitions=2 if nodes == 3 else 16)
+def _ring(nodes: int, copies: int, partitions: int) -> NodeRing:
+    return NodeRing([Member(f"n{index}:1") for index in range(nodes)], copies, partitions=partitions)
 
 
 @contextmanager
@@ -297,11 +312,9 @@ async def simulate(seed: int, settings: str, **changes: Any) -> SimulatedRepairs
     return cluster
 
 
-def main() -> None:
-    """Run one schedule and tell all of it, in the order of time."""
-    settings, seed = sys.argv[1], int(sys.argv[2])
-    with coarse_regions():
-        cluster = run(simulate(seed, settings))
+def tell(simulated: Callable[[str, int], SimulatedRepairs]) -> None:
+    """Run the schedule that the command line names, and tell all of it, in the order of time."""
+    cluster = simulated(sys.argv[1], int(sys.argv[2]))
     told = list(cluster.trouble.events)
     for key, history in cluster.histories.items():
         told += [(start, f"{key.decode()} {kind} {value} until {end:.6f}") for start, end, kind, value in history]
@@ -314,4 +327,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with coarse_regions():
+        tell(lambda settings, seed: run(simulate(seed, settings)))

@@ -118,6 +118,10 @@ class Trouble:
 
     # on purpose
 
+    def cut_one_off(self, seconds: float) -> None:
+        """A node is out of reach for so long."""
+        self._cut_off(self._rng.choice(self._cluster.machines), seconds)
+
     async def strike(self, work: Callable[[], Awaitable[None]]) -> None:
         """Let clients work while a node is out of reach; then another one forgets what they did. The third may be out
         of reach while the second is refilled."""
