@@ -3,7 +3,7 @@
 One variable grows at a time, all else stays: files of 100 B on one node; nodes behind one proxy and one web tier;
 connections that GET 4 KiB; the size of what is put and got. Before anything starts it is said what this will take.
 Rows already in bench/results/growth.json stay when others are measured, each with the machine it is of, so the row
-that takes longest can be measured by itself. Nothing is judged: what the figures mean is in docs/growth.rst.
+that takes longest can be measured by itself. Nothing is judged: docs/growth.rst has the figures and what they mean.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 
 import click
 
-from bench.loads import HERE, Load, build_memload, http_with_errors, memcache, memcache_forever
+from bench.growth_page import RESULTS, growth_tables
+from bench.loads import Load, build_memload, http_with_errors, memcache, memcache_forever
 from bench.machine import machine
 from bench.memory import KILLED_AFTER_S, restart
-from bench.plots import draw_lines
 from bench.servers import Server, Servers, Unavailable
+from bench.table import plain
 from bench.usage import disk_bytes, kib_of, leave_page_cache
 
-RESULTS = HERE / "results"
 SETTLE_S = 8.0
 """A web process that has just started has its writes ask first, for 7 s (docs/replication.rst, two writers)."""
 
@@ -79,7 +79,7 @@ class Plan:
 
 def measure_files(count: int, seconds: float, say: Say) -> Row:
     """One node with so many files: loading, get and set, memory, disk, and starting again in four ways."""
-    load = Load(bytes=FILE_BYTES, connections=64, keys=count, seconds=seconds)
+    load = Load(bytes=FILE_BYTES, connections=512, keys=count, seconds=seconds)
     with Servers() as servers:
         program = build_memload(servers.scratch)
         node = servers.node("node")
@@ -171,7 +171,8 @@ def measure_sizes(sizes_kib: Sequence[int], seconds: float, say: Say) -> Iterato
             size = size_kib * KIB
             load = Load(bytes=size, keys=max(32, min(KEYS, SIZED_BYTES // size)), seconds=seconds)
             say(f"{size_kib} KiB")
-            memcache(program, proxy, "fill", load)
+            # Few large ones at a time: a load that only prepares is no reason to run into deadlines.
+            memcache(program, proxy, "fill", replace(load, connections=max(2, min(32, MIB // size))))
             row: Row = {"size_kib": size_kib}
             for operation in ("get", "put"):
                 figures = http_with_errors(web, operation, load)
@@ -273,127 +274,6 @@ def keep(path: Path, section: str, row: Row) -> None:
     path.write_text(json.dumps(known, indent=1) + "\n")
 
 
-def draw(known: dict[str, list[Row]], folder: Path, draw_lines: Callable[..., None] = draw_lines) -> None:
-    """The pictures of all sections that there are rows of. Raises `Unavailable`."""
-
-    def series(section: str, across: str, **figures: str) -> dict[str, list[tuple[float, float]]]:
-        return {name: [(row[across], row[of]) for row in known[section]] for name, of in figures.items()}
-
-    if "files" in known:
-        rates = series("files", "files", load="load_per_s", get="get_per_s", set="set_per_s")
-        draw_lines(
-            folder / "growth-files-rate.svg", "One node, files of 100 B", "files", "per second", rates, log_across=True
-        )
-        starts = {
-            name: [(row["files"], row["start_s"][of]) for row in known["files"]]
-            for name, of in (
-                ("after a stop", "stopped"),
-                ("after a stop, cold", "stopped_cold"),
-                ("after kill -9", "killed"),
-                ("after kill -9, cold", "killed_cold"),
-            )
-        }
-        draw_lines(folder / "growth-files-start.svg", "One node starts", "files", "seconds", starts, log_across=True)
-    if "nodes" in known:
-        rates = series("nodes", "nodes", GET="get_per_s", PUT="put_per_s")
-        draw_lines(folder / "growth-nodes.svg", "Nodes on one machine, HTTP, 4 KiB", "nodes", "per second", rates)
-    if "connections" in known:
-        rates = series("connections", "connections", GET="get_per_s")
-        title = "HTTP GET, 4 KiB"
-        draw_lines(folder / "growth-connections-rate.svg", title, "connections", "per second", rates, log_across=True)
-        times = {
-            name: [(row["connections"], row[of] / 1000) for row in known["connections"]]
-            for name, of in (("median", "get_p50_us"), ("99th percentile", "get_p99_us"))
-        }
-        draw_lines(
-            folder / "growth-connections-time.svg",
-            title,
-            "connections",
-            "milliseconds",
-            times,
-            log_across=True,
-            log_up=True,
-        )
-    if "sizes" in known:
-        rates = series("sizes", "size_kib", GET="get_per_s", PUT="put_per_s")
-        draw_lines(
-            folder / "growth-sizes-rate.svg",
-            "HTTP, 32 connections",
-            "KiB",
-            "per second",
-            rates,
-            log_across=True,
-            log_up=True,
-        )
-        volumes = series("sizes", "size_kib", GET="get_mib_per_s", PUT="put_mib_per_s")
-        title = "HTTP, 32 connections"
-        draw_lines(folder / "growth-sizes-bytes.svg", title, "KiB", "MiB per second", volumes, log_across=True)
-
-
-def table(known: dict[str, list[Row]]) -> str:
-    """All rows for people."""
-    lines = []
-    for section, columns in TABLES.items():
-        if section not in known:
-            continue
-        lines.append("")
-        lines.append("".join(f"{name:>14}" for name, _ in columns))
-        lines += ["".join(f"{figure(row):>14}" for _, figure in columns) for row in known[section]]
-    return "\n".join(lines)
-
-
-def _of(name: str, divisor: float = 1, digits: int = 0) -> Callable[[Row], str]:
-    return lambda row: f"{row[name] / divisor:,.{digits}f}"
-
-
-def _in(name: str, part: str, divisor: float = 1, digits: int = 0) -> Callable[[Row], str]:
-    return lambda row: f"{row[name][part] / divisor:,.{digits}f}"
-
-
-TABLES: dict[str, list[tuple[str, Callable[[Row], str]]]] = {
-    "files": [
-        ("files", _of("files")),
-        ("load /s", _of("load_per_s")),
-        ("get /s", _of("get_per_s")),
-        ("set /s", _of("set_per_s")),
-        ("stopped s", _in("start_s", "stopped", digits=2)),
-        ("cold s", _in("start_s", "stopped_cold", digits=2)),
-        ("killed s", _in("start_s", "killed", digits=2)),
-        ("cold s", _in("start_s", "killed_cold", digits=2)),
-        ("anon MiB", _in("resident_kib", "anonymous", KIB)),
-        ("mapped MiB", _in("resident_kib", "mapped", KIB)),
-        ("index MiB", _in("disk_bytes", "index", MIB)),
-        ("disk B/file", _of("disk_bytes_per_file")),
-    ],
-    "nodes": [
-        ("nodes", _of("nodes")),
-        ("GET /s", _of("get_per_s")),
-        ("PUT /s", _of("put_per_s")),
-        ("errors", lambda row: str(row["get_errors"] + row["put_errors"])),
-        ("node MiB", _of("node_anonymous_kib", KIB)),
-        ("proxy MiB", _of("proxy_anonymous_kib", KIB)),
-        ("web MiB", _of("web_anonymous_kib", KIB)),
-        ("start s", _of("start_s", digits=1)),
-    ],
-    "connections": [
-        ("connections", _of("connections")),
-        ("GET /s", _of("get_per_s")),
-        ("p50 ms", _of("get_p50_us", 1000, 2)),
-        ("p99 ms", _of("get_p99_us", 1000, 2)),
-        ("errors", _of("get_errors")),
-        ("web MiB", _of("web_anonymous_kib", KIB)),
-    ],
-    "sizes": [
-        ("KiB", _of("size_kib")),
-        ("GET /s", _of("get_per_s")),
-        ("GET MiB/s", _of("get_mib_per_s")),
-        ("PUT /s", _of("put_per_s")),
-        ("PUT MiB/s", _of("put_mib_per_s")),
-        ("errors", lambda row: str(row["get_errors"] + row["put_errors"])),
-    ],
-}
-
-
 class _Numbers(click.ParamType):
     """Whole numbers from 1, with commas between; `none` for none."""
 
@@ -438,11 +318,8 @@ def growth(files: list[int], nodes: list[int], connections: list[int], sizes: li
     path = RESULTS / "growth.json"
     missing = measure(plan, path, machine(), lambda line: click.echo(line, err=True))
     known = json.loads(path.read_text()) if path.exists() else {}
-    click.echo(table(known))
-    try:
-        draw(known, RESULTS)
-    except Unavailable as error:
-        missing.append(str(error))
+    for rows in growth_tables(known):
+        click.echo("\n" + plain(rows))
     for line in missing:
         click.echo(f"left out: {line}")
     click.echo(f"written to {path}")

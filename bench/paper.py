@@ -12,7 +12,7 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -21,10 +21,9 @@ from typing import Any, NamedTuple, cast
 
 import click
 
-from bench.loads import HERE
+from bench.growth_page import LINKS_GBIT, RESULTS, paper_tables
 from bench.machine import machine
-from bench.plots import draw_lines
-from bench.servers import Unavailable
+from bench.table import plain
 from nodes.tree import Tree
 from proxy.options import Options
 from proxy.peer import Peer
@@ -35,11 +34,7 @@ from sfss.ring import Member, NodeRing
 from sfss.ring_plan import Change, Plan, next_ring
 from sfss.ring_record import RECORD_BYTES_MAX, Placement, RingMember, RingRecord
 
-RESULTS = HERE / "results"
 REGION_DIGITS = 2
-DAY_S = 86_400
-MIB = 1024 * 1024
-LINKS_GBIT = (1, 10, 100)
 LOOK_UPS = 200_000
 KEY_BYTES = 40
 """Of a file, on average: assumed."""
@@ -255,87 +250,6 @@ def run_apart(function: Callable[[Case], Any], case: Case) -> Any:
         return pool.submit(function, case).result()
 
 
-def draw(figures: dict[str, Any], folder: Path) -> None:
-    """The pictures. Raises `Unavailable`."""
-    rings = figures["rings"]
-    by_partitions = {
-        partitions: [row for row in rings if row["partitions"] == partitions] for partitions in _sorted(rings)
-    }
-
-    def series(value: Callable[[Row], float]) -> dict[str, list[tuple[float, float]]]:
-        return {
-            f"{partitions:,} partitions": [(row["nodes"], value(row)) for row in rows]
-            for partitions, rows in by_partitions.items()
-        }
-
-    title = "The fullest node beside the mean"
-    draw_lines(
-        folder / "paper-balance.svg", title, "nodes", "times", series(lambda row: row["node_most"]), log_across=True
-    )
-    draw_lines(
-        folder / "paper-memory.svg",
-        "A ring in the memory of a proxy",
-        "nodes",
-        "MiB",
-        series(lambda row: row["resident_kib"] / 1024),
-        log_across=True,
-    )
-    hours = {
-        f"{link} Gbit/s": [(row["nodes"], row["link_s"][str(link)] / 3600) for row in figures["repairs"]]
-        for link in LINKS_GBIT
-    }
-    hours["one process, small files"] = [
-        (row["nodes"], row["moved_s"][str(max(LINKS_GBIT))] / 3600) for row in figures["repairs"]
-    ]
-    hours["refilled, one proxy, defaults"] = [(row["nodes"], row["refilled_s"] / 3600) for row in figures["repairs"]]
-    draw_lines(
-        folder / "paper-repair.svg", "Bringing back a lost node", "nodes", "hours", hours, log_across=True, log_up=True
-    )
-
-
-def _sorted(rows: Sequence[Row]) -> list[int]:
-    return sorted({row["partitions"] for row in rows})
-
-
-def table(figures: dict[str, Any]) -> str:
-    """All of it for people."""
-    lines = [
-        f"{'nodes':>8}{'partitions':>12}{'each has':>10}{'node most':>11}{'least':>7}{'zone':>6}{'made s':>8}"
-        f"{'MiB':>6}{'look-up µs':>12}{'compared GiB/day':>18}"
-    ]
-    for row in figures["rings"]:
-        daily = row["comparison"]["tree_bytes"] + row["comparison"]["listed_bytes"]
-        daily *= DAY_S / figures["compare_interval_s"] / 2**30
-        lines.append(
-            f"{row['nodes']:>8,}{row['partitions']:>12,}{row['copies_of_partitions_per_node']:>10,.0f}"
-            f"{row['node_most']:>11.2f}{row['node_least']:>7.2f}{row['zone_most']:>6.2f}"
-            f"{row['made_s'] + row['placed_s']:>8.1f}{row['resident_kib'] / 1024:>6.0f}"
-            f"{row['look_up_us']:>12.2f}{daily:>18,.1f}"
-        )
-    lines += ["", f"{'change':16}{'nodes':>8}{'partitions':>12}{'moves':>9}{'beside least':>14}{'TiB':>10}"]
-    lines += [
-        f"{row['change']:16}{row['nodes']:>8,}{row['partitions']:>12,}{row['moved_part']:>9.2%}"
-        f"{row['beside_least']:>14.3f}{row['moved_bytes'] / 2**40:>10,.1f}"
-        for row in figures["changes"]
-    ]
-    lines += [
-        "",
-        f"{'nodes':>8}{'TB each':>9}{'refilled d':>12}" + "".join(f"{link:>6} Gbit/s h" for link in LINKS_GBIT),
-    ]
-    lines += [
-        f"{row['nodes']:>8,}{row['node_bytes'] / 1e12:>9,.1f}{row['refilled_s'] / DAY_S:>12,.1f}"
-        + "".join(f"{row['link_s'][str(link)] / 3600:>15,.1f}" for link in LINKS_GBIT)
-        for row in figures["repairs"]
-    ]
-    lines += [
-        "",
-        f"nodes of a ring that can change: {figures['nodes_max']:,}; "
-        f"a node's hash tree: {figures['tree_bytes'] // 1024} KiB; "
-        f"one difference lists {figures['rings'][0]['comparison']['one_difference_bytes'] / 2**20:,.0f} MiB",
-    ]
-    return "\n".join(lines)
-
-
 @click.command()
 @click.option("--nodes", default="10,100,300,1000,10000", show_default=True, help="Numbers with commas between.")
 @click.option("--partitions", default="65536", show_default=True, help="Numbers with commas between.")
@@ -364,12 +278,9 @@ def paper(nodes: str, partitions: str, zones: int, files: float, file_bytes: int
         figures["rings"].append(run_apart(measure_ring, case))
         if case.partitions == cases[0].partitions:  # but for chance, what moves is the same with any number of them
             figures["changes"] += run_apart(measure_changes, case)
-    click.echo(table(figures))
+    for rows in paper_tables(figures):
+        click.echo("\n" + plain(rows))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "paper.json"
     path.write_text(json.dumps(figures, indent=1) + "\n")
-    try:
-        draw(figures, RESULTS)
-    except Unavailable as error:
-        click.echo(f"left out: {error}")
     click.echo(f"written to {path}")

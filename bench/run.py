@@ -29,6 +29,7 @@ from bench import ours, rivals, stages
 from bench.disk import measure_disk
 from bench.document import draw, write_document
 from bench.growth import growth
+from bench.growth_page import write_growth_page
 from bench.loads import HERE
 from bench.machine import machine
 from bench.memory import measure_large, measure_million
@@ -184,7 +185,10 @@ def short() -> None:
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 def document(results: Path | None) -> None:
     """Write tables and plots into docs/, from RESULTS or else from what was measured last."""
-    write_document(results or RESULTS / "targets.json")
+    if results is None:
+        write_growth_page()
+    if results is not None or (RESULTS / "targets.json").exists():
+        write_document(results or RESULTS / "targets.json")
 
 
 def _show(name: str, measure: Callable[[], tuple[dict[str, Any], list[Verdict]]]) -> None:

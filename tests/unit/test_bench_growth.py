@@ -9,10 +9,13 @@ from typing import Any
 import click
 import pytest
 
-from bench import growth
-from bench.growth import NUMBERS, TABLES, Plan
+from bench import growth, growth_page
+from bench.document import BEGIN, END
+from bench.growth import NUMBERS, Plan
+from bench.table import plain
 
 LOADED = {"done": 1000, "errors": 100, "seconds": 2.0, "rate": 500.0, "p50_us": 10, "p99_us": 20}
+MACHINE = {"time": "2026-11-21T15:00:00Z", "commit": "abc", "cpu": "x", "cores": 2, "kernel": "6", "python": "3.11"}
 NOTHING = Plan((), (), (), (), 4.0)
 
 
@@ -58,15 +61,33 @@ def test_a_row_takes_the_place_of_the_one_before_and_all_others_stay(tmp_path: P
     assert known["sizes"] == [{"size_kib": 4}]
 
 
-def test_every_section_has_a_table_and_a_picture_of_its_rows(tmp_path: Path) -> None:
+def test_every_section_has_a_table_and_pictures_of_its_rows(tmp_path: Path) -> None:
     rows = complete_rows()
-    drawn = []
 
-    growth.draw(rows, tmp_path, lambda path, *_, **__: drawn.append(path.name))
+    drawn = growth_page.draw_growth(rows, tmp_path, lambda *_, **__: None)
 
-    assert set(TABLES) == set(rows)
-    assert len(growth.table(rows).splitlines()) == 3 * len(rows)
-    assert {name.split("-")[1].removesuffix(".svg") for name in drawn} == set(rows)
+    tables = [plain(table) for table in growth_page.growth_tables(rows)]
+    assert [len(table.splitlines()) for table in tables] == [2] * len(rows)
+    assert {path.name.split("-")[0] for path in drawn} == set(rows)
+
+
+def test_the_page_has_what_was_measured_and_keeps_its_words(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "growth.rst"
+    page.write_text(f"Words.\n\n{BEGIN}\nold figures\n{END}\n\nMore words.\n")
+    (tmp_path / "results").mkdir()
+    for section, rows in complete_rows().items():
+        growth.keep(tmp_path / "results" / "growth.json", section, rows[0] | {"machine": MACHINE})
+
+    growth_page.write_growth_page(tmp_path / "results", page, tmp_path / "growth")
+
+    text = page.read_text()
+    assert text.startswith("Words.")
+    assert text.endswith("More words.\n")
+    assert "old figures" not in text
+    assert "100,000" in text
+    assert text.count("2026-11-21, commit abc") == 1
+    assert all((tmp_path / line.split()[2]).exists() for line in text.splitlines() if line.startswith(".. image::"))
 
 
 def test_what_it_takes_grows_with_what_is_asked_for() -> None:
