@@ -34,8 +34,9 @@ COMPILED = {
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },
     "web": {
-        "sfss/web": "answers application conditions connection counters files memory origins outbox paths"
-        " proxies repeated_head requests retry_budget server uploads"
+        "sfss/web": "answers application conditions connection counters files memory origins outbox paths pieces"
+        " proxies repeated_head requests retry_budget server uploads versions",
+        "sfss/web/batches": "getting keys outcomes putting records room",
     },
     "proxy": {"proxy": "coordinator gathering latency peer placed_ring reading writing"},
     "nodes": {"nodes": "bounds entry format index overlay reading store tree volume writer"},

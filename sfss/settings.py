@@ -231,6 +231,12 @@ class Settings:
     # what it takes
     max_encoded_path_length: int = _whole(KEY_BYTES_MAX, 1, KEY_BYTES_MAX)
     max_content_size: int = _whole(VALUE_BYTES_MAX, 1, VALUE_BYTES_MAX)
+    batch_files_max: int = _whole(10_000, 1, 1_000_000)
+    batch_bytes_max: int = _whole(256 * 1024 * 1024, VALUE_BYTES_MAX, 1 << 40)
+    batch_list_bytes_max: int = _whole(4 * 1024 * 1024, 1024, 64 * 1024 * 1024)
+    """Of one batch: its files; the bytes of its body, or of the files in its answer; the bytes of its list of paths."""
+    batches_max: int = _whole(4, 1, 4096)
+    """Batches that one process has in hand at a time; more are refused with 503."""
     key_encoding: str = _setting("percent", _one_of("percent", "base64"))
 
     origins: tuple[str, ...] = _setting((), _origins)

@@ -7,6 +7,9 @@ from typing import Final
 from sfss.settings import Settings
 from sfss.store import Store
 from sfss.web.answers import body_answer
+from sfss.web.batches.handlers import BatchHandlers
+from sfss.web.batches.keys import KeyMaker
+from sfss.web.batches.room import BatchRoom
 from sfss.web.counters import SharedCounters
 from sfss.web.errors import Refused
 from sfss.web.explain import Explanations
@@ -27,20 +30,36 @@ class Application:
         self, store: Store, status: StatusSource, settings: Settings, counters: SharedCounters, memory: BodyMemory
     ) -> None:
         operators = Operators(settings.operators)
+        origins = Origins(settings.origins)
         files = FileHandlers(
             store,
             memory,
             Explanations(store, operators, settings.request_timeout_seconds),
-            Origins(settings.origins),
+            origins,
             key_encoding=settings.key_encoding,
             key_bytes_max=settings.max_encoded_path_length,
             file_bytes_max=settings.max_content_size,
             request_timeout_s=settings.request_timeout_seconds,
         )
+        batches = BatchHandlers(
+            store,
+            memory,
+            origins,
+            BatchRoom(memory, settings.batches_max),
+            KeyMaker(settings.key_encoding, settings.max_encoded_path_length),
+            file_bytes_max=settings.max_content_size,
+            files_max=settings.batch_files_max,
+            bytes_max=settings.batch_bytes_max,
+            list_bytes_max=settings.batch_list_bytes_max,
+            request_timeout_s=settings.request_timeout_seconds,
+            patience_s=settings.body_grace_seconds,
+        )
         page = StatusHandler(store, status, counters, operators, settings.ready_fails_on)
         self._routes: dict[str, dict[str, Handler]] = {
             "/file": {"GET": files.get, "HEAD": files.head, "PUT": files.put, "DELETE": files.delete},
             "/files": {"POST": files.post},
+            "/files:get": {"POST": batches.get},
+            "/files:put": {"POST": batches.put},
             "/status": {"GET": page.status, "HEAD": page.status},
             "/metrics": {"GET": page.metrics, "HEAD": page.metrics},
             "/healthz": {"GET": _alive, "HEAD": _alive},

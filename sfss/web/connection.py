@@ -29,7 +29,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDictProxy, istr
 
-from sfss.errors import SfssError
+from sfss.errors import SfssError, Stopping
 from sfss.log import of_call
 from sfss.promise import Promise
 from sfss.store import Call
@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None
         self._reply: Promise[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._taking: asyncio.Future[None] | None = None
         self._backlog = bytearray()
         self._in_request_line = True
         self._parsed = False
@@ -138,6 +139,10 @@ class Connection(asyncio.Protocol):
         if not (self.tls or self._server.admit(self)):  # with TLS it was admitted before its handshake
             self._refuse(CROWDED)
             self._close()
+
+    @property
+    def server(self) -> WebServer:
+        return self._server
 
     @property
     def client_host(self) -> str:
@@ -331,6 +336,8 @@ class Connection(asyncio.Protocol):
             _log.error("%s %s failed", request.method, request.path, exc_info=error, extra=_of(request))
         elif failure.status >= 500 and not isinstance(error, Refused):  # those are about what the client has sent
             self._server.failures.note(failure, f"{request.method} {request.target}", request.id)
+        if request.sent_ahead:
+            self._abort()  # an answer that is half sent can't become another one; cut off, it tells
         self._send(request, failure_answer(failure, of_write=request.method in WRITE_METHODS))
 
     def _unparsable(self, error: HttpProcessingError) -> None:
@@ -363,8 +370,14 @@ class Connection(asyncio.Protocol):
         self.phase = Phase.BODY
         self._since = time.monotonic()
 
+    def await_more(self, waited_s: float) -> None:
+        """The same for a body that is taken piece by piece, and was waited for `waited_s` so far: what counts for the
+        rate is the time of all waits."""
+        self.await_body()
+        self._since -= waited_s
+
     def body_taken(self) -> None:
-        """Say that the handler has its whole body and goes on to work."""
+        """Say that the handler has what it waited for of its body and goes on to work."""
         if self.phase is Phase.BODY:
             self.phase = Phase.WORK
             self._since = time.monotonic()
@@ -384,7 +397,8 @@ class Connection(asyncio.Protocol):
             else:
                 connection = b""
             body = b"" if request.method == "HEAD" else answer.body
-            self._outbox.write(self._head(answer, request.id, connection), body)
+            head = b"" if request.sent_ahead else self._head(answer, request.id, connection)
+            self._outbox.write(head, body)
             self._request = None
             if not keep:
                 self._linger(unread=not body_complete)
@@ -394,7 +408,8 @@ class Connection(asyncio.Protocol):
             else:
                 self._next(now)
         elapsed = now - request.started
-        self._server.counters.answered(request.operation, answer.status, elapsed, request.received, len(answer.body))
+        sent = request.sent_ahead + len(answer.body)
+        self._server.counters.answered(request.operation, answer.status, elapsed, request.received, sent)
         if self._server.access_log:
             _access.info(
                 '%s "%s %s" %d %d in %d out %.1f ms',
@@ -403,7 +418,7 @@ class Connection(asyncio.Protocol):
                 request.target,
                 answer.status,
                 request.received,
-                len(answer.body),
+                sent,
                 elapsed * 1000,
                 extra=_of(request),
             )
@@ -425,6 +440,33 @@ class Connection(asyncio.Protocol):
             self._consumed()
             self._pump(self._take_backlog())
 
+    # --- answers in pieces; used by sfss.web.pieces ---
+
+    def send_ahead(self, request: Request, head: bytes, piece: bytes) -> None:
+        """Send a part of an answer whose last part the handler returns; `taken` is to be awaited behind each."""
+        request.sent_ahead += len(piece)
+        self._outbox.write(head, piece)
+
+    def answer_head(self, request: Request, answer: Answer) -> bytes:
+        """The head of an answer that is sent in pieces."""
+        ends = answer.close or self._server.stopping or not request.keep_alive or not request.body.is_eof()
+        request.keep_alive = not ends
+        return self._head(answer, request.id, b"Connection: close\r\n" if ends else b"")
+
+    async def taken(self) -> bool:
+        """Wait until the client has taken all that was sent. False when it has left."""
+        if self._transport is not None and self._outbox.unsent_bytes:
+            self._since = time.monotonic()
+            self._taking = self._loop.create_future()
+            await self._taking
+        return self._transport is not None and not self._transport.is_closing()
+
+    def _wake_sender(self) -> None:
+        taking = self._taking
+        self._taking = None
+        if taking is not None and not taking.done():
+            taking.set_result(None)
+
     def pause_writing(self) -> None:
         self._outbox.paused()
 
@@ -437,6 +479,8 @@ class Connection(asyncio.Protocol):
         elif self.phase is Phase.LINGER:
             self._since = time.monotonic()
             self._half_close()
+        elif self._taking is not None:
+            self._wake_sender()
 
     # --- flow control of bodies; called by aiohttp's StreamReader ---
 
@@ -479,7 +523,12 @@ class Connection(asyncio.Protocol):
 
     def _check_body(self, waited: float) -> None:
         request = self._request
-        if request is None or waited < self._limits.body_grace_s:
+        if request is None:
+            return
+        if self._server.hurrying:
+            request.body.set_exception(Stopping("the server stops, and can't wait for the rest of the body"))
+            return
+        if waited < self._limits.body_grace_s:
             return
         rate = request.body.total_bytes / waited
         if rate < self._limits.body_rate_min:
@@ -531,6 +580,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self.phase = Phase.CLOSED
         self._outbox.close()
+        self._wake_sender()
         self._server.forget(self)
         request = self._request
         if request is None:

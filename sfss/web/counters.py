@@ -27,6 +27,7 @@ GAUGES: Final = (
     "rusage_system_us",
     "rusage_maxrss",
     "body_bytes",
+    "batches",
 )
 COUNTS: Final = (
     "total_connections",
@@ -39,11 +40,14 @@ COUNTS: Final = (
     "aborted",
     "retries",
     "retries_refused",
+    "batch_files_given",
+    "batch_files_stored",
+    "batch_files_failed",
 )
 TIMED: Final = ("get", "head", "put", "post", "delete")
 """Operations whose latency is kept as a histogram."""
 
-OPERATIONS: Final = (*TIMED, "other")
+OPERATIONS: Final = (*TIMED, "batch_get", "batch_put", "other")
 CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 """Requests are counted by operation and by the class of the answer's status, together: one word for each pair."""
 

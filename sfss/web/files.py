@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mimetypes
 import time
 from functools import lru_cache, partial
@@ -13,7 +12,6 @@ from multidict import istr
 from sfss.errors import BadRequest, Busy
 from sfss.keys import encode_path
 from sfss.promise import Promise
-from sfss.stamps import stamp_time
 from sfss.store import Record, Store, Written, settled
 from sfss.web.answers import STORED_BYTES_HEADERS, Answer
 from sfss.web.conditions import (
@@ -33,6 +31,7 @@ from sfss.web.origins import Origins
 from sfss.web.paths import path_of
 from sfss.web.requests import Answered, Later, Request
 from sfss.web.uploads import Uploads
+from sfss.web.versions import digest_of, etag_of, modified_of
 
 _IF_MATCH: Final = istr("If-Match")
 _IF_UNMODIFIED_SINCE: Final = istr("If-Unmodified-Since")
@@ -181,7 +180,7 @@ class FileHandlers:
         return self._stored(status, value, request, await settled(reply))
 
     def _stored(self, status: int, value: bytes, request: Request, written: Written) -> Answer:
-        etag = _etag(written) if written.version else _digest(value).encode()
+        etag = etag_of(written) if written.version else digest_of(value).encode()
         return Answer(status, b'ETag: "%b"\r\nContent-Length: 0\r\n%b' % (etag, _durability(written)))
 
     def delete(self, request: Request) -> Answered:
@@ -212,30 +211,15 @@ _LARGE_BYTES: Final = 64 * 1024
 
 def _validator(record: Record) -> Validator:
     if not record.version:
-        return Validator(_digest(record.value), None)
-    return Validator(_etag(record).decode(), _modified(record))
-
-
-def _modified(record: Record) -> int:
-    return int(min(stamp_time(record.version), time.time()))
-
-
-def _etag(one: Record | Written) -> bytes:
-    """Version and checksum in hex, which together order a key's writes. Two writes may have one version: coordinators
-    that stamp in the same millisecond don't know of each other."""
-    return b"%016x-%016x" % (one.version, one.checksum)
-
-
-def _digest(value: bytes) -> str:
-    """128 bits of SHA-256: an ETag that is right for ever, whoever chose the bytes."""
-    return hashlib.sha256(value).hexdigest()[:32]
+        return Validator(digest_of(record.value), None)
+    return Validator(etag_of(record).decode(), modified_of(record))
 
 
 def _validator_lines(record: Record) -> bytes:
     """`_validator` as header lines, without the way through text: most reads ask for nothing else."""
     if not record.version:
-        return b'ETag: "%b"\r\n' % _digest(record.value).encode()
-    return b'ETag: "%b"\r\nLast-Modified: %b\r\n' % (_etag(record), http_date(_modified(record)))
+        return b'ETag: "%b"\r\n' % digest_of(record.value).encode()
+    return b'ETag: "%b"\r\nLast-Modified: %b\r\n' % (etag_of(record), http_date(modified_of(record)))
 
 
 def _file_head(path: str, size: int, record: Record) -> bytes:

@@ -10,6 +10,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from sfss.http.metrics import SERVER_ROWS, Row, build_family, families
 from sfss.web.counters import TIMED, RequestCounts, SharedCounters, bucket_ceiling
 
+_BATCH_FILES = "Files of batches; failed are those with another status than 200"
+
 _ROWS = (
     *SERVER_ROWS,
     Row("restarts", "worker_restarts_total", "Worker processes that ended and were replaced"),
@@ -20,6 +22,10 @@ _ROWS = (
     Row("aborted", "aborted_total", "Answers whose client was gone before their end"),
     Row("retries", "retries_total", "Tries after a request's first", (("result", "made"),)),
     Row("retries_refused", "retries_total", "Tries after a request's first", (("result", "refused"),)),
+    Row("batch_files_given", "batch_files_total", _BATCH_FILES, (("result", "given"),)),
+    Row("batch_files_stored", "batch_files_total", _BATCH_FILES, (("result", "stored"),)),
+    Row("batch_files_failed", "batch_files_total", _BATCH_FILES, (("result", "failed"),)),
+    Row("batches", "batches_in_hand", "Batches not yet answered"),
     Row("body_bytes", "body_bytes", "Bytes of bodies in memory"),
 )
 
@@ -27,7 +33,11 @@ _BOUNDS = range(27, 96, 4)
 """One bucket of each doubling, from 256 µs to 34 s: a Prometheus keeps each as a series of its own, and what lies
 between is of use only to percentiles, which `/status` has."""
 
-_METHODS = {name: name.upper() for name in TIMED} | {"other": "other"}
+_METHODS = {name: name.upper() for name in TIMED} | {
+    "batch_get": "batch_get",
+    "batch_put": "batch_put",
+    "other": "other",
+}
 """What isn't about a file, as `/status`, is `other`."""
 
 

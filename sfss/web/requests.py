@@ -34,6 +34,7 @@ class Request:
         "path",
         "query",
         "received",
+        "sent_ahead",
         "started",
         "target",
         "version",
@@ -71,6 +72,8 @@ class Request:
         """Bytes of body taken."""
         self.held_bytes = 0
         """What is held of the server's body memory; given back when the answer is sent."""
+        self.sent_ahead = 0
+        """Bytes of an answer in pieces that are sent: then its head and these can't be taken back."""
 
     def call(self, now: float, timeout: float) -> Call:
         """What goes down the tiers with it. `now` is `time.monotonic()`."""

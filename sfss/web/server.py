@@ -58,6 +58,8 @@ class WebServer:
         self.failures = FailureLog()
         self.stopping = False
         """Whether every answer from now on ends its connection."""
+        self.hurrying = False
+        """Whether requests that take long are to come to an end: half of the time that a stop may take is over."""
         self.idle_welcome = True
         """Whether a connection may wait for its next request."""
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -158,7 +160,10 @@ class WebServer:
         self.idle_welcome = False
         for connection in list(self._connections):
             connection.close_if_idle()
-        if not await self._wait_for_quiet(grace_s - last_call_s):
+        rest_s = grace_s - last_call_s
+        quiet = await self._wait_for_quiet(rest_s / 2)
+        self.hurrying = True
+        if not (quiet or await self._wait_for_quiet(rest_s / 2)):
             _log.warning("requests were still in hand %.0f s after the stop", grace_s)
         for connection in list(self._connections):
             connection.abort()

@@ -18,6 +18,64 @@ ENVELOPE_BYTES_MAX: Final = 64 * 1024
 """What a form may add to its file: boundaries, headers, other fields."""
 
 
+def announced_length(request: Request) -> int | None:
+    """The length that a write's head announces for its body; None for chunks. Refuses what no write may ask for."""
+    headers = request.headers
+    for name in READ_CONDITIONS:
+        if name in headers:
+            raise Refused(
+                501, "unsupported", f"{name} on a write can't be honoured without a race; send the write without it"
+            )
+    if "Content-Range" in headers:
+        raise BadRequest("part of a file can't be written; send all of it, without Content-Range")
+    if "Expect" in headers and headers["Expect"].strip().lower() != "100-continue":
+        raise Refused(417, "expectation_failed", "only Expect: 100-continue is understood")
+    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        # Whatever else is done to the bytes on their way would have to be undone here (RFC 9112, 6.1).
+        raise Refused(501, "unsupported", "chunked is the one transfer coding understood here", close=True)
+    announced = headers.get("Content-Length")
+    if announced is not None:
+        return int(announced)
+    if "Transfer-Encoding" not in headers:
+        # By HTTP/1.1 that is an empty body; but who meant to send bytes would replace a file by an empty one, and
+        # before 1.1 a body may follow that ends with the connection, whole or cut off.
+        raise Refused(
+            411, "length_required", "announce the body: Content-Length (0 for an empty file) or chunks", close=True
+        )
+    return None
+
+
+async def receive_up_to(request: Request, limit: int, too_large: str) -> bytes:
+    """Wait for a body of up to `limit` bytes, for which memory is held; `TooLarge` says `too_large` beyond that."""
+    body = request.body
+    announced = request.headers.get("Content-Length")
+    if body.is_eof():
+        received = body.read_nowait()
+        if len(received) > limit:
+            raise TooLarge(too_large)
+        return received
+    request.connection.await_body()
+    if announced is not None:
+        body.set_read_chunk_size(int(announced))  # so that reading isn't paused for what is going to be held anyway
+        request.connection.resume_reading()  # what came before this was set may have paused it
+        error = body.exception()
+        if error is not None:  # what broke before the wait began isn't told to it
+            raise error
+        await body.wait_eof()
+        received = body.read_nowait()
+    else:
+        chunks: list[bytes] = []
+        count = 0
+        while chunk := await body.readany():
+            count += len(chunk)
+            if count > limit:
+                raise TooLarge(too_large)
+            chunks.append(chunk)
+        received = b"".join(chunks)
+    request.connection.body_taken()
+    return received
+
+
 class Uploads:
     """Takes bodies of up to `file_bytes_max` bytes each, all together within `memory`."""
 
@@ -27,29 +85,11 @@ class Uploads:
 
     def check_head(self, request: Request) -> None:
         """Refuse what the head tells already, before a byte of body is asked for, and hold memory for the body."""
-        headers = request.headers
-        for name in READ_CONDITIONS:
-            if name in headers:
-                raise Refused(
-                    501, "unsupported", f"{name} on a write can't be honoured without a race; send the write without it"
-                )
-        if "Content-Range" in headers:
-            raise BadRequest("part of a file can't be written; send all of it, without Content-Range")
-        if "Expect" in headers and headers["Expect"].strip().lower() != "100-continue":
-            raise Refused(417, "expectation_failed", "only Expect: 100-continue is understood")
-        if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
-            # Whatever else is done to the bytes on their way would have to be undone here (RFC 9112, 6.1).
-            raise Refused(501, "unsupported", "chunked is the one transfer coding understood here", close=True)
         limit = self._limit(request)
-        announced = headers.get("Content-Length")
-        if announced is None and "Transfer-Encoding" not in headers:
-            # By HTTP/1.1 that is an empty body; but who meant to send bytes would replace a file by an empty one, and
-            # before 1.1 a body may follow that ends with the connection, whole or cut off.
-            raise Refused(
-                411, "length_required", "announce the body: Content-Length (0 for an empty file) or chunks", close=True
-            )
-        length = int(announced) if announced is not None else limit
-        if length > limit:
+        length = announced_length(request)
+        if length is None:
+            length = limit
+        elif length > limit:
             raise TooLarge(f"a body of {length} bytes is announced; the limit for a file is {self._file_bytes_max}")
         self._memory.hold(length)
         request.held_bytes = length
@@ -57,28 +97,9 @@ class Uploads:
     async def receive(self, request: Request) -> bytes:
         """Wait for the body. Slow, short and broken ones are refused by the connection."""
         limit = self._limit(request)
-        body = request.body
-        announced = request.headers.get("Content-Length")
-        request.connection.await_body()
-        if announced is not None:
-            body.set_read_chunk_size(int(announced))  # so that reading isn't paused for what is going to be held anyway
-            request.connection.resume_reading()  # what came before this was set may have paused it
-            error = body.exception()
-            if error is not None:  # what broke before the wait began isn't told to it
-                raise error
-            await body.wait_eof()
-            received = body.read_nowait()
-        else:
-            chunks: list[bytes] = []
-            count = 0
-            while chunk := await body.readany():
-                count += len(chunk)
-                if count > limit:
-                    raise TooLarge(f"the body has over {limit} bytes; the limit for a file is {self._file_bytes_max}")
-                chunks.append(chunk)
-            received = b"".join(chunks)
-        request.connection.body_taken()
-        return received
+        return await receive_up_to(
+            request, limit, f"the body has over {limit} bytes; the limit for a file is {self._file_bytes_max}"
+        )
 
     def file_of(self, request: Request, body: bytes) -> bytes:
         """The file that a complete body brings: the form's file part, or the body itself."""

@@ -186,8 +186,16 @@ class RawClient:
                     raise ValueError(f"{name} is there twice")
                 headers[name.lower()] = value.strip()
             status = int(status_line.split()[1])
+            if headers.get("transfer-encoding") == "chunked" and not head:
+                return Reply(status, headers, b"".join([chunk async for chunk in self.chunks()]))
             size = 0 if head or status in (100, 204, 304) else int(headers["content-length"])
             return Reply(status, headers, await self.reader.readexactly(size))
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The chunks of a body, as they come. Raises `IncompleteReadError` for one that is cut off."""
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            yield (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readexactly(2)
 
     async def ended(self) -> bool:
         """Wait for the server to end the connection; False when it sends something instead."""

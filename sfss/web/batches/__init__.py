@@ -1,0 +1,1 @@
+"""Many files in one request: `POST /files:get` and `POST /files:put`. The formats: docs/batches.rst."""

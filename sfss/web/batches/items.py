@@ -1,0 +1,60 @@
+"""What the two formats of a batch, records and tar, are read into and made from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from sfss.errors import SfssError
+from sfss.store import Record
+from sfss.web.errors import Failure
+
+JOINED_BYTES_MAX = 256 * 1024
+"""Pieces of a body up to about this size are sent, and were received, in one go."""
+
+
+class Sent(NamedTuple):
+    """One file of a body. `refusal` says why it can't be stored as it came; its bytes are dropped then."""
+
+    path: str
+    value: bytes
+    refusal: SfssError | None = None
+
+
+class Totals(NamedTuple):
+    """How many files a batch told of, and how many of these with another status than 200."""
+
+    files: int
+    failed: int
+
+
+class Reader(Protocol):
+    """Takes a body apart as it comes, without I/O. Memory: one file, and the bytes fed last."""
+
+    ended: bool
+    """Whether the body's own end mark has come. What is fed behind it is refused."""
+
+    @property
+    def unfinished(self) -> str:
+        """The path of a file of which only a part has come; else empty."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Only once `next` has given None."""
+
+    def next(self) -> Sent | None:
+        """The next file, None for "more bytes are needed". Raises `BadRequest` where the body can't be followed any
+        more."""
+
+
+class Writer(Protocol):
+    """Makes the body of an answer, piece by piece."""
+
+    content_type: bytes
+
+    def found(self, path: str, record: Record) -> list[bytes]:
+        """A file."""
+
+    def failed(self, path: str, failure: Failure) -> bytes:
+        """Why there is none."""
+
+    def end(self, totals: Totals) -> bytes:
+        """The mark without which an answer was cut short."""

@@ -1,0 +1,24 @@
+"""The key of a path that a batch names."""
+
+from __future__ import annotations
+
+from sfss.errors import BadRequest
+from sfss.keys import check_path, encode_path
+
+
+class KeyMaker:
+    """Makes keys by `encoding`, of up to `bytes_max` bytes."""
+
+    __slots__ = ("_bytes_max", "_encoding")
+
+    def __init__(self, encoding: str, bytes_max: int) -> None:
+        self._encoding = encoding
+        self._bytes_max = bytes_max
+
+    def key_of(self, path: str) -> bytes:
+        """The key of a path as it stands in a batch, where nothing is percent-encoded. Raises `BadRequest`."""
+        check_path(path)
+        try:
+            return encode_path(path, self._encoding, self._bytes_max)
+        except UnicodeEncodeError:
+            raise BadRequest("path is not UTF-8") from None

@@ -1,0 +1,195 @@
+"""`POST /files:put`: many files in one body, and a line for each of them when it is at its end.
+
+A window of files is on its way to the disks at a time, and the body is read on as these are answered. The lines are
+kept until the body has ended, because most clients read nothing before they have sent all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from sfss.errors import SfssError, Stopping, TooLarge
+from sfss.promise import Promise
+from sfss.store import Store, Written
+from sfss.web.answers import Answer, body_answer
+from sfss.web.batches.items import Reader, Sent, Totals
+from sfss.web.batches.keys import KeyMaker
+from sfss.web.batches.outcomes import settled_reply, told_failure
+from sfss.web.batches.records import end_line, failed_line, stored_line
+from sfss.web.batches.room import WINDOW_BYTES, WRITES_MAX
+from sfss.web.errors import RETRY_AFTER_S, Failure, Refused, failure_of
+from sfss.web.memory import BodyMemory
+from sfss.web.requests import Request
+
+CONTENT_TYPE = "application/x-ndjson"
+_MULTI_STATUS = 207
+
+
+class Putting:
+    """One batch of writes, up to `files_max` of them in `bytes_max` bytes of body."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyMaker,
+        memory: BodyMemory,
+        reader: Reader,
+        request: Request,
+        *,
+        files_max: int,
+        bytes_max: int,
+        timeout_s: float,
+        patience_s: float,
+    ) -> None:
+        """`patience_s`: how long no byte of the body may come."""
+        self._store = store
+        self._keys = keys
+        self._memory = memory
+        self._reader = reader
+        self._request = request
+        self._files_max = files_max
+        self._bytes_max = bytes_max
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._waited_s = 0.0
+        self._on_their_way: deque[tuple[str, bytes, bytes, Any]] = deque()
+        """Path, key, bytes, and the reply or a promise of it."""
+        self._keys_under_way: set[bytes] = set()
+        self._bytes_under_way = 0
+        self._lines: list[bytes] = []
+        self._held_lines = 0
+        self._files = 0
+        self._failed = 0
+
+    async def answer(self) -> Answer:
+        """Take the body to its end, or as far as it can be followed, and tell of every file in it."""
+        broken: SfssError | None = None
+        try:
+            try:
+                await self._take_body()
+            except SfssError as error:
+                broken = error
+            await self._settle(0)
+            return self._told(broken)
+        finally:
+            self._memory.release(self._held_lines)
+            self._request.received = self._request.body.total_bytes
+            counters = self._request.connection.server.counters
+            counters.add("batch_files_stored", self._files - self._failed)
+            counters.add("batch_files_failed", self._failed)
+
+    async def _take_body(self) -> None:
+        reader = self._reader
+        while True:
+            sent = reader.next()
+            if sent is not None:
+                await self._begin(sent)
+                continue
+            self._take_settled()
+            data = await self._more()
+            if not data:
+                break
+            reader.feed(data)
+        if reader.unfinished:
+            raise Refused(400, "short_body", f"the body ended within {reader.unfinished}, which was not stored")
+        if not reader.ended:
+            raise Refused(400, "short_body", "the body ended without its end mark; more files may have been meant")
+
+    async def _more(self) -> bytes:
+        """The next bytes of the body, none at its end."""
+        request = self._request
+        body = request.body
+        if request.connection.server.hurrying:
+            raise Stopping("the server stops; send the files that aren't told of once more")
+        data = body.read_nowait() if body.exception() is None else b""
+        if not data:
+            began = time.monotonic()
+            request.connection.await_more(self._waited_s)
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    data = await body.readany()
+            except TimeoutError:
+                raise Refused(408, "too_slow", f"no byte of the body came for {self._patience_s:g} s") from None
+            finally:
+                request.connection.body_taken()
+            self._waited_s += time.monotonic() - began
+        if body.total_bytes > self._bytes_max:
+            raise TooLarge(f"the body has over {self._bytes_max} bytes; send the other files in another batch")
+        return bytes(data)
+
+    async def _begin(self, sent: Sent) -> None:
+        """Send a file on its way, when there is room for it."""
+        if self._files + len(self._on_their_way) >= self._files_max:
+            raise TooLarge(f"the batch has over {self._files_max} files; send the others in another batch")
+        path, value, refusal = sent
+        await self._settle(WRITES_MAX - 1, WINDOW_BYTES - len(value))
+        key = b""
+        reply: Any = refusal
+        if refusal is None:
+            try:
+                key = self._keys.key_of(path)
+                if key in self._keys_under_way:
+                    await self._settle(0)  # the later one of two is to stay
+                reply = self._store.set(key, value, call=self._request.call(time.monotonic(), self._timeout_s))
+            except Exception as error:
+                reply = error
+        self._keys_under_way.add(key)
+        self._bytes_under_way += len(value)
+        self._on_their_way.append((path, key, value, reply))
+
+    async def _settle(self, files: int, size: int = WINDOW_BYTES) -> None:
+        """Wait until no more than `files` with `size` bytes are on their way."""
+        while self._on_their_way and (len(self._on_their_way) > files or self._bytes_under_way > size):
+            await settled_reply(self._on_their_way[0][3])
+            self._take_settled()
+
+    def _take_settled(self) -> None:
+        """Note what became of those that are answered, in their order."""
+        on_their_way = self._on_their_way
+        while on_their_way:
+            path, key, value, reply = on_their_way[0]
+            if isinstance(reply, Promise):
+                if not reply.done():
+                    return
+                reply = reply.exception() or reply.result()
+            on_their_way.popleft()
+            self._keys_under_way.discard(key)
+            self._bytes_under_way -= len(value)
+            if isinstance(reply, Written):
+                line = stored_line(path, reply, value)
+                self._files += 1
+            else:
+                line = self._failure_line(path, reply)
+            self._keep(line)
+
+    def _failure_line(self, path: str, error: BaseException) -> bytes:
+        self._files += 1
+        self._failed += 1
+        return failed_line(path, told_failure(self._request, path, error), of_write=True)
+
+    def _keep(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._held_lines += len(line)
+        self._memory.hold_anyway(len(line))
+
+    def _told(self, broken: SfssError | None) -> Answer:
+        """All lines, below the status that says most."""
+        if broken is None:
+            status = _MULTI_STATUS if self._failed else 200
+            return self._answer(status, None)
+        if self._reader.unfinished:
+            self._keep(self._failure_line(self._reader.unfinished, broken))
+        if not self._files:
+            raise broken
+        failure = failure_of(broken)
+        answer = self._answer(failure.status, failure)
+        answer.close = True
+        return answer
+
+    def _answer(self, status: int, failure: Failure | None) -> Answer:
+        lines = b"".join([*self._lines, end_line(Totals(self._files, self._failed), failure)])
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if failure is not None and failure.retry else {}
+        return body_answer(status, CONTENT_TYPE, lines, headers)

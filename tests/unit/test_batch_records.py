@@ -1,0 +1,169 @@
+"""The record format of batches: what is written can be read, cut or split anywhere, and broken bodies are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfss.errors import BadRequest, Outcome, TooLarge
+from sfss.store import Record, Written
+from sfss.web.batches.items import Sent, Totals
+from sfss.web.batches.records import RecordReader, RecordWriter, failed_line, stored_line
+from sfss.web.errors import Failure
+
+FILE_BYTES_MAX = 1000
+paths = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
+files = st.lists(st.tuples(paths, st.binary(max_size=100)), max_size=6)
+
+
+def body_of(*stored: tuple[str, bytes]) -> bytes:
+    """A body as a client makes it."""
+    lines = [json.dumps({"path": path, "size": len(value)}).encode() + b"\n" + value + b"\n" for path, value in stored]
+    return b"".join(lines) + json.dumps({"end": True, "files": len(stored)}).encode() + b"\n"
+
+
+def read(*pieces: bytes) -> tuple[list[Sent], RecordReader]:
+    reader = RecordReader(FILE_BYTES_MAX)
+    read: list[Sent] = []
+    for piece in pieces:
+        reader.feed(piece)
+        while (sent := reader.next()) is not None:
+            read.append(sent)
+    return read, reader
+
+
+@given(files, st.data())
+def test_files_come_out_as_they_went_in_wherever_the_body_is_split(
+    stored: list[tuple[str, bytes]], data: st.DataObject
+) -> None:
+    body = body_of(*stored)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True) if start < end]
+
+    sent, reader = read(*pieces)
+
+    assert [(path, value) for path, value, refusal in sent if refusal is None] == stored
+    assert reader.ended
+
+
+def test_a_body_comes_out_whole_byte_by_byte() -> None:
+    body = body_of(("a", b""), ("ä/b", b"\n{}\n"), ("c", bytes(FILE_BYTES_MAX)))
+
+    sent, reader = read(*(body[at : at + 1] for at in range(len(body))))
+
+    assert [(one.path, one.value) for one in sent] == [("a", b""), ("ä/b", b"\n{}\n"), ("c", bytes(FILE_BYTES_MAX))]
+    assert reader.ended
+
+
+@given(files.filter(bool), st.data())
+def test_a_body_that_is_cut_has_no_end_and_no_file_that_was_not_whole(
+    stored: list[tuple[str, bytes]], data: st.DataObject
+) -> None:
+    body = body_of(*stored)
+    cut = body[: data.draw(st.integers(0, len(body) - 1))]
+
+    sent, reader = read(*([cut] if cut else []))
+
+    assert not reader.ended
+    assert [(one.path, one.value) for one in sent] == stored[: len(sent)]
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
+    with contextlib.suppress(BadRequest):
+        read(*filter(None, pieces))
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()))
+@settings(max_examples=40)
+def test_any_json_for_a_line_is_read_or_refused(told: object) -> None:
+    for line in (told, {"path": told, "size": 0}, {"path": "a", "size": told}, {"end": True, "files": told}):
+        with contextlib.suppress(BadRequest):
+            read(json.dumps(line).encode() + b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"BZh9" + bytes(5000), "line"),
+        (b"[" * 2000 + b"\n", "no JSON object"),
+        (b'{"path": "a", "size": 1}\nab', "line feed"),
+        (b'{"path": "a", "size": -1}\n', "size"),
+        (b'{"path": "a", "size": true}\n', "size"),
+        (b'{"path": "a", "size": "1"}\n', "size"),
+        (b'{"end": true, "files": 1}\n', "0 came"),
+        (b'{"end": true}\n{"path": "a", "size": 0}\n', "behind"),
+    ],
+)
+def test_what_can_not_be_followed_ends_the_reading(body: bytes, why: str) -> None:
+    with pytest.raises(BadRequest, match=why):
+        read(body)
+
+
+def test_bytes_behind_the_end_are_refused_when_they_come_later() -> None:
+    with pytest.raises(BadRequest, match="behind"):
+        read(b'{"end": true}\n', b"\n")
+
+
+def test_a_bad_file_spoils_only_itself() -> None:
+    lines = (
+        b'{"path": "large", "size": 1001}\n' + bytes(1001) + b"\n",
+        b'{"size": 1}\n.\n',
+        b'{"path": "missing", "status": 404}\n',
+        b'{"path": "good", "size": 1}\n.\n',
+        b'{"end": true, "files": 4}\n',
+    )
+
+    sent, reader = read(*lines)
+
+    assert [(one.path, one.value, type(one.refusal)) for one in sent] == [
+        ("large", b"", TooLarge),
+        ("", b"", BadRequest),
+        ("missing", b"", BadRequest),
+        ("good", b".", type(None)),
+    ]
+    assert reader.ended
+
+
+def test_a_file_that_is_under_way_has_a_name() -> None:
+    _, reader = read(b'{"path": "a", "size": 10}\n12345')
+
+    assert reader.unfinished == "a"
+
+
+@given(paths, st.binary(max_size=50))
+def test_an_answer_can_be_sent_to_put_as_it_is(path: str, value: bytes) -> None:
+    writer = RecordWriter()
+    missing = Failure(404, "not_found", "there is no file \n", False, Outcome.NOT_APPLIED)
+    body = b"".join(writer.found(path, Record(value, len(value), version=7 << 22, checksum=9)))
+    body += writer.failed(path, missing) + writer.end(Totals(2, 1))
+
+    sent, reader = read(body)
+
+    assert (sent[0].path, sent[0].value, sent[0].refusal) == (path, value, None)
+    assert (sent[1].path, type(sent[1].refusal)) == (path, BadRequest)
+    assert reader.ended
+
+
+def test_lines_say_what_single_answers_say() -> None:
+    unknown = Failure(503, "quorum_unavailable", 'a "quoted" reason', True, Outcome.UNKNOWN)
+
+    assert json.loads(stored_line('a "b"', Written(1, 2, 2, 3), b"")) == {
+        "path": 'a "b"',
+        "status": 200,
+        "etag": "0000000000000001-0000000000000002",
+        "durable": "2/3",
+    }
+    assert json.loads(failed_line("\ud800\\", unknown, of_write=True)) == {
+        "path": "?\\",
+        "status": 503,
+        "error": "quorum_unavailable",
+        "message": 'a "quoted" reason',
+        "retry_after": 1,
+        "outcome": "unknown",
+    }
+    assert b"outcome" not in failed_line("a", unknown, of_write=False)
