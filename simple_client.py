@@ -3,10 +3,11 @@
 
     simple_client.py --host 127.0.0.1 --port 8255 --path folder/file.ext --filepath /local/file    post a file
     simple_client.py get | put | rm | explain --path folder/file.ext …                             one file
+    simple_client.py put -r FOLDER [PREFIX] · get -r LIST FOLDER                                    many, in batches
     simple_client.py bench …                                                                       load
 
 Exit status: 0 done · 1 the server refused or failed · 2 wrong usage · 3 the server can't be reached · 4 no such file ·
-5 `bench` read bytes that were never written.
+5 `bench` read bytes that were never written. Of many files 1 when any failed, 4 when some are missing and none failed.
 
 How the benchmark stays honest: every value is derived from its path and generation, so a read is compared whole,
 and an old one is told from a current one; one write of a path is in flight at a time. With `--rate` requests start
@@ -15,8 +16,11 @@ by a schedule and their latency is counted from the moment they were due, whethe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
+import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -28,7 +32,9 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import sys
+import threading
 import time
 import uuid
 import zlib
@@ -246,10 +252,10 @@ class Histogram:
         self.count = 0
         self.max = 0
 
-    def record(self, microseconds: int) -> None:
+    def record(self, microseconds: int, count: int = 1) -> None:
         shift = max(microseconds.bit_length() - 8, 0)
-        self.counts[(shift << 7) + (microseconds >> shift)] += 1
-        self.count += 1
+        self.counts[(shift << 7) + (microseconds >> shift)] += count
+        self.count += count
         if microseconds > self.max:
             self.max = microseconds
 
@@ -392,6 +398,7 @@ class Listed:
     """One operation of one kind for each file, as fast as they go: filling and clearing up."""
 
     def __init__(self, kind: str, files: list[BenchFile]) -> None:
+        self.kind = kind
         self._left = [Operation(kind, file) for file in files]
         self._left.reverse()
         self.unsent = 0
@@ -897,6 +904,248 @@ class Loop:
                 self._drop(link, f"no answer within {self._target.timeout_s:g} s")
 
 
+@dataclass(slots=True)
+class Batch:
+    """Operations of one kind that go in one request. `oldest`: what a read of each must find at least."""
+
+    kind: str
+    operations: list[Operation]
+    oldest: list[int] = field(default_factory=list)
+
+
+class Gathered:
+    """Another source's operations, in batches of `size` of one kind; the last ones may be smaller."""
+
+    def __init__(self, source: Listed | Mixed, size: int) -> None:
+        self._source = source
+        self._size = size
+        self._kept: dict[str, list[Operation]] = {}
+
+    def next(self, now: float) -> Batch | None:
+        while (operation := self._source.next(now)) is not None:
+            kept = self._kept.setdefault(operation.kind, [])
+            kept.append(operation)
+            if operation.kind is PUT:
+                operation.file.writing = True
+            if len(kept) == self._size:
+                return Batch(operation.kind, self._kept.pop(operation.kind))
+        if self._kept and self._source.wait_s(now) is None:
+            return Batch(*self._kept.popitem())
+        return None
+
+    def wait_s(self, now: float) -> float | None:
+        wait_s = self._source.wait_s(now)
+        return 0.0 if wait_s is None and self._kept else wait_s
+
+    def end(self, now: float) -> None:
+        self._source.end(now)
+        for operation in self._kept.get(PUT, []):
+            operation.file.writing = False
+        self._kept.clear()
+
+    @property
+    def unsent(self) -> int:
+        return self._source.unsent
+
+    @property
+    def unsent_oldest_s(self) -> float:
+        return self._source.unsent_oldest_s
+
+
+class BatchAnswer:
+    """An answer of any length, or in chunks, out of the bytes as they come."""
+
+    __slots__ = ("_chunked", "_data", "_left", "body", "closing", "status")
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._left = -1  # bytes of the body, or of the chunk, that are still to come; -1: its length is
+        self._chunked = False
+        self.body = bytearray()
+        self.status = 0
+        self.closing = False
+
+    def feed(self, data: memoryview) -> bool:
+        """Take bytes in; whether the answer is whole. Raises `ValueError` for what is no HTTP."""
+        self._data += data
+        if not self.status and not self._head():
+            return False
+        while True:
+            if self._left < 0:
+                end = self._data.find(b"\r\n")
+                if end < 0:
+                    return False
+                self._left = int(self._data[:end], 16) + 2
+                del self._data[: end + 2]
+            if len(self._data) < self._left:
+                return False
+            if not self._chunked:
+                self.body = self._data
+                return len(self._data) == self._left
+            self.body += memoryview(self._data)[: self._left - 2]
+            del self._data[: self._left]
+            if self._left == 2:
+                return True
+            self._left = -1
+
+    def _head(self) -> bool:
+        end = self._data.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = bytes(self._data[:end]).lower()
+        self._chunked = b"\r\ntransfer-encoding: chunked" in head
+        length = content_length(head)
+        if not head.startswith(b"http/1.") or (length is None and not self._chunked):
+            raise ValueError("answer is not HTTP")
+        self._left = -1 if length is None else length
+        self.status = int(head[9:12])
+        self.closing = b"\r\nconnection: close" in head
+        del self._data[: end + 4]
+        return True
+
+
+class BatchLoop(Loop):
+    """The same with many files in each request. A file's latency is that of its batch."""
+
+    def __init__(self, target: Target, address: Address, size: int, control: Pipe | None, batch: int) -> None:
+        super().__init__(target, address, size, control)
+        self._batch = batch
+        head = f"HTTP/1.1\r\nHost: {target.authority}\r\nContent-Type: {RECORDS}\r\nContent-Length: "
+        self._get_head = f"POST /files:get {head}".encode()
+        self._put_head = f"POST /files:put {head}".encode()
+
+    def run(self, source: Any, progress: Callable[[Tally], None]) -> Tally:
+        if not isinstance(source, Listed):
+            return super().run(Gathered(source, self._batch), progress)  # type: ignore[arg-type]
+        if source.kind is PUT:
+            return super().run(Gathered(source, min(self._batch, BATCH_FILES)), progress)  # type: ignore[arg-type]
+        single = Loop(self._target, (self._family, self._address), self._size)
+        try:
+            return single.run(source, progress)
+        finally:
+            single.close()
+
+    def _begin(self, link: Link, batch: Any, now: float) -> None:
+        link.operation = batch
+        link.sent_at = now
+        link.idle_s = now - link.free_at
+        link.body = BatchAnswer()  # type: ignore[assignment]
+        if batch.kind is GET:
+            batch.oldest = [operation.file.acknowledged for operation in batch.operations]
+            body = b"\n".join([operation.file.name for operation in batch.operations])
+            head = self._get_head
+        else:
+            body = b"".join([_record(operation) for operation in batch.operations]) + b'{"end": true}\n'
+            head = self._put_head
+        link.out = [b"%b%d\r\n\r\n" % (head, len(body)), body]
+        try:
+            self._send(link)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            self._watch(link, _READ | _WRITE)
+        except OSError as error:
+            self._drop(link, _cause(error))
+
+    def _receive(self, link: Link) -> None:
+        while True:
+            got = link.sock.recv_into(self._inbox_view)
+            answer: Any = link.body
+            if not got or answer is None:
+                return self._drop(link, _CLOSED[0])
+            try:
+                if answer.feed(self._inbox_view[:got]):
+                    self._told(link, answer)
+                    return None
+            except (ValueError, KeyError) as error:
+                return self._drop(link, f"answer can't be read ({error})")
+            if self._context is None or not link.sock.pending():  # type: ignore[attr-defined]
+                return None
+
+    def _told(self, link: Link, answer: BatchAnswer) -> None:
+        """Judge each file of an answer that has come whole."""
+        now = time.monotonic()
+        batch: Any = link.operation
+        link.status = answer.status
+        microseconds = int((now - link.sent_at) * 1e6)
+        body, view, at = answer.body, memoryview(answer.body), 0
+        good = 0
+        for number, operation in enumerate(batch.operations):
+            end = body.find(b"\n", at)
+            told = json.loads(body[at:end]) if end >= 0 else {"end": True}
+            if "status" not in told:
+                self.tally.errors[f"{batch.kind} {answer.status} {told.get('error', 'not told')}"] += len(
+                    batch.operations[number:]
+                )
+                break
+            at = end + 1
+            value = view[:0]
+            if "size" in told:
+                value = view[at : at + told["size"]]
+                at += told["size"] + 1
+            if self._fault(batch, number, told, value):
+                continue
+            good += 1
+            self.tally.bytes[batch.kind] += operation.file.size
+        if good:
+            self.tally.latencies.setdefault(batch.kind, Histogram()).record(microseconds, good)
+        self._release(link)
+        if answer.closing or link.out:
+            self._forget(link)
+        else:
+            link.free_at = now
+            self._free.append(link)
+
+    def _fault(self, batch: Batch, number: int, told: dict[str, Any], value: memoryview) -> bool:
+        """Whether a file of an answer is no success; counts it then."""
+        file, status = batch.operations[number].file, told["status"]
+        fault = f"{status} {told.get('error', '')}"
+        if batch.kind is PUT:
+            if status == 200:
+                file.acknowledged = batch.operations[number].generation
+                return False
+        elif status == 200:
+            fault = file.fault(value, batch.oldest[number])
+            self.tally.wrong += bool(fault)
+        elif status == 404:
+            fault = "acknowledged file missing" if batch.oldest[number] else ""
+            self.tally.wrong += bool(fault)
+        if fault:
+            self.tally.errors[f"{batch.kind} {fault}"] += 1
+        return bool(fault)
+
+    def _release(self, link: Link) -> None:
+        batch: Any = link.operation
+        if batch.kind is PUT:
+            for operation in batch.operations:
+                operation.file.writing = False
+        link.operation = None
+        link.body = None
+
+    def _drop(self, link: Link, cause: str) -> None:
+        batch: Any = link.operation
+        if batch is None:
+            return super()._drop(link, cause)
+        if not link.status:
+            self._reconnect_at = time.monotonic() + RECONNECT_S
+        self.tally.errors[f"{batch.kind} {cause}"] += len(batch.operations)
+        self._release(link)
+        return self._forget(link)
+
+
+def _record(operation: Operation) -> bytes:
+    """A file as a batch of writes has it."""
+    file = operation.file
+    if not operation.generation:
+        file.issued += 1
+        operation.generation = file.issued
+    head, start, end = file.value(operation.generation)
+    return b'{"path": %b, "size": %d}\n%b%b\n' % (
+        json.dumps(file.name.decode()).encode(),
+        file.size,
+        head,
+        noise()[start:end],
+    )
+
+
 _CLOSED = ("connection closed", "connection reset")
 
 
@@ -954,6 +1203,7 @@ class Plan:
     requests: int | None
     seed: int
     keep: bool
+    batch: int
 
 
 def work(plan: Plan, pipe: Pipe) -> None:
@@ -964,7 +1214,10 @@ def work(plan: Plan, pipe: Pipe) -> None:
     files = [
         BenchFile(plan.target, f"{plan.prefix}/{plan.process}/{number}", size) for number, size in enumerate(plan.sizes)
     ]
-    loop = Loop(plan.target, plan.address, plan.connections, pipe)
+    if plan.batch > 1:
+        loop: Loop = BatchLoop(plan.target, plan.address, plan.connections, pipe, plan.batch)
+    else:
+        loop = Loop(plan.target, plan.address, plan.connections, pipe)
 
     def tell(phase: str) -> Callable[[Tally], None]:
         return lambda tally: pipe.send((phase, tally.done, sum(tally.errors.values()), sum(tally.bytes.values())))
@@ -1141,12 +1394,15 @@ def describe(figures: dict[str, Any]) -> str:
     """The figures for people."""
     settings = figures["settings"]
     pace = f"{settings['rate']:g} requests/s by schedule" if settings["rate"] else "as fast as the server answers"
+    if settings["batch"] > 1:
+        pace = f"batches of {settings['batch']:,}, {pace}"
+    counted = "files" if settings["batch"] > 1 else "requests"
     lines = [
         f"{settings['server']}  {settings['keys']:,} files of {settings['sizes']}, {settings['reads']:.0%} reads, "
         f"{settings['concurrency']} connections in {_plural(settings['processes'], 'process', 'processes')}, {pace}",
         f"seed {settings['seed']}, {figures['duration_s']:.1f} s" + " (stopped early)" * figures["stopped_early"],
         "",
-        f"{'':6}{'requests':>12}{'per s':>11}{'MB/s':>10}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}{'max ms':>10}",
+        f"{'':6}{counted:>12}{'per s':>11}{'MB/s':>10}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}{'max ms':>10}",
     ]
     for kind, row in figures["operations"].items():
         lines.append(
@@ -1190,6 +1446,440 @@ def describe(figures: dict[str, Any]) -> str:
 
 def _plural(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
+
+
+# --- many files, in batches ----------------------------------------------------------------------------------------
+
+BATCH_FILES = 1000
+BATCH_BYTES = 8 * 1024 * 1024
+"""Files and bytes of one batch at most; so much of a folder is in memory for each connection."""
+
+TRIES = 5
+PAUSE_S = 0.5
+"""Before the second try; doubled before each further one."""
+
+RECORDS = "application/x-sfss-files"
+
+
+@dataclass(slots=True)
+class Item:
+    """One file of many: its path on the server, where it is here, and what its last try came to."""
+
+    path: str
+    local: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+    told: dict[str, Any] | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.told is not None and self.told["status"] == 200
+
+    @property
+    def final(self) -> bool:
+        """Whether another try would come to the same."""
+        return self.told is not None and (
+            self.told["status"] not in (408, 502, 503, 504) and self.told.get("error") != "batch_full"
+        )
+
+
+def failed_here(item: Item, why: str) -> None:
+    """Note that a file failed on this side."""
+    item.told = {"status": 0, "error": "", "message": why}
+
+
+class Unusable(Exception):
+    """The server answered a batch in a way that no further try would change."""
+
+
+class Courier:
+    """Carries batches over one kept connection."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._connection = target.connection()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def put(self, items: list[Item]) -> None:
+        """Send files, and note in each what became of it. Raises `OSError`, `HTTPException` or `Unusable`."""
+        body: list[bytes] = []
+        sent: list[Item] = []
+        for item in items:
+            try:
+                with open(item.local, "rb") as source:
+                    changed = os.fstat(source.fileno()).st_mtime_ns
+                    value = source.read(VALUE_BYTES_MAX + 1)
+            except OSError as error:
+                failed_here(item, f"can't be read: {error.strerror}")
+                continue
+            if len(value) > VALUE_BYTES_MAX:
+                failed_here(item, f"is larger than {VALUE_BYTES_MAX} bytes")
+                continue
+            item.size, item.mtime_ns = len(value), changed
+            body += (json.dumps({"path": item.path, "size": len(value)}).encode(), b"\n", value, b"\n")
+            sent.append(item)
+        body.append(b'{"end": true, "files": %d}\n' % len(sent))
+        response = self._ask("/files:put", b"".join(body), RECORDS)
+        for number, told in enumerate(self._lines(response, sent)):
+            sent[number].told = told
+
+    def get(self, items: list[Item], folder: Folder) -> None:
+        """Write files into `folder`, and note in each item what became of it. Raises as `put` does."""
+        names = "\n".join(item.path for item in items).encode(errors="surrogateescape")
+        response = self._ask("/files:get", names, "text/plain; charset=utf-8")
+        source = io.BufferedReader(response, 4 * CHUNK_BYTES)  # type: ignore[arg-type]
+        for number, told in enumerate(self._lines(source, items)):
+            item = items[number]
+            if told["status"] == 200:
+                value = source.read(told["size"])
+                if len(value) != told["size"] or source.read(1) != b"\n":
+                    raise http.client.IncompleteRead(value)
+                if told["path"] != item.path:
+                    raise Unusable(f"the server answered {told['path']!r} when asked for {item.path!r}")
+                item.size = len(value)
+                try:
+                    folder.write(item.path, value)
+                except (OSError, ValueError) as error:
+                    failed_here(item, f"can't be written: {getattr(error, 'strerror', None) or error}")
+                    continue
+            item.told = told
+
+    def _ask(self, resource: str, body: bytes, content_type: str) -> http.client.HTTPResponse:
+        headers = {"Content-Type": content_type, "Accept": RECORDS}
+        try:
+            self._connection.request("POST", resource, body=body, headers=headers)
+        except (BrokenPipeError, ConnectionResetError):
+            if self._connection.sock is None:  # else it may have answered already
+                raise
+        response = self._connection.getresponse()
+        if response.status in (404, 405):
+            raise Unusable("the server has no batches; it is older than they are")
+        return response
+
+    def _lines(self, source: Any, items: list[Item]) -> Iterator[dict[str, Any]]:
+        """The lines of an answer but the last, which is checked. An answer that tells of fewer files than were sent
+        says why there, and what isn't told of is tried again where that may help."""
+        count = 0
+        while True:
+            line = source.readline(CHUNK_BYTES)
+            if not line.endswith(b"\n"):
+                raise http.client.IncompleteRead(line)
+            told = json.loads(line)
+            if "end" in told or "status" not in told:
+                break
+            if count == len(items):
+                raise Unusable("the server told of more files than it was asked for")
+            yield told
+            count += 1
+        source.read()
+        if count < len(items) and told.get("error") not in _PASSING:
+            raise Unusable(f"{told.get('error')}: {told.get('message')}")
+
+
+_PASSING = ("busy", "stopping", "too_slow", "short_body", "unavailable", "unreachable")
+
+
+class Folder:
+    """A local folder that is written into and nowhere else: links in it are not followed, whatever paths say. A file
+    appears in its place only when it is whole."""
+
+    def __init__(self, path: str) -> None:
+        os.makedirs(path, exist_ok=True)
+        self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._numbers = itertools.count()
+
+    def has(self, path: str) -> bool:
+        """Whether a file is there."""
+        try:
+            with self._parent(path, make=False) as (parent, name):
+                return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        except (OSError, ValueError):
+            return False
+
+    def write(self, path: str, value: bytes) -> None:
+        """Create or replace a file. Raises `OSError`, or `ValueError` for a path that would lead elsewhere."""
+        with self._parent(path, make=True) as (parent, name):
+            partial = f".sfss-{os.getpid()}-{next(self._numbers)}.part"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            try:
+                with open(os.open(partial, flags, 0o666, dir_fd=parent), "wb") as sink:
+                    sink.write(value)
+                os.replace(partial, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial, dir_fd=parent)
+                raise
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool) -> Iterator[tuple[int, str]]:
+        """The open folder that a path's file lies in, and the file's name there."""
+        *folders, name = path.split("/")
+        for segment in (*folders, name):
+            if segment in ("", ".", "..") or "\0" in segment:
+                raise ValueError("the path leads out of the folder")
+        at = os.dup(self._root)
+        try:
+            for segment in folders:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(segment, dir_fd=at)
+                below = os.open(segment, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+                os.close(at)
+                at = below
+            yield at, name
+        finally:
+            os.close(at)
+
+
+class Bar:
+    """How far it is: on a terminal one line that changes, else nothing. Failures get lines of their own."""
+
+    def __init__(self, verb: str, total: int | None) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._verb = verb
+        self._total = total
+        self._began = time.monotonic()
+        self._shown_at = 0.0
+        self.done = 0
+        self.failed = 0
+        self.missing = 0
+        self.bytes = 0
+        self.skipped = 0
+
+    def took(self, item: Item) -> None:
+        """Count a file whose fate is known, and say why when it failed."""
+        if item.good:
+            self.done += 1
+            self.bytes += item.size
+        else:
+            told = item.told or {"status": 0, "error": "", "message": "nothing is known of it"}
+            self.failed += 1
+            self.missing += told["status"] == 404
+            words = f"{told['status']} {told['error']}: " if told["status"] else ""
+            outcome = "; it may be stored all the same" if told.get("outcome") == "unknown" else ""
+            self.clear()
+            click.echo(f"simple_client.py: {shown(item.path)}: {words}{told['message']}{outcome}", err=True)
+        self._show()
+
+    def skip(self) -> None:
+        self.skipped += 1
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if not self._terminal or now - self._shown_at < SWEEP_S:
+            return
+        self._shown_at = now
+        through = self.done + self.failed + self.skipped
+        line = f"{through:,} files"
+        if self._total:
+            filled = min(through * 30 // self._total, 30)
+            line = f"[{'#' * filled}{'-' * (30 - filled)}] {through:,} of {self._total:,} files"
+        rate = (self.done + self.failed) / max(now - self._began, 0.001)
+        line += f", {rate:,.0f}/s, {self.bytes / 1e6:,.1f} MB, {self.failed:,} failed"
+        sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._terminal and self._shown_at:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def finish(self) -> None:
+        """Say what was done, and end with the status that goes with it."""
+        self.clear()
+        skipped = f", {self.skipped:,} skipped" if self.skipped else ""
+        seconds = time.monotonic() - self._began
+        files = _plural(self.done, "file", "files")
+        click.echo(
+            f"{self._verb} {files}, {self.bytes / 1e6:,.1f} MB, {seconds:.1f} s; {self.failed:,} failed{skipped}"
+        )
+        if self.failed:
+            sys.exit(NOT_FOUND if self.failed == self.missing else FAILED)
+
+
+def shown(path: str) -> str:
+    """A path as it can be printed: whatever else is in it is escaped."""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
+def carry(
+    target: Target,
+    items: Iterator[Item],
+    connections: int,
+    serve: Callable[[Courier, list[Item]], None],
+    took: Callable[[list[Item]], None],
+) -> None:
+    """Have all items carried, in batches over several connections, and each tried again while that may help. `took` is
+    called, one at a time, with those whose fate is known.
+
+    Ends the program in one line where a batch gets no answer in all its tries.
+    """
+    try:
+        target.find()
+    except (OSError, http.client.HTTPException) as error:
+        fail(UNREACHABLE, target.trouble(error))
+    lock = threading.Lock()
+    troubles: list[tuple[int, str]] = []
+
+    def take() -> list[Item]:
+        batch: list[Item] = []
+        size = 0
+        with lock:
+            while not troubles and len(batch) < BATCH_FILES and size < BATCH_BYTES:
+                item = next(items, None)
+                if item is None:
+                    break
+                batch.append(item)
+                size += item.size
+        return batch
+
+    def work() -> None:
+        courier = Courier(target)
+        try:
+            while batch := take():
+                deliver(courier, batch)
+        except Unusable as error:
+            troubles.append((FAILED, str(error)))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            troubles.append((UNREACHABLE, target.trouble(error)))
+        finally:
+            courier.close()
+
+    def deliver(courier: Courier, batch: list[Item]) -> None:
+        left = batch
+        for attempt in range(1, TRIES + 1):
+            trouble: Exception | None = None
+            try:
+                serve(courier, left)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                trouble = error
+                courier.close()
+            known = [item for item in left if item.final or (attempt == TRIES and item.told is not None)]
+            left = [item for item in left if not (item.final or (attempt == TRIES and item.told is not None))]
+            with lock:
+                took(known)
+            if not left or troubles:
+                return
+            if attempt < TRIES:
+                time.sleep(PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+        raise trouble or ConnectionError("no answer to all files of a batch")
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if troubles:
+        status, trouble = troubles[0]
+        fail(status, f"{trouble}; what is left can be carried by the same command once more")
+
+
+class Manifest:
+    """What `put -r` has stored: a line for each file with path, size, time of change (ns) and ETag, parted by tabs,
+    which no path has. It is a list for `get -r`, too."""
+
+    def __init__(self, path: str) -> None:
+        self._stored: dict[str, tuple[str, str]] = {}
+        if os.path.exists(path):
+            with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+                for line in lines:
+                    fields = line.rstrip("\n").split("\t")
+                    if line.endswith("\n") and len(fields) == 4:
+                        self._stored[fields[0]] = (fields[1], fields[2])
+        self._sink = open(path, "a", encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
+        if self._sink.tell() and not _ends_line(path):
+            self._sink.write("\n")
+
+    def has(self, item: Item) -> bool:
+        """Whether a file was stored as it is now."""
+        return self._stored.get(item.path) == (str(item.size), str(item.mtime_ns))
+
+    def add(self, items: list[Item]) -> None:
+        for item in items:
+            if item.told is not None and item.good:
+                self._sink.write(f"{item.path}\t{item.size}\t{item.mtime_ns}\t{item.told['etag']}\n")
+        self._sink.flush()
+
+
+def _ends_line(path: str) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def files_below(folder: str, prefix: str) -> Iterator[Item]:
+    """The files of a folder, in the order of their names. Links to files count as files, links to folders don't."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        below = os.path.relpath(parent, folder)
+        parts = [prefix] * bool(prefix) + ([] if below == "." else below.split(os.sep))
+        for name in sorted(names):
+            item = Item("/".join([*parts, name]), os.path.join(parent, name))
+            try:
+                found = os.stat(item.local)
+            except OSError as error:
+                failed_here(item, f"can't be read: {error.strerror}")
+            else:
+                item.size, item.mtime_ns = found.st_size, found.st_mtime_ns
+                if not stat.S_ISREG(found.st_mode):
+                    failed_here(item, "is no regular file")
+            yield item
+
+
+def paths_in(lines: Iterator[bytes]) -> Iterator[Item]:
+    """The paths of a list: one a line, up to a tab. Empty lines are passed over."""
+    for line in lines:
+        path = line.rstrip(b"\n").removesuffix(b"\r").partition(b"\t")[0]
+        if path:
+            yield Item(path.decode(errors="surrogateescape"))
+
+
+def put_folder(target: Target, folder: str, prefix: str, connections: int, manifest: Manifest | None) -> None:
+    """Store all files of a folder below a prefix."""
+    terminal = sys.stderr.isatty()
+    bar = Bar("stored", sum(1 for _ in files_below(folder, prefix)) if terminal else None)
+
+    def items() -> Iterator[Item]:
+        for item in files_below(folder, prefix):
+            if item.told is not None:
+                bar.took(item)
+            elif manifest is not None and manifest.has(item):
+                bar.skip()
+            else:
+                yield item
+
+    def took(known: list[Item]) -> None:
+        if manifest is not None:
+            manifest.add(known)
+        for item in known:
+            bar.took(item)
+
+    carry(target, items(), connections, Courier.put, took)
+    bar.finish()
+
+
+def get_list(
+    target: Target, listed: BinaryIO, total: int | None, folder: Folder, connections: int, skip_existing: bool
+) -> None:
+    """Write the files of a list into a folder."""
+    bar = Bar("wrote", total)
+
+    def items() -> Iterator[Item]:
+        for item in paths_in(iter(listed)):
+            if skip_existing and folder.has(item.path):
+                bar.skip()
+            else:
+                yield item
+
+    def took(known: list[Item]) -> None:
+        for item in known:
+            bar.took(item)
+
+    carry(target, items(), connections, lambda courier, batch: courier.get(batch, folder), took)
+    bar.finish()
 
 
 # --- the command line ----------------------------------------------------------------------------------------------
@@ -1258,12 +1948,54 @@ def main(context: click.Context, /, path: str | None, filepath: str | None, **wh
         finish(exchange(target, "POST", file_target("files", path), form, form.headers))
 
 
+connections_option = click.option(
+    "--connections", type=click.IntRange(1, 64), default=2, show_default=True, help="With -r: batches at a time."
+)
+
+
+def get_many(target: Target, listed: BinaryIO, folder: str, connections: int, skip_existing: bool) -> None:
+    """Write the files of a list into a folder, which is made."""
+    total = None
+    if sys.stderr.isatty() and listed.seekable():
+        total = sum(1 for _ in paths_in(iter(listed)))
+        listed.seek(0)
+    try:
+        there = Folder(folder)
+    except OSError as error:
+        fail(FAILED, f"can't write into {folder}: {error.strerror}")
+    get_list(target, listed, total, there, connections, skip_existing)
+
+
 @main.command()
 @target_options
-@click.option("--path", required=True, help="Path of the stored file.")
+@click.option("--path", help="Path of the stored file.")
 @click.option("--filepath", help="Where to put it; standard output without. Replaced only by a whole file.")
-def get(path: str, filepath: str | None, **where: Any) -> None:
-    """Read one file."""
+@click.option(
+    "-r", "--recursive", "listed", type=click.File("rb"), metavar="LIST", help="Paths, one a line; - for stdin."
+)
+@click.option("--skip-existing", is_flag=True, help="With -r: leave out what is in the folder already.")
+@connections_option
+@click.argument("folder", required=False)
+def get(
+    path: str | None,
+    filepath: str | None,
+    listed: BinaryIO | None,
+    skip_existing: bool,
+    connections: int,
+    folder: str | None,
+    **where: Any,
+) -> None:
+    """Read one file; or with -r LIST FOLDER those of a list, into a folder.
+
+    LIST is a file of paths (what put -r --manifest wrote is one). What failed for a passing reason is tried again.
+    """
+    if listed is not None:
+        if folder is None or path is not None or filepath is not None:
+            raise click.UsageError("get -r LIST FOLDER says all; --path and --filepath are for one file")
+        get_many(make_target(**where), listed, folder, connections, skip_existing)
+        return
+    if path is None or folder is not None:
+        raise click.UsageError("--path says which file; -r LIST FOLDER is for many")
     target, resource = make_target(**where), file_target("file", path)
     if filepath is None or filepath == "-":
         answer = exchange(target, "GET", resource, sink=sys.stdout.buffer.write)
@@ -1287,10 +2019,43 @@ def get(path: str, filepath: str | None, **where: Any) -> None:
 
 @main.command()
 @target_options
-@click.option("--path", required=True, help="Path to store the file under.")
-@click.option("--filepath", type=click.File("rb"), required=True, help="The local file; - for standard input.")
-def put(path: str, filepath: BinaryIO, **where: Any) -> None:
-    """Create or replace one file; its bytes are sent as they are."""
+@click.option("--path", help="Path to store the file under.")
+@click.option("--filepath", type=click.File("rb"), help="The local file; - for standard input.")
+@click.option(
+    "-r",
+    "--recursive",
+    "folder",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="All files below this folder.",
+)
+@click.option("--manifest", help="With -r: note here what is stored, and leave out what is noted and unchanged.")
+@connections_option
+@click.argument("prefix", required=False)
+def put(
+    path: str | None,
+    filepath: BinaryIO | None,
+    folder: str | None,
+    manifest: str | None,
+    connections: int,
+    prefix: str | None,
+    **where: Any,
+) -> None:
+    """Create or replace one file, its bytes as they are; or with -r FOLDER [PREFIX] all files of a folder.
+
+    What failed for a passing reason is sent again, which is safe where nobody else writes the same paths.
+    """
+    if folder is not None:
+        if path is not None or filepath is not None:
+            raise click.UsageError("put -r FOLDER [PREFIX] says all; --path and --filepath are for one file")
+        try:
+            noted = Manifest(manifest) if manifest is not None else None
+        except OSError as error:
+            fail(FAILED, f"can't use {manifest}: {error.strerror}")
+        put_folder(make_target(**where), folder, (prefix or "").strip("/"), connections, noted)
+        return
+    if path is None or filepath is None or prefix is not None:
+        raise click.UsageError("--path and --filepath say what to put; -r FOLDER [PREFIX] is for many")
     body = filepath.read()
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
     finish(exchange(make_target(**where), "PUT", file_target("file", path), body, headers))
@@ -1333,6 +2098,13 @@ def explain(path: str, **where: Any) -> None:
     type=click.FloatRange(min=0, min_open=True),
     help="Start this many requests a second, whatever the answers; latency counts from when each was due.",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 100_000),
+    default=1,
+    show_default=True,
+    help="Files in one request; --concurrency counts requests then.",
+)
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes of the client.")
 @click.option("--seed", type=int, help="Repeats a run's choices.  [default: random, printed]")
 @click.option("--prefix", help="Folder for the files.  [default: bench/<seed>]")
@@ -1346,6 +2118,7 @@ def bench(
     requests: int | None,
     keys: int,
     rate: float | None,
+    batch: int,
     processes: int,
     seed: int | None,
     prefix: str | None,
@@ -1361,10 +2134,13 @@ def bench(
         mix = parse_mix(sizes)
     except ValueError as error:
         raise click.BadParameter(f"{error}; the form is 4k:80,64k:15,1m:5", param_hint="--sizes") from error
-    if keys < concurrency:
+    if keys < concurrency * batch:
         raise click.UsageError(
-            f"--keys ({keys}) can't be below --concurrency ({concurrency}): one write a file at a time"
+            f"--keys ({keys}) can't be below --concurrency ({concurrency}){f' times --batch ({batch})' * (batch > 1)}: "
+            "one write a file at a time"
         )
+    if rate is not None and batch > 1:
+        raise click.UsageError("--rate is for single requests, not for --batch")
     if concurrency < processes:
         raise click.UsageError(f"--concurrency ({concurrency}) can't be below --processes ({processes})")
     if requests is not None and requests < processes:
@@ -1396,6 +2172,7 @@ def bench(
             requests=None if requests is None else len(range(process, requests, processes)),
             seed=seed,
             keep=keep,
+            batch=batch,
         )
         for process in range(processes)
     ]
@@ -1407,6 +2184,7 @@ def bench(
         "concurrency": concurrency,
         "keys": keys,
         "rate": rate,
+        "batch": batch,
         "processes": processes,
         "seed": seed,
         "prefix": prefix,
