@@ -29,7 +29,7 @@ tests_require = [
 COMPILED = {
     "wire": {
         "sfss": "keys promise record stamps",
-        "sfss/memcache": "answers block client connection exchanges lane link replies requests ring_exchanges"
+        "sfss/memcache": "answers block client connection exchanges lane line link own replies requests ring_exchanges"
         " sighting_exchange socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },

@@ -85,11 +85,6 @@ def tail(call: Call, milliseconds: int, opaque: bytes) -> bytes:
     return b" U%d O%b\r\n" % (milliseconds, opaque)
 
 
-def _often_0(digits: bytes) -> int:
-    """The number: most files have no flags and never expire, and `int` takes 150 ns."""
-    return 0 if digits == b"0" else int(digits)
-
-
 def with_value(line: bytes, value: bytes) -> Buffers:
     """A line and its block."""
     if len(value) > COPIED_BYTES_MAX:
@@ -108,7 +103,7 @@ class Fetch(Exchange):
         self._value = value
         self._raw = raw
         self._call = call
-        self._found: re.Match[bytes] | None = None
+        self._found: own.Found | None = None
 
     def request(self, milliseconds: int) -> bytes:
         self._found = None
@@ -118,39 +113,38 @@ class Fetch(Exchange):
     def take(self, replies: ReplyParser) -> Any:
         found = self._found
         if found is None:
-            found = replies.match(own.FOUND)
+            found = replies.form(own.found_in)
             if found is None:
                 return self._take_miss(replies)
-        block, size_, flags, expires, version_, checksum_, kind, opaque = found.groups()
-        if opaque != self.opaque:
-            raise OutOfStep(f"opaque {opaque!r} came for {self.opaque!r}")
-        size, version, checksum, tombstone = int(size_), int(version_), int(checksum_, 16), kind == b" Yt"
-        if block is not None and block != size_ and int(block) != size:
-            raise OutOfStep(f"a block of {int(block)} bytes for a record of {size}")
+        if found.opaque != self.opaque:
+            raise OutOfStep(f"opaque {found.opaque!r} came for {self.opaque!r}")
+        with_block = found.block >= 0
+        if with_block and found.block != found.size:
+            raise OutOfStep(f"a block of {found.block} bytes for a record of {found.size}")
         value = b""
-        if block is not None:
+        if with_block:
             keep = not self.promise.done()
-            taken = replies.block(size, keep)
+            taken = replies.block(found.size, keep)
             if taken is None:
                 self._found = found
                 return MORE
             value = taken
             if not keep:
                 return None
-        if self._raw is not (kind is not None) or (block is not None) is not (self._value and not tombstone):
+        tombstone, checksum = found.tombstone, found.checksum
+        if found.raw != self._raw or with_block != (self._value and not tombstone):
             raise OutOfStep("a reply of another form than asked for")
-        record = Record(value, size, _often_0(flags), _often_0(expires), version, checksum, tombstone)
-        if block is not None and checksum:
-            computed = checksum_of(self._key, value, record.flags, record.expires, version, tombstone)
+        if with_block and checksum:
+            computed = checksum_of(self._key, value, found.flags, found.expires, found.version, tombstone)
             if computed != checksum:
                 raise CorruptRecord(f"checksum {checksum:016x} came with a record of checksum {computed:016x}")
-        return record
+        return Record(value, found.size, found.flags, found.expires, found.version, checksum, tombstone)
 
     def _take_miss(self, replies: ReplyParser) -> Any:
-        missed = replies.match(own.MISSED)
+        missed = replies.form(own.missed_in)
         if missed is not None:
-            if missed[1] != self.opaque:
-                raise OutOfStep(f"opaque {missed[1]!r} came for {self.opaque!r}")
+            if missed.opaque != self.opaque:
+                raise OutOfStep(f"opaque {missed.opaque!r} came for {self.opaque!r}")
             return None
         line = replies.line()
         if line is None:
@@ -165,14 +159,14 @@ class _Write(Exchange):
 
     writes = True
 
-    def _written(self, replies: ReplyParser) -> re.Match[bytes] | bytes | None:
-        """The match of a written line, else any other line, else None."""
-        match = replies.match(own.WRITTEN)
-        if match is None:
+    def _stored(self, replies: ReplyParser) -> own.Stored | bytes | None:
+        """What a line says that is of this form, else any other line, else None."""
+        stored = replies.form(own.stored_in)
+        if stored is None:
             return replies.line()
-        if match[6] != self.opaque:
-            raise OutOfStep(f"opaque {match[6]!r} came for {self.opaque!r}")
-        return match
+        if stored.opaque != self.opaque:
+            raise OutOfStep(f"opaque {stored.opaque!r} came for {self.opaque!r}")
+        return stored
 
 
 class Apply(_Write):
@@ -199,17 +193,16 @@ class Apply(_Write):
         return with_value(b"ms %b %d F%d %b" % (self._key, len(record.value), record.flags, end), record.value)
 
     def take(self, replies: ReplyParser) -> Any:
-        match = self._written(replies)
-        if match is None:
+        stored = self._stored(replies)
+        if stored is None:
             return MORE
-        if isinstance(match, bytes):
-            raise unexpected(match)
-        code, version, checksum, durable = match.group(1, 2, 3, 4)
-        if code != b"HD" and self.repeated:
+        if isinstance(stored, bytes):
+            raise unexpected(stored)
+        if not stored.newest and self.repeated:
             # Refused now, but the first sending may have been stored, and replaced since: whoever stamped it must not
             # take it for one that never was there.
             raise ConnectionLost("the connection was lost; a newer record is held now", Outcome.UNKNOWN)
-        return Applied(code == b"HD", int(version), int(checksum, 16), durable != b"0")
+        return Applied(stored.newest, stored.version, stored.checksum, stored.durable > 0)
 
 
 class Put(_Write):
@@ -234,12 +227,12 @@ class Put(_Write):
         return with_value(line, self._value)
 
     def take(self, replies: ReplyParser) -> Any:
-        match = self._written(replies)
-        if match is None:
+        stored = self._stored(replies)
+        if stored is None:
             return MORE
-        if isinstance(match, bytes) or match[1] != b"HD":
-            raise unexpected(match if isinstance(match, bytes) else match[0])
-        return written_of(match)
+        if isinstance(stored, bytes):
+            raise unexpected(stored)
+        return written_of(stored)
 
 
 class Remove(_Write):
@@ -259,22 +252,21 @@ class Remove(_Write):
         return b"md %b V H B%b%b" % (self._key, shared, tail(self._call, milliseconds, self.opaque))
 
     def take(self, replies: ReplyParser) -> Any:
-        match = self._written(replies)
-        if match is None:
+        stored = self._stored(replies)
+        if stored is None:
             return MORE
-        if isinstance(match, bytes):
-            if match == b"NF O" + self.opaque:
+        if isinstance(stored, bytes):
+            if stored == b"NF O" + self.opaque:
                 return None
-            raise unexpected(match)
-        if match[1] != b"HD":
-            raise unexpected(match[0])
-        return written_of(match)
+            raise unexpected(stored)
+        return written_of(stored)
 
 
-def written_of(match: re.Match[bytes]) -> Written:
-    """What a written line says."""
-    version, checksum, durable, copies = match.group(2, 3, 4, 5)
-    return Written(int(version), int(checksum, 16), int(durable), int(copies))
+def written_of(stored: own.Stored) -> Written:
+    """What the answer to an unstamped write says. Raises `OutOfStep`."""
+    if not stored.newest:
+        raise OutOfStep("NS answers another request")
+    return Written(stored.version, stored.checksum, stored.durable, stored.copies)
 
 
 class AskStats(Exchange):

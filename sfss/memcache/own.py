@@ -1,38 +1,136 @@
 """sfss's own form of mg, ms and md: the lines that our client sends and our servers read on every request.
 
 They are ordinary meta commands with the flags of docs/wire.rst in one fixed order, so that each side can take the
-other's line apart with one pattern. Both sides' formats stand here next to their patterns. Any other order means the
-same and takes the long way (`commands.meta_get` and its neighbours); servers answer both alike.
+other's line apart in one pass. Any other order means the same and takes the long way (`commands.meta_get` and its
+neighbours); servers answer both alike.
+
+    mg <key>[ v] s f A V H[ Y][ G<ring>][ U<milliseconds>][ O<opaque>]
+    ms <key> <size> F<flags> A<expiry> V<version> H<checksum> B[ G…][ U…][ O…]      a record that is stamped
+    ms <key> <size> F<flags> A<expiry> V H B[ Q][ G…][ U…][ O…]                     a file; Q: others may write it, too
+    md <key>[ A<expiry>] V<version> H<checksum> B[ G…][ U…][ O…]
+    md <key> V H B[ Q][ G…][ U…][ O…]
+
+    VA <size> s<size> f<flags> A<expiry> V<version> H<checksum>[ Yv][ O…]           the record, and its value
+    HD s<size> f<flags> A<expiry> V<version> H<checksum>[ Yv| Yt][ O…]              without
+    EN[ O…]                                                                        there is none
+    HD V<version> H<checksum> B<durable>/<copies>[ O…]                              written (NS: a newer one is held)
+
+The answers are read here, for the client; the requests in `commands.own_forms`, where they become the server's. What
+reads a line gives None where it is of another form, or isn't all there.
 """
 
 from __future__ import annotations
 
-import re
+from typing import Final
 
-_KEY = rb"([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249})"
-_TAIL = rb"(?: G([0-9]{1,9}))?(?: U([0-9]{1,9}))?(?: O([!-~]{1,32}))?\r\n"
+from sfss.memcache.line import Line
 
-MG = re.compile(rb"mg " + _KEY + rb"( v)? s f A V H( Y)?" + _TAIL)
-"""Groups: key, ` v` for a get, ` Y` for raw records, ring, milliseconds, opaque."""
+SIZE_DIGITS: Final = 8
+FLAGS_DIGITS: Final = 10
+EXPIRY_DIGITS: Final = 12
+VERSION_DIGITS: Final = 20
+STAMP_DIGITS: Final = 19
+"""Of a version that a write brings."""
 
-MS = re.compile(
-    rb"ms " + _KEY + rb" ([0-9]{1,8}) F([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{0,19}) H((?:[0-9a-f]{16})?) B( Q)?" + _TAIL
-)
-"""Groups: key, size, flags, expiry, version, checksum (both empty where unstamped), ` Q` where others may write
-the key, ring, milliseconds, opaque."""
 
-MD = re.compile(rb"md " + _KEY + rb"(?: A([0-9]{1,12}))? V([0-9]{0,19}) H((?:[0-9a-f]{16})?) B( Q)?" + _TAIL)
-"""Groups: key, expiry (none for an unstamped delete), version, checksum, ` Q`, ring, milliseconds, opaque."""
+class Found:
+    """The answer to mg where there is a record. `block`: the length of the block that follows, -1 where none does.
+    `raw`: it says what kind of record it is, which is asked for by Y."""
 
-FOUND = re.compile(
-    rb"(?:VA ([0-9]{1,8})|HD) s([0-9]{1,8}) f([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{1,20}) H([0-9a-f]{16})"
-    rb"( Yv| Yt)?(?: O([!-~]{1,32}))?\r\n"
-)
-"""The answer to MG where there is a record; `MISSED` where there is none. Groups: block length (None for HD), size,
-flags, expiry, version, checksum, kind, opaque."""
+    __slots__ = ("block", "checksum", "expires", "flags", "opaque", "raw", "size", "tombstone", "version")
 
-WRITTEN = re.compile(rb"(HD|NS) V([0-9]{1,20}) H([0-9a-f]{16}) B([0-9]{1,3})/([0-9]{1,3})(?: O([!-~]{1,32}))?\r\n")
-"""The answer to a write. Groups: code, version, checksum, durable, copies, opaque."""
+    def __init__(
+        self,
+        block: int,
+        size: int,
+        flags: int,
+        expires: int,
+        version: int,
+        checksum: int,
+        raw: bool,
+        tombstone: bool,
+        opaque: bytes | None,
+    ) -> None:
+        self.block = block
+        self.size = size
+        self.flags = flags
+        self.expires = expires
+        self.version = version
+        self.checksum = checksum
+        self.raw = raw
+        self.tombstone = tombstone
+        self.opaque = opaque
 
-MISSED = re.compile(rb"EN(?: O([!-~]{1,32}))?\r\n")
-"""The answer to MG where there is none. Group: opaque."""
+
+def found_in(line: Line) -> Found | None:
+    block = -1
+    if line.has(b"VA "):
+        block = line.number(SIZE_DIGITS)
+    elif not line.has(b"HD"):
+        return None
+    line.takes(b" s")
+    size = line.number(SIZE_DIGITS)
+    line.takes(b" f")
+    flags = line.number(FLAGS_DIGITS)
+    line.takes(b" A")
+    expires = line.number(EXPIRY_DIGITS)
+    line.takes(b" V")
+    version = line.number(VERSION_DIGITS)
+    line.takes(b" H")
+    checksum = line.hex16()
+    tombstone = line.has(b" Yt")
+    raw = tombstone or line.has(b" Yv")
+    opaque = line.opaque()
+    if not line.ends():
+        return None
+    return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque)
+
+
+class Missed:
+    """The answer to mg where there is none."""
+
+    __slots__ = ("opaque",)
+
+    def __init__(self, opaque: bytes | None) -> None:
+        self.opaque = opaque
+
+
+def missed_in(line: Line) -> Missed | None:
+    if not line.has(b"EN"):
+        return None
+    opaque = line.opaque()
+    return Missed(opaque) if line.ends() else None
+
+
+class Stored:
+    """The answer to ms and md. `newest`: what was sent is the newest now."""
+
+    __slots__ = ("checksum", "copies", "durable", "newest", "opaque", "version")
+
+    def __init__(
+        self, newest: bool, version: int, checksum: int, durable: int, copies: int, opaque: bytes | None
+    ) -> None:
+        self.newest = newest
+        self.version = version
+        self.checksum = checksum
+        self.durable = durable
+        self.copies = copies
+        self.opaque = opaque
+
+
+def stored_in(line: Line) -> Stored | None:
+    newest = line.has(b"HD ")
+    if not (newest or line.has(b"NS ")):
+        return None
+    line.takes(b"V")
+    version = line.number(VERSION_DIGITS)
+    line.takes(b" H")
+    checksum = line.hex16()
+    line.takes(b" B")
+    durable = line.number(3)
+    line.takes(b"/")
+    copies = line.number(3)
+    opaque = line.opaque()
+    if not line.ends():
+        return None
+    return Stored(newest, version, checksum, durable, copies, opaque)

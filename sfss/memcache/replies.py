@@ -9,11 +9,16 @@ was asked for, and that nothing that follows on this connection can be trusted.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from sfss.errors import SfssError
 from sfss.memcache.block import Block
+from sfss.memcache.line import Line
 from sfss.memcache.requests import LINE_BYTES_MAX
 from sfss.store import WIRE_VALUE_BYTES_MAX
+
+T = TypeVar("T")
 
 
 class OutOfStep(SfssError):
@@ -28,6 +33,7 @@ class ReplyParser:
         self._buffer = b""
         self._at = 0
         self._block: Block | None = None
+        self._line = Line()
 
     @property
     def waiting(self) -> int:
@@ -47,8 +53,17 @@ class ReplyParser:
             self._buffer = self._buffer[self._at :] + data
         self._at = 0
 
+    def form(self, form: Callable[[Line], T | None]) -> T | None:
+        """Take a line that is of a known form (`sfss.memcache.own`); None where it isn't, or isn't all there."""
+        line = self._line
+        line.begin(self._buffer, self._at)
+        taken = form(line)
+        if taken is not None:
+            self._at = line.at
+        return taken
+
     def match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
-        """Take a line of a known form (its pattern ends with CRLF)."""
+        """The same by a pattern that ends with CRLF: for what other servers answer."""
         match = pattern.match(self._buffer, self._at)
         if match is not None:
             self._at = match.end()

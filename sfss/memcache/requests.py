@@ -5,8 +5,8 @@ included), or a `Refusal` to send for input that breaks the protocol, or None wh
 parser is in step again: the block of a refused request is swallowed, unbuffered. Where it can't be in step, the
 refusal says close.
 
-Strategy: a line is first tried against one pattern per frequent form (`Lane`), which is checked and taken apart by
-one call into C; every other line is split at blanks and given to its command's `parse`. Both make the same requests.
+Strategy: a line of one of the frequent forms (`Lane`) is checked and taken apart in one pass over its bytes; every
+other line is split at blanks and given to its command's `parse`. Both make the same requests.
 A block that arrives in pieces is kept as pieces and joined once.
 """
 
@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sfss.errors import SfssError
 from sfss.memcache.block import Block
 from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, UnknownCommand, client_error, error_line
+from sfss.memcache.line import Line
 from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call
 
 if TYPE_CHECKING:
-    import re
-
     from sfss.memcache.answers import Answer
     from sfss.memcache.service import Service
 
@@ -94,11 +93,9 @@ class Command:
     flags: frozenset[bytes] = frozenset()
 
 
-class Lane(NamedTuple):
-    """The short way for lines of one frequent form. `make` may decline (None): then the line goes the long way."""
-
-    match: Callable[[bytes, int], re.Match[bytes] | None]
-    make: Callable[[re.Match[bytes]], Request | None]
+Lane: TypeAlias = Callable[[Line], "Request | None"]
+"""The short way for lines of one frequent form, taken apart in one pass. It may decline (None): then the line goes the
+long way."""
 
 
 class Refusal(NamedTuple):
@@ -130,6 +127,7 @@ class RequestParser:
         self._value_bytes_max = value_bytes_max
         self._buffer = b""
         self._at = 0
+        self._line = Line()
         self._head: Request | None = None
         self._block = Block(0)
         self._swallow = 0
@@ -172,12 +170,12 @@ class RequestParser:
         at = self._at
         lane = self._lanes.get(buffer[at : at + 3])
         if lane is not None:
-            match = lane.match(buffer, at)
-            if match is not None:
-                request = lane.make(match)
-                if request is not None:
-                    self._at = match.end()
-                    return request if request.size < 0 else self._begin_block(request)
+            line = self._line
+            line.begin(buffer, at)
+            request = lane(line)
+            if request is not None:
+                self._at = line.at
+                return request if request.size < 0 else self._begin_block(request)
         return self._next_line()
 
     def _next_line(self) -> Request | Refusal | None:

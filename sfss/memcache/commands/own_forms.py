@@ -6,25 +6,21 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from sfss.memcache import own
 from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
 from sfss.memcache.commands.words import call_of
+from sfss.memcache.line import Line
 from sfss.memcache.numbers import FLAGS_MAX
-from sfss.memcache.requests import Command, Lane, Request
+from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import Service
 from sfss.promise import Promise
-from sfss.store import Applied, Call, Record, Written
-
-
-def _call_of(ring: bytes | None, milliseconds: bytes | None, opaque: bytes | None) -> Call:
-    return call_of(int(ring) if ring else 0, None if milliseconds is None else int(milliseconds), opaque)
+from sfss.store import NO_CALL, Applied, Call, Record, Written
 
 
 def _get(service: Service, request: Request) -> Answer:
-    with_value, _, opaque = request.arguments
+    with_value, opaque = request.arguments
     service.counters.cmd_get += 1
     store = service.store
     reply = store.get(request.key, request.call) if with_value else store.head(request.key, request.call)
@@ -34,7 +30,7 @@ def _get(service: Service, request: Request) -> Answer:
 
 
 def _read(service: Service, request: Request) -> Answer:
-    with_value, _, opaque = request.arguments
+    with_value, opaque = request.arguments
     service.counters.cmd_get += 1
     replica = service.replica
     reply = replica.read(request.key, request.call) if with_value else replica.inspect(request.key, request.call)
@@ -116,39 +112,71 @@ DELETE: Final = Command(b"md", _no_long_way, _delete, writes=True)
 DELETE_STAMPED: Final = Command(b"md", _no_long_way, _apply, writes=True, needs="replica")
 
 
-def _make_mg(match: re.Match[bytes]) -> Request:
-    key, value, raw, ring, milliseconds, opaque = match.groups()
-    call = _call_of(ring, milliseconds, opaque)
-    return Request(READ if raw else GET, key, (value, raw, opaque), -1, False, False, call)
+def mg_lane(line: Line) -> Request | None:
+    line.takes(b"mg ")
+    key = line.key()
+    value = line.has(b" v")
+    line.takes(b" s f A V H")
+    raw = line.has(b" Y")
+    call, opaque = _tail_of(line)
+    return Request(READ if raw else GET, key, (value, opaque), -1, False, False, call) if line.ends() else None
 
 
-def _make_ms(match: re.Match[bytes]) -> Request | None:
-    key, size, flags_, expires, version, checksum, shared, ring, milliseconds, opaque = match.groups()
-    flags = int(flags_)
-    if flags > FLAGS_MAX or bool(version) is not bool(checksum):
+def ms_lane(line: Line) -> Request | None:
+    line.takes(b"ms ")
+    key = line.key()
+    line.takes(b" ")
+    size = line.number(own.SIZE_DIGITS)
+    line.takes(b" F")
+    flags = line.number(own.FLAGS_DIGITS)
+    line.takes(b" A")
+    expires = line.number(own.EXPIRY_DIGITS)
+    stamped = not line.has(b" V H B")
+    version = checksum = 0
+    shared = False
+    if stamped:
+        version, checksum = _stamp_of(line)
+    else:
+        shared = line.has(b" Q")
+    call, opaque = _tail_of(line)
+    if not line.ends() or flags > FLAGS_MAX:
         return None
-    call = _call_of(ring, milliseconds, opaque)
-    if version:
-        stamped = (False, flags, int(expires), int(version), int(checksum, 16), opaque)
-        return Request(SET_STAMPED, key, stamped, int(size), False, False, call)
-    if shared:
-        call = call.as_shared()
-    return Request(SET, key, (flags, int(expires), opaque), int(size), False, False, call)
+    if stamped:
+        arguments = (False, flags, expires, version, checksum, opaque)
+        return Request(SET_STAMPED, key, arguments, size, False, False, call)
+    return Request(SET, key, (flags, expires, opaque), size, False, False, call.as_shared() if shared else call)
 
 
-def _make_md(match: re.Match[bytes]) -> Request | None:
-    key, expires, version, checksum, shared, ring, milliseconds, opaque = match.groups()
-    call = _call_of(ring, milliseconds, opaque)
-    if version and checksum:
-        stamped = (True, 0, int(expires or 0), int(version), int(checksum, 16), opaque)
-        return Request(DELETE_STAMPED, key, stamped, -1, False, False, call)
-    if version or checksum or expires:
+def md_lane(line: Line) -> Request | None:
+    line.takes(b"md ")
+    key = line.key()
+    if line.has(b" V H B"):
+        shared = line.has(b" Q")
+        call, opaque = _tail_of(line)
+        if not line.ends():
+            return None
+        return Request(DELETE, key, opaque, -1, False, False, call.as_shared() if shared else call)
+    expires = line.number(own.EXPIRY_DIGITS) if line.has(b" A") else 0
+    version, checksum = _stamp_of(line)
+    call, opaque = _tail_of(line)
+    if not line.ends():
         return None
-    if shared:
-        call = call.as_shared()
-    return Request(DELETE, key, opaque, -1, False, False, call)
+    return Request(DELETE_STAMPED, key, (True, 0, expires, version, checksum, opaque), -1, False, False, call)
 
 
-MG_LANE: Final[Lane] = Lane(own.MG.match, _make_mg)
-MS_LANE: Final[Lane] = Lane(own.MS.match, _make_ms)
-MD_LANE: Final[Lane] = Lane(own.MD.match, _make_md)
+def _stamp_of(line: Line) -> tuple[int, int]:
+    """Version and checksum of a record that is stamped."""
+    line.takes(b" V")
+    version = line.number(own.STAMP_DIGITS)
+    line.takes(b" H")
+    checksum = line.hex16()
+    line.takes(b" B")
+    return version, checksum
+
+
+def _tail_of(line: Line) -> tuple[Call, bytes | None]:
+    """What the flags G, U and O say."""
+    ring = line.number(9) if line.has(b" G") else 0
+    milliseconds = line.number(9) if line.has(b" U") else None
+    opaque = line.opaque()
+    return call_of(ring, milliseconds, opaque) if line.fits else NO_CALL, opaque

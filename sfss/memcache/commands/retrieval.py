@@ -7,7 +7,6 @@ the memory. A key that can't be read ends the reply with its error line in place
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -15,8 +14,9 @@ from sfss.errors import BadRequest
 from sfss.hash_tree import is_prefix
 from sfss.memcache.answers import COPIED_BYTES_MAX, Answer, Buffers, Pending, Stream, answer, with_block
 from sfss.memcache.commands.words import exptime_of, key_of
+from sfss.memcache.line import Line
 from sfss.memcache.numbers import absolute_expiry
-from sfss.memcache.requests import RETRIEVAL_LINE_BYTES_MAX, Command, Lane, Request
+from sfss.memcache.requests import RETRIEVAL_LINE_BYTES_MAX, Command, Request
 from sfss.memcache.service import Service
 from sfss.promise import Promise
 from sfss.store import Change, Record, Written
@@ -199,9 +199,8 @@ COMMANDS: Final = (
 )
 
 
-def _make_get(match: re.Match[bytes]) -> Request:
-    return Request(GET_ONE, match[1], None)
-
-
-# One key that isn't reserved: nearly all gets. 0.9 µs less than the long way.
-GET_LANE: Final[Lane] = Lane(re.compile(rb"get ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249})\r\n").match, _make_get)
+def get_lane(line: Line) -> Request | None:
+    """One key that isn't reserved: nearly all gets."""
+    line.takes(b"get ")
+    key = line.key()
+    return Request(GET_ONE, key, None) if line.ends() else None

@@ -5,15 +5,15 @@ All but set decide by what is there, so they need a store that updates atomicall
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
 from sfss.errors import TooLarge
 from sfss.memcache.answers import Answer, answer
 from sfss.memcache.commands.words import exptime_of, is_noreply, key_of, number_of
+from sfss.memcache.line import Line
 from sfss.memcache.numbers import FLAGS_MAX, VERSION_MAX, absolute_expiry
-from sfss.memcache.requests import Command, Lane, Request
+from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import Service
 from sfss.store import WIRE_VALUE_BYTES_MAX, Change, Record, Written
 
@@ -139,13 +139,14 @@ COMMANDS: Final = (
 )
 
 
-def _make_set(match: re.Match[bytes]) -> Request:
-    key, flags, exptime, size = match.groups()
-    return Request(SET, key, (int(flags), int(exptime), 0), int(size))
-
-
-# A key that isn't reserved, and numbers whose digits alone say that they are in range.
-SET_LANE: Final[Lane] = Lane(
-    re.compile(rb"set ([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249}) ([0-9]{1,9}) ([0-9]{1,10}) ([0-9]{1,8})\r\n").match,
-    _make_set,
-)
+def set_lane(line: Line) -> Request | None:
+    """A key that isn't reserved, and numbers whose digits alone say that they are in range."""
+    line.takes(b"set ")
+    key = line.key()
+    line.takes(b" ")
+    flags = line.number(9)
+    line.takes(b" ")
+    exptime = line.number(10)
+    line.takes(b" ")
+    size = line.number(8)
+    return Request(SET, key, (flags, exptime, 0), size) if line.ends() else None

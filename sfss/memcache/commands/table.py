@@ -30,9 +30,9 @@ _FAMILIES = (
 COMMANDS = {command.name: command for family in _FAMILIES for command in family.COMMANDS}
 
 LANES = {
-    b"get": retrieval.GET_LANE,
-    b"set": storage.SET_LANE,
-    b"mg ": own_forms.MG_LANE,
-    b"ms ": own_forms.MS_LANE,
-    b"md ": own_forms.MD_LANE,
+    b"get": retrieval.get_lane,
+    b"set": storage.set_lane,
+    b"mg ": own_forms.mg_lane,
+    b"ms ": own_forms.ms_lane,
+    b"md ": own_forms.md_lane,
 }

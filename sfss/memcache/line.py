@@ -1,0 +1,153 @@
+"""A cursor that takes a line of a known form apart, from left to right, in one pass over its bytes.
+
+Compiled, a line of eight fields takes 0.2 µs, where a pattern, its groups and `int` of each took 1.1; a read through
+all tiers has six. Interpreted it is 11 µs instead of 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
+_BLANK: Final = 0x20
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+_DELETE: Final = 0x7F
+_NINE: Final = 0x39
+_ZERO: Final = 0x30
+_QUESTION_MARK: Final = 0x3F
+_AT: Final = 0x40
+_A: Final = 0x61
+_F: Final = 0x66
+
+_KEY_BYTES_MAX: Final = 250
+_OPAQUE_BYTES_MAX: Final = 32
+_LONG_DIGITS: Final = 18
+"""More don't fit into 63 bits."""
+
+
+class Line:
+    """Begin it with the bytes at hand and where the line starts in them, and take one field after the other. `fits`
+    turns false, for good, where something else stands there, or where the bytes end: then what was taken since means
+    nothing. Behind the last field `at` is where the line ends.
+    """
+
+    __slots__ = ("_data", "_end", "at", "fits")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._end: i64 = 0
+        self.at: i64 = 0
+        self.fits = False
+
+    def begin(self, data: bytes, at: int) -> None:
+        self._data = data
+        self._end = len(data)
+        self.at = at
+        self.fits = True
+
+    def has(self, text: bytes) -> bool:
+        """Take `text` if it comes next; whether it did."""
+        data, at = self._data, self.at
+        size: i64 = len(text)
+        if at + size > self._end:
+            return False
+        place: i64 = 0
+        while place < size:
+            if data[at + place] != text[place]:
+                return False
+            place += 1
+        self.at = at + size
+        return True
+
+    def takes(self, text: bytes) -> None:
+        """Take `text`, which has to come next."""
+        if not self.has(text):
+            self.fits = False
+
+    def number(self, digits_max: i64) -> int:
+        """Take a number of 1 to `digits_max` decimal digits."""
+        data, at, end = self._data, self.at, self._end
+        first = at
+        number: i64 = 0
+        while at < end:
+            byte: i64 = data[at]
+            if byte < _ZERO or byte > _NINE:
+                break
+            if at - first < _LONG_DIGITS:
+                number = number * 10 + (byte - _ZERO)
+            at += 1
+        self.at = at
+        digits = at - first
+        if digits == 0 or digits > digits_max:
+            self.fits = False
+            return 0
+        return number if digits <= _LONG_DIGITS else int(data[first:at])
+
+    def hex16(self) -> int:
+        """Take a number of 16 hexadecimal digits, in lower case."""
+        high = self._hex8()
+        low = self._hex8()
+        return (high << 32) | low
+
+    def _hex8(self) -> int:
+        data, at = self._data, self.at
+        stop = at + 8
+        if stop > self._end:
+            self.fits = False
+            return 0
+        number: i64 = 0
+        while at < stop:
+            byte: i64 = data[at]
+            if _ZERO <= byte <= _NINE:
+                number = (number << 4) | (byte - _ZERO)
+            elif _A <= byte <= _F:
+                number = (number << 4) | (byte - _A + 10)
+            else:
+                self.fits = False
+                return 0
+            at += 1
+        self.at = at
+        return number
+
+    def key(self) -> bytes:
+        """Take a key that isn't reserved: up to a blank or the end of the line."""
+        data, at, end = self._data, self.at, self._end
+        first = at
+        while at < end:
+            byte: i64 = data[at]
+            if byte <= _BLANK or byte == _DELETE:
+                break
+            at += 1
+        self.at = at
+        if at == first or at - first > _KEY_BYTES_MAX or data[first] == _QUESTION_MARK or data[first] == _AT:
+            self.fits = False
+            return b""
+        return data[first:at]
+
+    def opaque(self) -> bytes | None:
+        """Take ` O` and what follows it up to the end of the line, where it is there."""
+        if not self.has(b" O"):
+            return None
+        data, at, end = self._data, self.at, self._end
+        first = at
+        while at < end:
+            byte: i64 = data[at]
+            if byte <= _BLANK or byte >= _DELETE:
+                break
+            at += 1
+        self.at = at
+        if at == first or at - first > _OPAQUE_BYTES_MAX:
+            self.fits = False
+        return data[first:at]
+
+    def ends(self) -> bool:
+        """Take the end of the line; whether all of it fitted."""
+        data, at = self._data, self.at
+        if not self.fits or at + 2 > self._end or data[at] != _CR or data[at + 1] != _LF:
+            self.fits = False
+            return False
+        self.at = at + 2
+        return True
