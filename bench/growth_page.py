@@ -154,7 +154,7 @@ def draw_growth(known: Figures, folder: Path, lines: Callable[..., None] = draw_
         return {name: [(row[across], _value(row, of) / per) for row in known[section]] for name, of in figures.items()}
 
     if "files" in known:
-        starts = {
+        starts: dict[str, tuple[str, ...]] = {
             "after a stop": ("start_s", "stopped"),
             "after a stop, cold": ("start_s", "stopped_cold"),
             "after kill -9": ("start_s", "killed"),

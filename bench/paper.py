@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -111,8 +111,8 @@ def _resident_kib() -> int:
 def balance(ring: NodeRing) -> Row:
     """The most that a node has, and a zone, beside the mean; and the least a node has."""
     shares = ring.shares()
-    held: Counter[str] = Counter()
-    weight: Counter[str] = Counter()
+    held: defaultdict[str, float] = defaultdict(float)
+    weight: defaultdict[str, float] = defaultdict(float)
     for member, share in zip(ring.members, shares, strict=True):
         held[member.zone] += share * member.weight
         weight[member.zone] += member.weight
