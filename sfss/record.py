@@ -124,7 +124,10 @@ def checksum_of(key: bytes, value: bytes, flags: int, expires: int, version: int
     xxh3-64 of the value, seeded with xxh3-64 of a head that holds everything else, so that no copy of a large
     value is made (measured: 0.25 µs at 4 KiB, crc32 0.83 µs).
     """
-    head = b"%x %x %x %x %d " % (version, flags, expires, len(value), tombstone)
+    if flags or expires or tombstone:
+        head = b"%x %x %x %x %d " % (version, flags, expires, len(value), tombstone)
+    else:
+        head = b"%x 0 0 %x 0 " % (version, len(value))  # nearly all records; a quarter less for all of it
     return xxhash.xxh3_64_intdigest(value, xxhash.xxh3_64_intdigest(head + key))
 
 
