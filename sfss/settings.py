@@ -23,6 +23,9 @@ from sfss.store import KEY_BYTES_MAX, VALUE_BYTES_MAX
 
 ENVIRONMENT_PREFIX = "SFSS_"
 
+_NOT_OURS = {"SFSS_COMPILE"}
+"""Names with the prefix that are no settings: setup.py takes this one, and `make` hands it on to what it starts."""
+
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
@@ -295,7 +298,7 @@ def load_settings(
         for name, value in _parsed(file).items():
             _take(values, name.lower() if name.isupper() else name, value, f"{name} in {file}")
     for name, text in (environment or {}).items():
-        if name.startswith(ENVIRONMENT_PREFIX):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in _NOT_OURS:
             _take(values, name.removeprefix(ENVIRONMENT_PREFIX).lower(), text, f"environment variable {name}")
     for name, value in (options or {}).items():
         if value is not None:

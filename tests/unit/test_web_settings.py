@@ -20,6 +20,11 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def test_what_setup_py_is_told_by_the_environment_is_no_setting_and_in_nobody_s_way() -> None:
+    """Whoever builds and starts in one shell, as `SFSS_COMPILE=0 make run` does, has it in both."""
+    assert load_settings(environment={"SFSS_COMPILE": "0", "SFSS_PORT": "8000"}).port == 8000
+
+
 def test_the_defaults_are_those_of_a_local_cluster() -> None:
     settings = load_settings()
 
