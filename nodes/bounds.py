@@ -50,12 +50,18 @@ class Bounds:
         """Let what a higher bound purges count no more. It is the caller's to take it out of the tree."""
         self._set(region, self.rings[region], self.fences[region], bound)
 
-    def open_all(self, but_of: int = -1) -> None:
-        """The node may have forgotten something: nothing that it lacks says anything. Or, with `but_of`, it has another
-        ring, of that number, and gets what it didn't own under the one before."""
+    def open_for(self, ring: int) -> None:
+        """The node has another ring, and gets what it didn't own under the one before, whose number stays: it has lost
+        nothing since."""
         for region, fence in enumerate(self.fences):
-            if fence and self.rings[region] != but_of:
+            if fence and self.rings[region] != ring:
                 self.fence(region, self.rings[region], 0)
+
+    def forget_all(self) -> None:
+        """The node may have forgotten something: nothing that it lacks says anything."""
+        for region, ring in enumerate(self.rings):
+            if ring or self.fences[region]:
+                self.fence(region, 0, 0)
 
     def _set(self, region: int, ring: int, fence: int, bound: int) -> None:
         if (ring, fence, bound) != (self.rings[region], self.fences[region], self.bounds[region]):

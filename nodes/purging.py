@@ -82,7 +82,7 @@ class Purger:
     def purge(self, region: int, ring: int, fence: int, bound: int) -> Coroutine[Any, Any, Purged]:
         """Move fence and bound of a region up, or open it with a fence of 0. The fence is there at once, so that
         nothing comes between it and what the caller has looked at; it is on disk when what is returned ends."""
-        self._bounds.fence(region, ring, fence)
+        self._bounds.fence(region, ring if fence else 0, fence)  # it is opened for what the node lacks
         if fence and bound > self._bounds.bounds[region]:
             self._wanted[region] = max(bound, self._wanted.get(region, 0))
             self._wake.set()

@@ -126,7 +126,7 @@ def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: P
         if entry is not None and overlay.newest(key) == entry:
             figures.found_damaged(key, entry)
     if reasons:
-        figures.bounds.open_all()  # before the node is known to be suspect, so also should it be trusted at once
+        figures.bounds.forget_all()  # before the node is known to be suspect, so also should it be trusted at once
     replay.commit(newest, begun, always=bool(reasons or ring.removing))
     return Recovered(
         index,

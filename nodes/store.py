@@ -222,7 +222,10 @@ class NodeStore:
         self._ring = max(self._ring, state.ring)
         self._floor = state.stamp_floor
         self._suspect = state.suspect
-        self._bounds.open_all(but_of=-1 if state.suspect else self._ring)
+        if state.suspect:
+            self._bounds.forget_all()
+        else:
+            self._bounds.open_for(self._ring)
 
     # --- life ----------------------------------------------------------------------------------------
 
@@ -541,7 +544,7 @@ class NodeStore:
     def _take_ring(self, number: int) -> None:
         # Refused from now on is what comes under the ring before; the new one is told a little later.
         self._ring = number
-        self._bounds.open_all(but_of=number)
+        self._bounds.open_for(number)
 
     # --- Updater and Flushable -----------------------------------------------------------------------
 

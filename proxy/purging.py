@@ -99,6 +99,17 @@ class RegionPurge:
             and not any(self._is_complete(peer) for peer in holding)
         )
 
+    def is_left_over(self, listed: Listed, others: Iterable[Peer]) -> bool:
+        """The same for a file that a suspect node has, where `others`, the owners that were heard, are so many that one
+        of them has whatever was acknowledged, and list nothing of it.
+
+        So it was not, or it was deleted; and one of them has purged tombstones from after it. Fences tell nothing more:
+        a change of the ring opens them for what comes, and while a node is suspect nobody closes them. But where an
+        owner that had purged so far has lost something since, it may be that."""
+        told = [self._of(peer) for peer in others]
+        purged = [one for one in told if one.bound > listed.version + 1]
+        return not listed.tombstone and bool(purged) and all(one.ring for one in purged)
+
     # what is told
 
     async def let_in(self, peer: Peer, version: int) -> None:

@@ -82,8 +82,7 @@ class Refilling(Comparison):
         held = listed.pop(self._target, None)
         others = [peer for peer in owners if peer is not self._target]
         if not listed:
-            heard_all = len(owners) == self._placed.owners(key).copies
-            if held is not None and heard_all and self._purge.is_returned(held, [self._target], others):
+            if held is not None and self._others_know(key) and self._purge.is_left_over(held, others):
                 await self._delete_again(key, held, [self._target])
             return
         newest = newest_of(one.order() for one in listed.values())
@@ -99,6 +98,12 @@ class Refilling(Comparison):
         if not await self._repair(key, newest, holding, [self._target], damaged, lacks_all):
             self.unrepaired += 1
             self.whole = False
+
+    def _others_know(self, key: bytes) -> bool:
+        """Whether one of the owners that are heard has whatever was acknowledged of a key; of a joint ring one of the
+        old ones and one of the new."""
+        owners = self._placed.owners(key)
+        return all(side.others_know(self._target, self._away) for side in owners.joint or (owners,))
 
     async def _give(self, peer: Peer, key: bytes, record: Record) -> bool:
         try:

@@ -139,9 +139,10 @@ class Purged(NamedTuple):
     """How far a replica has purged a region of the hash space. The argument: docs/replication.rst.
 
     It stores nothing with a version below `fence`, since under the ring of number `ring` all owners were found to hold
-    the same there; 0 where it is open. Tombstones, and files that have expired, with a `purge_stamp` below `bound`
-    don't count any more: they are left out of trees and listings, and gone sooner or later. `now` is the replica's
-    clock as a stamp.
+    the same there; 0 where it is open. Then `ring` is still that number where nothing but a change of the ring opened
+    it, and 0 where something may have been lost. Tombstones, and files that have expired, with a `purge_stamp` below
+    `bound` don't count any more: they are left out of trees and listings, and gone sooner or later. `now` is the
+    replica's clock as a stamp.
     """
 
     ring: int = 0

@@ -181,11 +181,7 @@ class Mover:
         before, after = await wish.rings(ring)
         present = {member.name: member.node for member in ring.placements[0].members}
         names = {member.name for member in after.members}
-        _, away = await self._nodes.ask_all(sorted(names & present.keys()), lambda node: node.identify())
-        for name, error in away.items():
-            raise SetupError(
-                f"{name} is to be in the new ring and does not answer ({error}); start it, or remove it, too"
-            )
+        await self._see_well(sorted(names & present.keys()))
         # One that was in an earlier ring, and whose copies nobody has removed, is to be rid of them first.
         known, _ = await self._nodes.ask_all(sorted(names - present.keys()), lambda node: node.identify())
         self._names |= dict.fromkeys(known)
@@ -204,6 +200,22 @@ class Mover:
         except Overtaken:
             return wished, UNSURE
         return decided, MINE if decided == wished else THEIRS
+
+    async def _see_well(self, names: Sequence[str]) -> None:
+        """Wait until none of these members is suspect: it needs the others to be refilled, and gets back what it forgot
+        rather than what it may never have had. Raises `SetupError` for one that doesn't answer."""
+        while True:
+            met, away = await self._nodes.ask_all(names, lambda node: node.identify())
+            for name, error in away.items():
+                raise SetupError(
+                    f"{name} is to be in the new ring and does not answer ({error}); start it, or remove it, too"
+                )
+            suspect = [name for name, identity in met.items() if identity.state != "ok"]
+            if not suspect:
+                return
+            await self._wait_for(
+                Trouble(dict.fromkeys(suspect, "recovering; the change begins when it is trusted again"))
+            )
 
     async def _move(self, ring: RingRecord) -> None:
         """From a joint ring to the new one."""

@@ -30,6 +30,7 @@ from proxy.quorum import Quorum
 from proxy.refill import Refill
 from proxy.schedule import Schedule
 from sfss.errors import BadRequest, QuorumUnavailable, SfssError
+from sfss.hash_tree import Listed, read_listing
 from sfss.ring import Member, NodeRing
 from sfss.stamps import StampClock, stamp_at
 from sfss.store import Record, checksum_of, settled
@@ -377,6 +378,88 @@ async def test_a_file_that_an_old_copy_of_a_node_brings_back_is_deleted_again(tm
 
         assert nodes.holding() == ["-"] * 3
         assert [await proxy.get(key) for key in kept] == [b"kept", b"later"]
+
+
+async def old_copy_of_a_purged_file(nodes: Nodes, proxy: Proxy) -> Path:
+    """A directory of the third node that has a file of which even the tombstone is gone everywhere since."""
+    await proxy.set(b"v")
+    copy = await nodes.copied(2)
+    nodes.clock.now += 60.0
+    proxy.look()
+    await proxy.delete()
+    nodes.clock.now += 12 * DAY
+    await proxy.compare(3)
+    assert nodes.holding() == ["-"] * 3
+    for store in nodes.stores:
+        store._overlay.drop(index_key(KEY))  # as compaction does, sooner or later
+    return copy
+
+
+async def take_ring(nodes: Nodes, proxy: Proxy, number: int) -> None:
+    """All nodes, and the coordinator, go over to the same ring under another number."""
+    nodes.ring = NodeRing(nodes.ring.members, nodes.ring.copies, number=number, partitions=256)
+    for store in nodes.stores:
+        store._take_ring(number)
+        await store._housekeeper.take_ring(number, nodes.ring.fingerprint)
+    proxy.coordinator.take_over(PlacedRing.of(nodes.ring, proxy.peers, nodes.quorum))
+    proxy.refill._coordinator.options = Options(compare_settle_s=0)
+    proxy.look()
+
+
+async def test_what_an_old_copy_brings_back_is_deleted_again_also_where_a_ring_change_opened_the_fences(
+    tmp_path: Path,
+) -> None:
+    async with cluster(tmp_path) as (nodes, proxy):
+        copy = await old_copy_of_a_purged_file(nodes, proxy)
+        await take_ring(nodes, proxy, 2)
+        assert [store.purged(REGION).fence for store in nodes.stores] == [0] * 3
+        await nodes.put_back(2, copy)
+        await take_ring(nodes, proxy, 3)
+
+        assert await proxy.refill.refill(proxy.peers[2])
+        assert await proxy.get() is None
+        await proxy.compare(3)
+
+        assert nodes.holding() == ["-"] * 3
+
+
+async def test_where_another_owner_may_have_lost_it_since_a_file_is_not_taken_for_deleted(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (nodes, proxy):
+        copy = await old_copy_of_a_purged_file(nodes, proxy)
+        await nodes.restart(1, suspect="a volume is lost")
+        await settled(nodes.stores[1].trust(nodes.stores[1].identify().epoch))  # as an operator may say
+        await nodes.put_back(2, copy)
+        await take_ring(nodes, proxy, 2)
+
+        assert await proxy.refill.refill(proxy.peers[2])
+        await proxy.compare(3)
+
+        assert nodes.holding() == ["F"] * 3
+
+
+async def test_while_old_owners_are_unheard_no_new_owner_takes_their_file_for_deleted(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (nodes, proxy):
+        await proxy.set(b"v")
+        nodes.clock.now += 12 * DAY
+        await proxy.compare(3)
+        a, b, c = nodes.ring.members
+        nodes.stores[1]._overlay.drop(index_key(KEY))  # it joins, and nobody has filled it yet
+        await nodes.restart(2, suspect="an old copy was put back")
+        await take_ring(nodes, proxy, 2)
+        rings = [NodeRing([a], 1, number=2, partitions=256), NodeRing([b, c], 2, number=2, partitions=256)]
+        peers = {peer.name: peer for peer in proxy.peers}
+        proxy.coordinator.take_over(PlacedRing(2, "print", rings, [Quorum.over(1), Quorum.over(2)], peers))
+        proxy.peers[0].suspect = True
+
+        await proxy.refill.refill(proxy.peers[2])
+
+        assert [record.tombstone for record in await held_by(nodes.stores[2])] == [False]
+
+
+async def held_by(store: NodeStore) -> list[Listed]:
+    """What a node, suspect or not, has in the file's leaf."""
+    records, _ = read_listing(await settled(store.hashes_held(b"%04x" % int.from_bytes(index_key(KEY)[:2]))))
+    return records
 
 
 async def test_what_a_trusted_node_lacks_is_brought_to_it_and_not_taken_for_deleted(tmp_path: Path) -> None:

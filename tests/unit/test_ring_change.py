@@ -350,11 +350,31 @@ async def test_a_change_whose_new_node_dies_waits_says_so_and_can_be_given_up() 
 
 
 @in_virtual_time
+async def test_no_change_begins_while_a_node_that_stays_is_suspect_and_one_that_goes_is_not_waited_for() -> None:
+    lab = lab_for(CHANGES["replace"][1], THREE)
+    expected = written(lab)
+    lab.nodes["a:1"].suspect = lab.nodes["b:1"].suspect = True
+    for key, record in expected.items():
+        lab.nodes["c:1"].put(key, record)
+    moving = asyncio.ensure_future(lab.apply(CHANGES["replace"][1]))
+
+    await asyncio.sleep(60)
+    assert not lab.ring.joint
+    assert lab.said == ["waiting: a:1: recovering; the change begins when it is trusted again"]
+    lab.nodes["a:1"].suspect = False
+
+    assert await moving is Outcome.DONE
+    lab.check_acknowledged(expected)
+
+
+@in_virtual_time
 async def test_what_a_suspect_owner_says_counts_for_nothing() -> None:
     lab = lab_for(CHANGES["replace"][1], THREE)
     expected = written(lab)
-    lab.nodes["a:1"].suspect = True
     moving = asyncio.ensure_future(lab.apply(CHANGES["replace"][1]))
+    while not lab.ring.joint:
+        await asyncio.sleep(0.001)
+    lab.nodes["a:1"].suspect = True
 
     await asyncio.sleep(60)
     lab.nodes["c:1"].up = False
