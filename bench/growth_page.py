@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def draw_growth(known: Figures, folder: Path, lines: Callable[..., None] = draw_
         drawn.append(folder / f"{name}.svg")
         lines(drawn[-1], title, across, up, series, **scales)
 
-    def series(section: str, across: str, figures: dict[str, tuple[str, ...]], per: float = 1) -> Series:
+    def series(section: str, across: str, figures: Mapping[str, tuple[str, ...]], per: float = 1) -> Series:
         return {name: [(row[across], _value(row, of) / per) for row in known[section]] for name, of in figures.items()}
 
     if "files" in known:

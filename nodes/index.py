@@ -8,11 +8,13 @@ The map is a sparse file's; `grow` enlarges it, which LMDB allows only while nob
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -35,6 +37,9 @@ FULL_BYTES: Final = 1024 * 1024
 
 SLICE_ENTRIES: Final = 500
 """Entries handed to LMDB in one call. It holds the interpreter for under 1 ms then."""
+
+READ_S_MAX: Final = 2.0
+"""How long a start after a crash reads the index before it trusts that the disk has all of it."""
 
 _READ_BYTES: Final = 1024 * 1024
 
@@ -96,12 +101,13 @@ class Index:
 
     @classmethod
     def open(cls, path: Path, node: str, read_only: bool = False, distrusted: bool = False) -> Index:
-        """Open, or make an empty one. `distrusted` reads all of it first, a gigabyte for some ten million files. Raises
-        `IndexDamaged` when it can't be trusted or isn't this node's, `SetupError` for a newer format."""
+        """Open, or make an empty one. `distrusted` reads it first, some two gigabytes for ten million files: all of it
+        if `read_only`, else for `READ_S_MAX`. Raises `IndexDamaged` when it can't be trusted or isn't this node's,
+        `SetupError` for a newer format."""
         data = path / "data.mdb"
         used = data.stat().st_size if data.exists() else 0
         if distrusted and used:
-            _check_readable(data)
+            check_readable(data, math.inf if read_only else READ_S_MAX)
         if not read_only:
             path.mkdir(mode=0o700, exist_ok=True)
         try:
@@ -412,13 +418,19 @@ errors = lmdb.Error
 """What `Index.get` raises when a page of the index is damaged."""
 
 
-def _check_readable(data: Path) -> None:
-    # Where the disk has lost a page, a look-up in the map would end the process by SIGBUS, and so in each next life.
+def check_readable(data: Path, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+    """Read a file, but begin nothing new after so many seconds. Raises `IndexDamaged` where it can't be read."""
+    # Where the disk has lost a page, a look-up in the map ends the process by SIGBUS; the next start then finds its
+    # note and rebuilds the index (`nodes.crash_note`). To read ahead of that spares a crash, and isn't worth a start
+    # that takes longer the more files there are.
+    end = monotonic() + seconds
     try:
         with data.open("rb", buffering=0) as file:
             offset = 0
             while piece := os.pread(file.fileno(), _READ_BYTES, offset):
                 offset += len(piece)
+                if monotonic() >= end:
+                    break
     except OSError as error:
         raise IndexDamaged(f"{data} can't be read: {error.strerror}") from None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 
 from nodes.entry import ABSENT, ENTRY_BYTES, HASH_BYTES, index_key, pack_entry, unpack_entry
 from nodes.format import Kind
-from nodes.index import Covered, Index, IndexDamaged, IndexFull
+from nodes.index import Covered, Index, IndexDamaged, IndexFull, check_readable
 from sfss.errors import CorruptRecord, SetupError
 from sfss.keys import hash_key
 
@@ -31,6 +32,20 @@ def entries(count: int, version: int = 1) -> dict[bytes, bytes]:
 def committed(index: Index, puts: dict[bytes, bytes], **covered: int) -> None:
     index.commit(puts, Covered(NODE, **covered), {}, forget_all=False)
     index.refresh()
+
+
+@pytest.mark.parametrize(("seconds", "pieces"), [(2.0, 2), (1e9, 5)])
+def test_a_start_reads_an_index_for_so_long_and_no_longer(tmp_path, monkeypatch, seconds, pieces):
+    data = tmp_path / "data.mdb"
+    data.write_bytes(bytes(5 << 20))
+    read = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: (read.append(at), pread(fd, size, at))[1])
+    clock = iter(range(100))
+
+    check_readable(data, seconds, lambda: float(next(clock)))
+
+    assert read[:5] == [piece << 20 for piece in range(pieces)]
 
 
 def test_an_index_key_sorts_by_the_hash_that_places_the_key():
