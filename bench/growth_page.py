@@ -212,7 +212,9 @@ def draw_paper(figures: Figures, folder: Path, lines: Callable[..., None] = draw
     return paths
 
 
-def write_growth_page(results: Path = RESULTS, page: Path = PAGE, pictures: Path = PICTURES) -> None:
+def write_growth_page(
+    results: Path = RESULTS, page: Path = PAGE, pictures: Path = PICTURES, lines: Callable[..., None] = draw_lines
+) -> None:
     """Keep what was measured beside the page, draw it, and write the page's figures. What wasn't measured again stays
     as it is kept there. Raises `Unavailable`."""
     pictures.mkdir(exist_ok=True)
@@ -228,7 +230,8 @@ def write_growth_page(results: Path = RESULTS, page: Path = PAGE, pictures: Path
         paragraphs.append(f"{_machines(figures)} All figures: `{relative} <{relative}>`_.")
         paragraphs += [rst(rows) for rows in tables(figures)]
         paragraphs += [
-            f".. image:: {path.relative_to(page.parent)}\n   :alt: {path.stem}" for path in draw(figures, pictures)
+            f".. image:: {path.relative_to(page.parent)}\n   :alt: {path.stem}"
+            for path in draw(figures, pictures, lines)
         ]
     page.write_text(replace_between(page.read_text(), "\n\n".join(paragraphs)))
 
