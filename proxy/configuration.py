@@ -5,7 +5,7 @@
     servers = localhost,localhost:7901,localhost:7902     once the ring has changed: where some nodes can be found
     zones = a,b,c                      optional: what may fail together, in the order of servers
     weights = 1,1,2                    optional: shares, in the order of servers
-    partitions = 65536                 optional: fixed once the cluster is founded
+    partitions = 65536                 optional: fixed once the cluster is founded (docs/growth.rst says what to choose)
     secret = /etc/sfss/secret          optional: user:password for the nodes; its first line is given to them
     tlsca = /etc/sfss/ca.pem           optional: speak TLS to nodes whose certificates this authority signed
     tlscert = /etc/sfss/cert.pem       optional, with tlskey: shown to nodes that ask for a certificate

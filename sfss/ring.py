@@ -28,6 +28,9 @@ PARTITIONS = 65_536
 """By default. Fewer make shares uneven: with 4,096 and one copy on 12 nodes chance alone is ±11 %."""
 
 PARTITIONS_MAX = 1 << 20
+"""More than the default's are smaller than a leaf of the nodes' hash trees: comparing then lists every file
+(docs/growth.rst)."""
+
 POINTS = 2_048
 """Points of a node of weight 1. A node's share varies by 1/sqrt(points): 2.2 %, so that ±10 % is over four sigma."""
 
