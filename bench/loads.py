@@ -34,6 +34,10 @@ GENERATOR_CORES_MAX = 0.9
 
 FILLING_CONNECTIONS = 8
 
+BATCH_FILES = 250
+BATCHES_AT_ONCE = 4
+"""As many as a web process takes at once."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -133,6 +137,19 @@ def http_run(side: Side, operation: str, load: Load) -> Run:
     return _run(parse_wrk(said, operation, load, side.name), generator_s, server_s)
 
 
+def batch_run(side: Side, operation: str, load: Load) -> Run:
+    """Run `get` or `put` of sfss's batches with wrk; `done` counts files, latencies are those of whole batches.
+
+    A batch has files of different names. Raises `Unavailable` where a file of a batch failed.
+    """
+    batches = replace(load, connections=BATCHES_AT_ONCE, once=True)
+    before_s = side.processor_s()
+    said, generator_s = _wrk(side.address, FILE, f"batch_{operation}", batches)
+    server_s = side.processor_s() - before_s
+    figures = parse_wrk(said, f"batch_{operation}", load, side.name)
+    return _run(figures | {"done": figures["done"] * BATCH_FILES}, generator_s, server_s)
+
+
 def http_with_errors(server: Server, operation: str, load: Load) -> dict[str, Any]:
     """Run `get` or `put` with wrk; figures as its script prints them, however many of the answers were errors."""
     said, _ = _wrk(server.address, FILE, operation, load)
@@ -147,6 +164,7 @@ def _wrk(address: str, path: str, operation: str, load: Load) -> tuple[str, floa
         "BENCH_KEYS": str(load.keys),
         "BENCH_BYTES": str(load.bytes),
         "BENCH_ONCE": str(int(load.once)),
+        "BENCH_BATCH": str(BATCH_FILES),
     }
     command = [tool("wrk"), "-t1", f"-c{load.connections}", f"-d{max(load.seconds, 1):.0f}s", *PATIENCE]
     return _counted([*command, "-s", str(HERE / f"wrk_{operation}.lua"), f"http://{address}"], environment)
@@ -161,8 +179,9 @@ def parse_wrk(said: str, operation: str, load: Load, name: str) -> dict[str, Any
     figures = _figures(said, operation, name)
     if figures["errors"] or not figures["done"]:
         raise Unavailable(f"{operation} on {name}: {figures['errors']} of {figures['done']} answers were errors")
-    if operation == "get" and figures["bytes"] < figures["done"] * load.bytes:
-        raise Unavailable(f"get on {name}: {figures['done']} answers had {figures['bytes']} bytes in all, too few")
+    files = {"get": 1, "batch_get": BATCH_FILES}.get(operation, 0)
+    if figures["bytes"] < figures["done"] * files * load.bytes:
+        raise Unavailable(f"{operation} on {name}: {figures['done']} answers had {figures['bytes']} bytes, too few")
     return figures
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.servers import Unavailable
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INCHES = (6.4, 3.6)
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "sfss",
     "svg.fonttype": "none",
     "font.size": 9,
@@ -59,19 +59,29 @@ def draw_lines(
             axes.legend()
 
 
-def draw_bars(path: Path, title: str, across: str, bars: Mapping[str, tuple[float, float, float]]) -> None:
-    """A bar for each name, the first on top: its figure, and a line from the smallest to the largest of its turns.
-    Raises `Unavailable`."""
+def draw_bars(
+    path: Path,
+    title: str,
+    across: str,
+    bars: Mapping[str, tuple[float, float, float]],
+    *,
+    line_at: float | None = None,
+) -> None:
+    """A bar for each name, the first on top: its figure, and a line from the smallest to the largest of its turns;
+    another line across all of them at `line_at`. Raises `Unavailable`."""
     with _axes(path, title, len(bars)) as axes:
         names = list(bars)
         values = [value for value, _, _ in bars.values()]
-        below = [value - least for value, least, _ in bars.values()]
-        above = [most - value for value, _, most in bars.values()]
+        # A ratio of medians may lie outside of the ratios of all turns.
+        below = [max(value - least, 0) for value, least, _ in bars.values()]
+        above = [max(most - value, 0) for value, _, most in bars.values()]
         axes.barh(names, values, xerr=[below, above], height=0.6, capsize=3, color="#6a8caf", ecolor="#333333")
         axes.invert_yaxis()
         axes.set_xlabel(across)
         axes.set_xlim(left=0)
         axes.grid(visible=False, axis="y")
+        if line_at is not None:
+            axes.axvline(line_at, color="#b03a2e")
 
 
 @contextmanager

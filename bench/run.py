@@ -51,10 +51,11 @@ TARGET_STAGES = [
     Stage("proxy", stages.PROXY, 4 * KIB, (Cell("get"), Cell("set"))),
     Stage("HTTP", stages.HTTP, 4 * KIB, (Cell("get"), Cell("put"))),
     Stage("HTTP", (ours.http, rivals.nginx), 1024 * KIB, (Cell("get"),)),
+    Stage("batch", (ours.http,), 4 * KIB, (Cell("put"), Cell("get"))),
 ]
 """All that the targets are about, and no more."""
 
-STAGES = ["node", "proxy", "HTTP", "extras"]
+STAGES = ["node", "proxy", "HTTP", "batch", "extras"]
 
 
 def full_stages() -> list[Stage]:
@@ -146,7 +147,7 @@ def _say(line: str) -> None:
 @click.group(invoke_without_command=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns of each contest.")
 @click.option("--seconds", type=click.IntRange(1), default=3, show_default=True, help="Length of a measurement.")
-@click.option("--only", help="Stages to run, of node, proxy, HTTP, extras.  [default: all]")
+@click.option("--only", help="Stages to run, of node, proxy, HTTP, batch, extras.  [default: all]")
 @click.pass_context
 def main(context: click.Context, /, repeats: int, seconds: int, only: str | None) -> None:
     """Measure every target, beside the peers that are installed; or run a command."""
@@ -182,13 +183,11 @@ def short() -> None:
 
 
 @main.command()
-@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-def document(results: Path | None) -> None:
-    """Write tables and plots into docs/, from RESULTS or else from what was measured last."""
-    if results is None:
-        write_growth_page()
-    if results is not None or (RESULTS / "targets.json").exists():
-        write_document(results or RESULTS / "targets.json")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder of other results.")
+def document(results: Path) -> None:
+    """Write tables and plots into docs/, from what was measured last; what wasn't stays, drawn anew."""
+    write_growth_page()
+    write_document(results / "targets.json", results / "full.json")
 
 
 def _show(name: str, measure: Callable[[], tuple[dict[str, Any], list[Verdict]]]) -> None:

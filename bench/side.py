@@ -19,6 +19,10 @@ FLASK = "Flask + PostgreSQL"
 FASTAPI = "FastAPI + files"
 """Names of the sides."""
 
+ONE_BY_ONE = "sfss, one by one"
+IN_BATCHES = "sfss, in batches"
+"""The same side, asked in two ways."""
+
 FILE = "/file?path=bench/"
 """Request target of a file up to its number, of sfss and of all handlers."""
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from bench import ours, rivals
 from bench.contests import Contest, size_text
-from bench.loads import Load, Run, build_memload, fill, http_run, memcache, memcache_run
+from bench.loads import Load, Run, batch_run, build_memload, fill, http_run, memcache, memcache_run
 from bench.servers import Servers, Unavailable
-from bench.side import Side
+from bench.side import IN_BATCHES, ONE_BY_ONE, Side
 from bench.usage import leave_page_cache
 
 Say = Callable[[str], None]
@@ -44,7 +44,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Stage:
-    """`protocol` is HTTP, or the tier that speaks memcache's: node, proxy. `size` in bytes."""
+    """`protocol` is HTTP, the tier that speaks memcache's (node, proxy), or batch: our batches beside our requests.
+    `size` in bytes."""
 
     protocol: str
     starts: tuple[Start, ...]
@@ -92,17 +93,18 @@ def _measure_stage(servers: Servers, stage: Stage, pace: Pace, say: Say, outcome
     load = pace.load(stage.size)
     stored = load.keys * load.bytes
     started = _start(servers, stage, outcome)
-    wait = time.monotonic() + SETTLE_S * (stage.protocol == "HTTP")
+    writes = any(cell.operation != "get" for cell in stage.cells)
+    settled_at = time.monotonic() + SETTLE_S * (writes and any(side.path for side in started))
     on_disk = {side.name: side.disk_bytes() for side in started}
     for side in list(started):
         say(f"{stage.protocol}: filling {side.name} with {load.keys:,} files of {size_text(stage.size)}")
         try:
-            _fill(servers, stage, side, load)
+            _fill(servers, side, load)
         except Unavailable as error:
             started.remove(side)
             outcome.missing.append(f"{stage.protocol}: {error}")
     on_disk = {side.name: side.disk_bytes() - on_disk[side.name] for side in started}
-    time.sleep(max(wait - time.monotonic(), 0))
+    time.sleep(max(settled_at - time.monotonic(), 0))
     for cell in stage.cells:
         outcome.contests.append(_contest(servers, stage, cell, started, load, pace, say, outcome.missing))
     outcome.sides += [
@@ -131,8 +133,8 @@ def _start(servers: Servers, stage: Stage, outcome: Outcome) -> list[Side]:
     return started
 
 
-def _fill(servers: Servers, stage: Stage, side: Side, load: Load) -> None:
-    if stage.protocol == "HTTP":
+def _fill(servers: Servers, side: Side, load: Load) -> None:
+    if side.path:
         fill(side, load)
     else:
         memcache(build_memload(servers.scratch), side.servers[0], "fill", load)
@@ -145,18 +147,21 @@ def _contest(
     load = replace(load, connections=cell.connections, once=cold)
     contest = Contest(cell.operation, stage.protocol, load, cell.cache)
     for side in sides:
-        if not cold:
-            contest.entrants[side.name] = _measure(servers, stage, side, cell.operation, load)
+        run = _run_of(servers, side, cell.operation, load)
+        if stage.protocol == "batch":
+            contest.entrants = {ONE_BY_ONE: run, IN_BATCHES: partial(batch_run, side, cell.operation, load)}
+        elif not cold:
+            contest.entrants[side.name] = run
         elif side.cold and side.directories:
-            contest.entrants[side.name] = partial(_cold, side, _measure(servers, stage, side, cell.operation, load))
+            contest.entrants[side.name] = partial(_cold, side, run)
     for number in range(pace.repeats):
         say(f"{contest.name}: turn {number + 1} of {pace.repeats}")
         missing += contest.turn(number)
     return contest
 
 
-def _measure(servers: Servers, stage: Stage, side: Side, operation: str, load: Load) -> Callable[[], Run]:
-    if stage.protocol == "HTTP":
+def _run_of(servers: Servers, side: Side, operation: str, load: Load) -> Callable[[], Run]:
+    if side.path:
         return partial(http_run, side, operation, load)
     return partial(memcache_run, build_memload(servers.scratch), side, operation, load)
 

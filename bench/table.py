@@ -49,7 +49,11 @@ def contests_table(contests: Iterable[Figures]) -> list[Row]:
 def sides_table(sides: Iterable[Figures]) -> list[Row]:
     """What each side takes, and what it is worth that it answered a write."""
     rows: list[Row] = [("side", "files of", "processes", "MiB in memory", "disk", "copies", "synced", "lost by")]
+    seen = set()
     for side in sides:
+        if (key := (side["side"], side["bytes"])) in seen:
+            continue  # it was in another contest, too
+        seen.add(key)
         disk = side["disk_bytes_per_byte"]
         rows.append(
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
+from pathlib import Path
 from typing import Any
 
 from bench import ours
@@ -11,7 +11,7 @@ from bench.client import client_bench
 from bench.contests import plural
 from bench.loads import Load, build_memload, memcache
 from bench.servers import HOST, Server, Servers, Unavailable
-from bench.stages import SETTLE_S, Say
+from bench.stages import Say
 from bench.targets import TAIL_MOST
 from bench.verdict import Verdict
 
@@ -30,9 +30,7 @@ def measure_tail(keys: int, seconds: float, say: Say) -> tuple[dict[str, Any], V
         side = ours.http(servers)
         _, proxy, *nodes = side.servers
         program = build_memload(servers.scratch)
-        started = time.monotonic()
         memcache(program, proxy, "fill", Load(keys=keys))
-        time.sleep(max(started + SETTLE_S - time.monotonic(), 0))
         shape = ("--sizes", "4k", "--reads", 1, "--keys", FILES, "--concurrency", CONNECTIONS, "--processes", PROCESSES)
         say("tail: the peak rate of the client")
         peak = client_bench(side, *shape, "--duration", seconds)["operations"]["GET"]["rate_per_s"]
@@ -56,11 +54,11 @@ def measure_tail(keys: int, seconds: float, say: Say) -> tuple[dict[str, Any], V
     return figures, Verdict(name, get["p99_ms"] / get["p50_ms"], TAIL_MOST, "×", note="; ".join(notes))
 
 
-def _replace(program: Any, proxy: Server, keys: int) -> None:
-    """Write as many times as there are files, each time to a random one."""
-    written = 0
-    while written < keys:
-        written += memcache(program, proxy, "set", Load(keys=keys, seconds=1))["done"]
+def _replace(program: Path, proxy: Server, keys: int) -> None:
+    """Write about as many times as there are files, each time to a random one."""
+    rate = memcache(program, proxy, "set", Load(keys=keys, seconds=1))["rate"]
+    # One load, and not several: each takes the same random keys in the same order.
+    memcache(program, proxy, "set", Load(keys=keys, seconds=keys / rate))
 
 
 def compacted_bytes(node: Server) -> int:

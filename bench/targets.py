@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.contests import Contest, Ratio
-from bench.side import AIOHTTP, DIRECT, FASTAPI, FLASK, MEMCACHED, NGINX, NODE, PROXY, SFSS
+from bench.side import AIOHTTP, DIRECT, FASTAPI, FLASK, IN_BATCHES, MEMCACHED, NGINX, NODE, ONE_BY_ONE, PROXY, SFSS
 from bench.verdict import Verdict
 
 
@@ -43,6 +43,8 @@ TARGETS = (
     Target("HTTP GET 4 KiB", SFSS, FASTAPI, 2),
     Target("HTTP PUT 4 KiB", SFSS, FASTAPI, 1.5),
     Target("HTTP GET 1 MiB", SFSS, NGINX, 0.6),
+    Target("batch put 4 KiB", IN_BATCHES, ONE_BY_ONE, 3),
+    Target("batch get 4 KiB", IN_BATCHES, ONE_BY_ONE, 3),
 )
 """4 KiB, 32 connections, warm page cache; everything of sfss with its defaults (fsync, N=3 W=2 R=2, checksums)."""
 

@@ -81,7 +81,10 @@ def leave_page_cache(directories: Iterable[Path]) -> None:
     for path in _below(directories):
         if not path.is_file():
             continue
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # removed while we looked
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:

@@ -1,4 +1,4 @@
--- What get, put and mixed share: paths, a seed for each thread, and the figures as one line of JSON at the end.
+-- What all of them share: paths, a seed for each thread, and the figures as one line of JSON at the end.
 -- Environment: BENCH_PATH is the request target up to a file's number, BENCH_KEYS files, BENCH_BYTES each;
 -- BENCH_ONCE=1 takes each file once, in a mixed order, before any comes again.
 
@@ -7,7 +7,7 @@ local path = os.getenv("BENCH_PATH")
 local keys = tonumber(os.getenv("BENCH_KEYS"))
 local once = os.getenv("BENCH_ONCE") == "1"
 local headers = { ["Content-Type"] = "application/octet-stream" }
-local threads, place = 0, 0
+local threads, place = {}, 0
 local body, order, gets
 
 -- Bytes that don't compress: some servers store less where they do.
@@ -38,8 +38,9 @@ local function next_key()
 end
 
 function setup(thread)
-  threads = threads + 1
-  thread:set("number", threads)
+  table.insert(threads, thread)
+  thread:set("number", #threads)
+  thread:set("bad_batches", 0)
 end
 
 function init(args)
@@ -59,13 +60,28 @@ function common.put()
   return wrk.format("PUT", target(next_key()), headers, body)
 end
 
+function common.name()
+  return string.format("bench/%06d", next_key())
+end
+
+function common.body()
+  return body
+end
+
+-- The last line of a batch's answer says how many of its files failed.
+function common.check_batch(status, headers, answer)
+  if not answer:sub(-200):find('"failed": 0}\n', 1, true) then bad_batches = bad_batches + 1 end
+end
+
 function done(summary, latency, requests)
   local e = summary.errors
+  local bad = 0
+  for _, thread in ipairs(threads) do bad = bad + thread:get("bad_batches") end
   local seconds = summary.duration / 1e6
   io.write(string.format(
     '\n{"done": %d, "seconds": %.3f, "rate": %.1f, "errors": %d, "bytes": %d, "p50_us": %d, "p90_us": %d, "p99_us": %d, "max_us": %d}\n',
     summary.requests, seconds, summary.requests / seconds,
-    e.connect + e.read + e.write + e.status + e.timeout, summary.bytes,
+    e.connect + e.read + e.write + e.status + e.timeout + bad, summary.bytes,
     latency:percentile(50), latency:percentile(90), latency:percentile(99), latency.max))
 end
 

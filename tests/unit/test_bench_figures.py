@@ -155,19 +155,44 @@ def test_a_document_is_made_of_results_with_the_same_bytes_each_time(
     (tmp_path / "targets.json").write_text(json.dumps(results()))
     (pictures / "targets-of-before.svg").write_text("<svg/>")
 
-    write_document(tmp_path / "targets.json", page, pictures)
+    write_document(tmp_path / "targets.json", tmp_path / "full.json", page, pictures)
     first = {path.name: path.read_bytes() for path in [page, *pictures.iterdir()]}
-    write_document(pictures / "targets.json", page, pictures)
+    write_document(pictures / "targets.json", tmp_path / "full.json", page, pictures)
 
     assert {path.name: path.read_bytes() for path in [page, *pictures.iterdir()]} == first
     assert sorted(first) == [
         "page.rst",
         "targets-http-get-4-kib-cpu.svg",
         "targets-http-get-4-kib-rate.svg",
-        "targets-http-get-connections.svg",
         "targets.json",
+        "targets.svg",
     ]
     assert b"Left out: HTTP: flask not installed." in first["page.rst"]
+
+
+def test_the_grid_is_pictures_over_connections_and_stays_when_only_targets_are_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    for draw in ("draw_bars", "draw_lines"):
+        monkeypatch.setattr(f"bench.document.{draw}", lambda path, *figures, **how: drawn.update({path.name: figures}))
+    page, pictures = tmp_path / "page.rst", tmp_path / "pictures"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    grid = results()
+    run = Run(1000, 2.0, 50, 80, 100, 200, 0.5, 1.0)
+    grid["contests"] = [
+        Contest("get", "HTTP", Load(connections=count), runs={"sfss": [run]}).figures() for count in (256, 1, 32)
+    ]
+    (tmp_path / "full.json").write_text(json.dumps(grid))
+    write_document(tmp_path / "targets.json", tmp_path / "full.json", page, pictures)
+    (tmp_path / "full.json").unlink()
+
+    drawn.clear()
+    write_document(tmp_path / "targets.json", tmp_path / "full.json", page, pictures)
+
+    *_, series = drawn["full-http-get-connections.svg"]
+    assert series == {"sfss": [(1, 500), (32, 500), (256, 500)]}
+    assert "full-http-get-connections.svg" in page.read_text()
 
 
 def test_names_of_pictures_are_plain() -> None:
