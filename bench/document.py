@@ -57,7 +57,7 @@ def _draw_targets(targets: Iterable[Figures], folder: Path, name: str) -> Path:
         found = [target["value"], *(target["spread"] or [target["value"]] * 2)]
         reached = [each / target["bound"] if target["at_least"] else target["bound"] / each for each in found]
         bars[target["name"]] = (reached[0], min(reached), max(reached))
-    draw_bars(path, "Targets", "reached (1: as required, more is better)", bars, line_at=1.0)
+    draw_bars(path, "Targets", "times what is required", bars, line_at=1.0)
     return path
 
 

@@ -9,27 +9,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.servers import tool
+
 
 def machine() -> dict[str, Any]:
+    """Processor, kernel, Python and commit; `commit` ends in -dirty where files differ from it. Raises `Unavailable`
+    where sfss itself is not installed."""
     models = [
         line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    here = str(Path(__file__).parent)
+    describe = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(describe, capture_output=True, text=True)
+    version = subprocess.run([tool("sfss"), "--version"], capture_output=True, text=True)
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "compiled": _compiled(),
+        "compiled": version.stdout.strip().endswith("compiled"),
         "commit": commit.stdout.strip(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _compiled() -> bool:
-    """Whether the servers run what mypyc made."""
-    import nodes.store
-
-    return not str(nodes.store.__file__).endswith(".py")

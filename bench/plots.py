@@ -69,8 +69,9 @@ def draw_bars(
 ) -> None:
     """A bar for each name, the first on top: its figure, and a line from the smallest to the largest of its turns;
     another line across all of them at `line_at`. Raises `Unavailable`."""
-    with _axes(path, title, len(bars)) as axes:
-        names = list(bars)
+    names = list(bars)
+    size = (_INCHES[0] + 0.05 * max(map(len, names), default=0), 1 + 0.3 * len(names))
+    with _axes(path, title, size) as axes:
         values = [value for value, _, _ in bars.values()]
         # A ratio of medians may lie outside of the ratios of all turns.
         below = [max(value - least, 0) for value, least, _ in bars.values()]
@@ -85,16 +86,15 @@ def draw_bars(
 
 
 @contextmanager
-def _axes(path: Path, title: str, rows: int | None = None) -> Iterator[Axes]:
-    """Axes to draw on, written to `path` after the block; of `rows` bars, or else of the usual height."""
+def _axes(path: Path, title: str, size: tuple[float, float] = _INCHES) -> Iterator[Axes]:
+    """Axes to draw on, written to `path` after the block."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         raise Unavailable("matplotlib is not installed: no pictures") from None
-    width, height = _INCHES
     with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height if rows is None else 1 + 0.3 * rows), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title)
         yield axes
