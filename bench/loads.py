@@ -43,7 +43,7 @@ BATCHES_AT_ONCE = 4
 class Load:
     """How hard and for how long: `bytes` of a value, `connections` at once, `keys` files, `seconds` a measurement.
 
-    With `once` no file is asked for twice before all were asked for.
+    With `once` no file is asked for twice: a load over HTTP ends when all were asked for, or when the time is over.
     """
 
     bytes: int = 4096
@@ -132,7 +132,7 @@ def _memload(program: Path, server: Server, operation: str, load: Load) -> list[
 def http_run(side: Side, operation: str, load: Load) -> Run:
     """Run `get`, `put` or `mixed` with wrk on a side. Raises `Unavailable` for any bad answer."""
     before_s = side.processor_s()
-    said, generator_s = _wrk(side.address, str(side.path), operation, load)
+    said, generator_s = _wrk(side.address, str(side.path), operation, load, "end" if load.once else "0")
     server_s = side.processor_s() - before_s
     return _run(parse_wrk(said, operation, load, side.name), generator_s, server_s)
 
@@ -142,9 +142,9 @@ def batch_run(side: Side, operation: str, load: Load) -> Run:
 
     A batch has files of different names. Raises `Unavailable` where a file of a batch failed.
     """
-    batches = replace(load, connections=BATCHES_AT_ONCE, once=True)
+    batches = replace(load, connections=BATCHES_AT_ONCE)
     before_s = side.processor_s()
-    said, generator_s = _wrk(side.address, FILE, f"batch_{operation}", batches)
+    said, generator_s = _wrk(side.address, FILE, f"batch_{operation}", batches, "1")
     server_s = side.processor_s() - before_s
     figures = parse_wrk(said, f"batch_{operation}", load, side.name)
     return _run(figures | {"done": figures["done"] * BATCH_FILES}, generator_s, server_s)
@@ -156,14 +156,14 @@ def http_with_errors(server: Server, operation: str, load: Load) -> dict[str, An
     return _figures(said, operation, server.name)
 
 
-def _wrk(address: str, path: str, operation: str, load: Load) -> tuple[str, float]:
-    """What wrk printed, and its processor time in seconds."""
+def _wrk(address: str, path: str, operation: str, load: Load, once: str = "0") -> tuple[str, float]:
+    """What wrk printed, and its processor time in seconds. `once`: see wrk_common.lua."""
     environment = os.environ | {
         "BENCH_DIR": str(HERE),
         "BENCH_PATH": path,
         "BENCH_KEYS": str(load.keys),
         "BENCH_BYTES": str(load.bytes),
-        "BENCH_ONCE": str(int(load.once)),
+        "BENCH_ONCE": once,
         "BENCH_BATCH": str(BATCH_FILES),
     }
     command = [tool("wrk"), "-t1", f"-c{load.connections}", f"-d{max(load.seconds, 1):.0f}s", *PATIENCE]
@@ -177,7 +177,9 @@ def parse_wrk(said: str, operation: str, load: Load, name: str) -> dict[str, Any
     together means that some answer was not the file.
     """
     figures = _figures(said, operation, name)
-    if figures["errors"] or not figures["done"]:
+    if not figures["done"]:
+        raise Unavailable(f"{operation} on {name}: no answer in the time")
+    if figures["errors"]:
         raise Unavailable(f"{operation} on {name}: {figures['errors']} of {figures['done']} answers were errors")
     files = {"get": 1, "batch_get": BATCH_FILES}.get(operation, 0)
     if figures["bytes"] < figures["done"] * files * load.bytes:

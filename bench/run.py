@@ -59,7 +59,7 @@ STAGES = ["node", "proxy", "HTTP", "batch", "extras"]
 
 
 def full_stages() -> list[Stage]:
-    """The whole grid. Cold are only reads, and of those only such of sides that read from a disk."""
+    """The whole grid. Cold are only reads over HTTP: memcached has no disk to read from."""
     found = []
     for protocol, starts, write in (
         ("node", stages.NODE, "set"),
@@ -67,7 +67,7 @@ def full_stages() -> list[Stage]:
         ("HTTP", stages.HTTP, "put"),
     ):
         warm = tuple(Cell(operation, count) for operation in ("get", write, "mixed") for count in CONNECTIONS)
-        cold = tuple(Cell("get", count, "cold") for count in CONNECTIONS)
+        cold = tuple(Cell("get", count, "cold") for count in CONNECTIONS if protocol == "HTTP")
         found += [Stage(protocol, starts, size, warm + cold) for size in SIZES]
     return found
 

@@ -1,11 +1,14 @@
 -- What all of them share: paths, a seed for each thread, and the figures as one line of JSON at the end.
 -- Environment: BENCH_PATH is the request target up to a file's number, BENCH_KEYS files, BENCH_BYTES each;
--- BENCH_ONCE=1 takes each file once, in a mixed order, before any comes again.
+-- BENCH_ONCE=1 takes each file once before any comes again, in a random order; BENCH_ONCE=end ends with the last one.
+
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s, ns; } bench_time; int clock_gettime(int clock, bench_time *now);")
 
 local common = {}
 local path = os.getenv("BENCH_PATH")
 local keys = tonumber(os.getenv("BENCH_KEYS"))
-local once = os.getenv("BENCH_ONCE") == "1"
+local once = os.getenv("BENCH_ONCE")
 local headers = { ["Content-Type"] = "application/octet-stream" }
 local threads, place = {}, 0
 local body, order, gets
@@ -31,8 +34,19 @@ local function target(key)
   return string.format("%s%06d", path, key)
 end
 
+local function now_s()
+  local now = ffi.new("bench_time")
+  ffi.C.clock_gettime(1, now) -- CLOCK_MONOTONIC
+  return tonumber(now.s) + tonumber(now.ns) / 1e9
+end
+
 local function next_key()
-  if not once then return math.random(0, keys - 1) end
+  if once == "0" then return math.random(0, keys - 1) end
+  if place == 0 then started_s = now_s() end
+  if place == keys and once == "end" and ended_s == 0 then
+    ended_s = now_s()
+    wrk.thread:stop()
+  end
   place = place % keys + 1
   return order[place]
 end
@@ -41,6 +55,8 @@ function setup(thread)
   table.insert(threads, thread)
   thread:set("number", #threads)
   thread:set("bad_batches", 0)
+  thread:set("started_s", 0)
+  thread:set("ended_s", 0)
 end
 
 function init(args)
@@ -75,9 +91,12 @@ end
 
 function done(summary, latency, requests)
   local e = summary.errors
-  local bad = 0
-  for _, thread in ipairs(threads) do bad = bad + thread:get("bad_batches") end
-  local seconds = summary.duration / 1e6
+  local seconds, bad = summary.duration / 1e6, 0
+  for _, thread in ipairs(threads) do
+    bad = bad + thread:get("bad_batches")
+    -- wrk itself waits until the time is over.
+    if thread:get("ended_s") > 0 then seconds = thread:get("ended_s") - thread:get("started_s") end
+  end
   io.write(string.format(
     '\n{"done": %d, "seconds": %.3f, "rate": %.1f, "errors": %d, "bytes": %d, "p50_us": %d, "p90_us": %d, "p99_us": %d, "max_us": %d}\n',
     summary.requests, seconds, summary.requests / seconds,

@@ -33,7 +33,7 @@ def test_the_figures_are_in_the_last_line_of_wrk() -> None:
     ("text", "operation", "reason"),
     [
         (said(errors=1), "get", "1 of 10 answers were errors"),
-        (said(done=0), "put", "0 of 0 answers"),
+        (said(done=0), "put", "no answer in the time"),
         (said(bytes=10 * 4096 - 1), "get", "too few"),
         ("unable to connect to 127.0.0.1:80 Connection refused\n", "get", "no figures: 'unable to connect"),
         ("", "get", "no figures"),
