@@ -112,7 +112,8 @@ def write_document(results: Path, grid: Path, page: Path = PAGE, pictures: Path 
         drawn = draw(figures, pictures, kept.stem)
         paragraphs += write(figures, str(kept.relative_to(page.parent)))
         paragraphs += [f".. image:: {path.relative_to(page.parent)}\n   :alt: {path.stem}" for path in drawn]
-    page.write_text(replace_between(page.read_text(), "\n\n".join(paragraphs)))
+    if paragraphs:
+        page.write_text(replace_between(page.read_text(), "\n\n".join(paragraphs)))
 
 
 def replace_between(text: str, lines: str) -> str:

@@ -186,8 +186,11 @@ def short() -> None:
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder of other results.")
 def document(results: Path) -> None:
     """Write tables and plots into docs/, from what was measured last; what wasn't stays, drawn anew."""
-    write_growth_page()
-    write_document(results / "targets.json", results / "full.json")
+    try:
+        write_document(results / "targets.json", results / "full.json")
+        write_growth_page(results)
+    except (Unavailable, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _show(name: str, measure: Callable[[], tuple[dict[str, Any], list[Verdict]]]) -> None:
