@@ -1,7 +1,7 @@
 """Measure sfss beside its peers: `python -m bench`. How to read the figures: bench/README.rst.
 
     python -m bench             every target, side by side: about seven minutes
-    python -m bench full        the whole grid of operations, sizes, connections and page caches: about an hour
+    python -m bench full        the whole grid of operations, sizes, connections and page caches: over an hour
     python -m bench short       every server and every load once, for a minute; fails on errors, never on figures
     python -m bench files       a node with a million small files: memory, restart
     python -m bench large       minutes of 2 MiB files in and out: memory of every process
@@ -75,7 +75,7 @@ def full_stages() -> list[Stage]:
 Extra = tuple[str, Callable[[], tuple[dict[str, Any], Verdict]]]
 
 
-def extras(keys: int, tail_keys: int, disk_keys: int, seconds: float) -> list[Extra]:
+def extras(tail_keys: int, disk_keys: int, seconds: float) -> list[Extra]:
     """What is measured by itself: each with its name among the results."""
     return [
         ("tail", lambda: measure_tail(tail_keys, seconds, _say)),
@@ -158,7 +158,7 @@ def main(context: click.Context, /, repeats: int, seconds: int, only: str | None
     if unknown := set(wanted).difference(STAGES):
         raise click.BadParameter(f"{', '.join(unknown)} is none of {', '.join(STAGES)}", param_hint="--only")
     planned = [stage for stage in TARGET_STAGES if stage.protocol in wanted]
-    more = extras(10_000, 50_000, 262_144, seconds) if "extras" in wanted else []
+    more = extras(50_000, 262_144, seconds) if "extras" in wanted else []
     compare("targets", planned, Pace(repeats, seconds), more)
 
 
@@ -177,7 +177,7 @@ def short() -> None:
         "short",
         TARGET_STAGES,
         Pace(1, 1, keys=500, stored_bytes_max=16 << 20),
-        extras(500, 3000, 2000, 1),
+        extras(3000, 2000, 1),
         judged=False,
     )
 
