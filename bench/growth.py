@@ -71,7 +71,7 @@ class Plan:
 
     def disk_bytes(self) -> int:
         """The most that lies on disk at one time: sections follow one another, and each leaves nothing."""
-        files = [300 * count + NODE_BYTES_SPARE for count in self.files]
+        files = [450 * count + NODE_BYTES_SPARE for count in self.files]
         nodes = [count * NODE_BYTES_SPARE for count in self.nodes]
         sizes = [3 * (NODE_BYTES_SPARE + 3 * SIZED_BYTES)] if self.sizes_kib else []
         return max([*files, *nodes, *sizes, NODE_BYTES_SPARE])
@@ -302,7 +302,6 @@ NUMBERS = _Numbers()
 @click.option("--seconds", type=click.FloatRange(1), default=4.0, show_default=True, help="Length of each load.")
 def growth(files: list[int], nodes: list[int], connections: list[int], sizes: list[int], seconds: float) -> None:
     """How figures change as files, nodes, connections and sizes grow; `none` leaves one of them out."""
-
     plan = Plan(files, nodes, connections, sizes, seconds)
     if max(sizes, default=0) > 2048 or max(nodes, default=3) > 100 or min(nodes, default=3) < 3:
         raise click.UsageError("sizes are 2048 KiB at most, nodes 3 to 100")
