@@ -4,7 +4,7 @@
 2. A key whose newest listed version is the saved one is as it was. Every other one is read through a proxy, which
    hears a quorum; so what is saved was acknowledged, or will never be denied to a reader.
 3. A saved file leaves the manifest only when such a read finds none: a tombstone that is listed may be of a delete that
-   was never acknowledged. For a file that isn't saved it does if W nodes list it, so that old deletes cost nothing.
+   was never acknowledged. For a file that isn't saved it does if W owners list it, so that old deletes cost nothing.
 
 A leaf counts as saved once all of its files are, and nothing in it is listed that may yet come to be. Files that can't
 be read keep the version of an earlier run, if there is one; they are counted, named, and tried again by the next run.
@@ -115,7 +115,7 @@ class Saving:
         for key, newest in listed.items():
             row = saved.pop(key, None)
             if row is None:
-                as_it_was = newest.record.tombstone and newest.holders >= self._trees.w
+                as_it_was = newest.record.tombstone and newest.proven
             else:
                 as_it_was = row.order() == newest.record.order()
             if not as_it_was:
@@ -152,7 +152,7 @@ class Saving:
         if newest is None:
             return record is None
         if record is None:
-            return newest.record.tombstone or newest.holders >= self._trees.w
+            return newest.record.tombstone or newest.proven
         return record.order() >= newest.record.order()
 
     async def _read(self, key: bytes, newest: Newest | None, call: Call) -> Record | None:
@@ -161,7 +161,7 @@ class Saving:
             if not record.version:
                 raise RemoteError("the server that answered keeps no versions")
             # A proxy with R=1 may answer so.
-            if newest and newest.holders >= self._trees.w and record.order() < newest.record.order():
+            if newest and newest.proven and record.order() < newest.record.order():
                 raise Unavailable(f"version {record.version} was read and nodes hold {newest.record.version}")
         return record
 

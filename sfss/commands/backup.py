@@ -24,8 +24,9 @@ from sfss.backup.folder import BackupFolder, refusals
 from sfss.backup.manifest import Manifest, Run
 from sfss.backup.restoring import Restored, Restoring
 from sfss.backup.saving import Progress, Saving
-from sfss.backup.tree import Trees, WireNode, meet
+from sfss.backup.tree import Trees
 from sfss.backup.verifying import text_of, verify
+from sfss.backup.wire_node import WireNodes
 from sfss.errors import SetupError, SfssError
 from sfss.log import set_up_logging
 from sfss.memcache.access import Access
@@ -225,13 +226,13 @@ async def _trees(cluster: _Cluster, access: Access) -> AsyncIterator[tuple[Trees
     except (IndexError, ValueError):
         proxies = ", ".join(map(str, cluster.settings.storage_proxies))
         raise SetupError(f"{proxies}: not a proxy of sfss; other servers don't tell which files they have") from None
-    nodes = [WireNode(address.host, address.port, access) for address in addresses]
+    nodes = WireNodes(access)
     try:
-        cluster_id = await meet(nodes)
-        yield Trees(nodes, w), cluster_id
+        first = [nodes.node_at(str(address)) for address in addresses]
+        cluster_id = await nodes.meet(first)
+        yield Trees(nodes, first, w), cluster_id
     finally:
-        for node in nodes:
-            await node.close()
+        await nodes.close()
 
 
 def _tell_failures(folder: BackupFolder, done: Run) -> None:

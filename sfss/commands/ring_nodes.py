@@ -15,6 +15,7 @@ from proxy.quorum import Quorum
 from proxy.state import remembered, remembered_ring
 from sfss.errors import SetupError, SfssError
 from sfss.memcache.access import Access
+from sfss.memcache.acquaintance import Acquaintance
 from sfss.memcache.client import MemcacheClient
 from sfss.pace import Pace
 from sfss.ring import Member, NodeRing
@@ -94,7 +95,8 @@ class RingCluster:
     @asynccontextmanager
     async def mover(self, say: Callable[[str], None], pace: Pace | None = None) -> AsyncIterator[Mover]:
         """A mover that is connected to the nodes."""
-        nodes = Nodes(self._connect)
+        company: list[Acquaintance] = []
+        nodes = Nodes(lambda name: self._connect(name, company))
         try:
             yield Mover(nodes, self.names, self._first_ring, say=say, pace=pace)
         finally:
@@ -115,9 +117,9 @@ class RingCluster:
         """A node that the configuration doesn't have lives where its name says."""
         return self._addresses[name] if name in self._addresses else address_of(name)
 
-    def _connect(self, name: str) -> WireNode:
+    def _connect(self, name: str, company: list[Acquaintance]) -> WireNode:
         address = self._address(name)
-        return WireNode(address.host, address.port, self._access)
+        return WireNode(address.host, address.port, self._access, company)
 
     async def _ask(self, name: str) -> Holding:
         address = self._address(name)

@@ -7,7 +7,7 @@ import time
 from sfss.addresses import host_and_port
 from sfss.errors import WrongCluster
 from sfss.memcache.access import OPEN, Access
-from sfss.memcache.client import MemcacheClient
+from sfss.memcache.acquaintance import Acquaintance, introduce
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
 from sfss.store import Applied, Call, Identity, Record
@@ -18,69 +18,76 @@ _DROP_S = 10.0
 
 
 class WireNode:
-    """Implements `sfss.ring_change.node.RingNode`."""
+    """Implements `sfss.ring_change.node.RingNode`. `company` are all nodes that were connected to for the same purpose:
+    when one is first met, it is told what those saw of it."""
 
-    def __init__(self, host: str, port: int, access: Access = OPEN) -> None:
+    def __init__(self, host: str, port: int, access: Access = OPEN, company: list[Acquaintance] | None = None) -> None:
         self._name = host_and_port(host, port)
         self._met: Identity | None = None
         self._expected: tuple[str, str] | None = None
-        self._client = MemcacheClient(host, port, access=access, greet=self._greet)
+        self._node = Acquaintance(host, port, self._greet, access)
+        self._company = company if company is not None else []
+        self._company.append(self._node)
 
     def expect(self, node: str, cluster: str) -> None:
         self._expected = node, cluster
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._node.client.close()
 
     async def identify(self) -> Identity:
-        self._met = identity = await self._client.identify()
+        identity = await self._node.identify()
+        if not self._node.introduced:
+            await introduce(self._company)
+            identity = await self._node.identify()
+        self._met = identity
         self._check()
         return identity
 
     async def bind(self, cluster: str, fingerprint: str) -> Identity:
-        self._met = bound = await self._client.bind(cluster, 1, fingerprint)
+        self._met = bound = await self._node.client.bind(cluster, 1, fingerprint)
         return bound
 
     async def ring(self) -> HeldRing:
         self._check()
-        return await self._client.tell_ring(self._call())
+        return await self._node.client.tell_ring(self._call())
 
     async def prepare(self, number: int, ballot: int) -> Prepared:
         self._check()
-        return await self._client.prepare_ring(number, ballot, self._call())
+        return await self._node.client.prepare_ring(number, ballot, self._call())
 
     async def accept(self, ballot: int, record: RingRecord) -> Voted:
         self._check()
-        return await self._client.accept_ring(ballot, record, self._call())
+        return await self._node.client.accept_ring(ballot, record, self._call())
 
     async def learn(self, record: RingRecord) -> HeldRing:
         self._check()
-        return await self._client.learn_ring(record, self._call())
+        return await self._node.client.learn_ring(record, self._call())
 
     async def left(self, number: int) -> None:
         self._check()
-        await self._client.leave_ring(number, self._call(seconds=_DROP_S))
+        await self._node.client.leave_ring(number, self._call(seconds=_DROP_S))
 
     async def drop(self, number: int, partition: int) -> None:
         self._check()
-        await self._client.drop_partition(number, partition, self._call(seconds=_DROP_S))
+        await self._node.client.drop_partition(number, partition, self._call(seconds=_DROP_S))
 
     async def hashes(self, prefix: bytes) -> bytes:
         self._check()
-        return await self._client.hashes(prefix, self._call())
+        return await self._node.client.hashes(prefix, self._call())
 
     async def read(self, key: bytes, number: int) -> Record | None:
         self._check()
-        return await self._client.read(key, self._call(number))
+        return await self._node.client.read(key, self._call(number))
 
     async def apply(self, key: bytes, record: Record, number: int) -> Applied:
         self._check()
-        return await self._client.apply(key, record, self._call(number))
+        return await self._node.client.apply(key, record, self._call(number))
 
     def _call(self, ring: int = 0, seconds: float = _ANSWER_S) -> Call:
         return Call(time.monotonic() + seconds, ring)
 
-    def _greet(self, _: MemcacheClient, identity: Identity) -> None:
+    def _greet(self, identity: Identity) -> None:
         self._met = identity
         self._check()
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from memcache_tier import HOST
 
 from nodes.options import NodeOptions
@@ -17,7 +18,12 @@ from nodes.store import NodeStore
 from proxy.cluster import Cluster, ClusterConfig, NodeAddress, open_cluster
 from proxy.options import Options
 from proxy.peer import Peer
+from sfss.backup.wire_node import WireNodes
+from sfss.errors import Recovering
+from sfss.memcache.acquaintance import Acquaintance
 from sfss.memcache.server import MemcacheServer
+from sfss.ring_change.wire_node import WireNode
+from sfss.ring_keeper import Promised
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import settled
 
@@ -168,3 +174,53 @@ async def test_an_empty_node_that_takes_its_place_is_taught_the_ring_that_the_ot
 
             assert (await settled(peer.replica.identify())).ring == 3
             assert (await settled(peer.replica.read(KEY))).value == b"new"
+
+
+async def test_a_backup_which_remembers_nothing_takes_no_word_of_an_old_copy(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, None)
+        await nodes.restart(FORGETFUL, put_back)
+        met = WireNodes()
+        try:
+            await met.meet([met.node_at(f"{HOST}:{port}") for port in nodes.ports])
+
+            for number, port in enumerate(nodes.ports):
+                if number == FORGETFUL:
+                    with pytest.raises(Recovering):
+                        await met.node_at(f"{HOST}:{port}").hashes(b"")
+                else:
+                    await met.node_at(f"{HOST}:{port}").hashes(b"")
+        finally:
+            await met.close()
+
+
+async def test_a_backup_takes_no_word_of_a_copy_that_is_put_back_beside_it(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, None)
+        met = WireNodes()
+        try:
+            await met.meet([met.node_at(f"{HOST}:{port}") for port in nodes.ports])
+            forgetful = met.node_at(f"{HOST}:{nodes.ports[FORGETFUL]}")
+            await forgetful.hashes(b"")
+            await nodes.restart(FORGETFUL, put_back)
+
+            with pytest.raises(Recovering):
+                await forgetful.hashes(b"")
+        finally:
+            await met.close()
+
+
+async def test_an_old_copy_has_no_say_on_the_ring_with_a_mover_which_remembers_nothing(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, None)
+        await nodes.restart(FORGETFUL, put_back)
+        company: list[Acquaintance] = []
+        met = [WireNode(HOST, port, company=company) for port in nodes.ports]
+        try:
+            await asyncio.gather(*(node.identify() for node in met))
+
+            with pytest.raises(Recovering):
+                await met[FORGETFUL].prepare(2, 1)
+            assert isinstance(await met[0].prepare(2, 1), Promised)
+        finally:
+            await asyncio.gather(*(node.close() for node in met))

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from proxy.quorum import Quorum
+from sfss.backup.tree import Trees
+from sfss.backup.wire_node import WireNodes
 from sfss.errors import CorruptRecord
+from sfss.hash_tree import LEAF_DIGITS
+from sfss.keys import hash_key
 from sfss.memcache.client import MemcacheClient
 from sfss.ring import Member, NodeRing
 from sfss.ring_record import RingRecord
@@ -87,6 +91,21 @@ class RealNodes:
         assert (status, error, out.splitlines()[-1]) == (0, "", "done"), out
 
 
+class Onlooker:
+    """A backup that goes on while rings change, and was told of the first ones only."""
+
+    def __init__(self, names: Sequence[str], w: int) -> None:
+        self.nodes = WireNodes()
+        self._trees = Trees(self.nodes, [self.nodes.node_at(name) for name in names], w)
+
+    async def sees_all(self) -> bool:
+        for key, wanted in FILES.items():
+            listed = await self._trees.records(f"{hash_key(key):016x}"[:LEAF_DIGITS])
+            if listed is None or listed[key].record.order() != wanted.order() or not listed[key].proven:
+                return False
+        return True
+
+
 @asynccontextmanager
 async def real_nodes(folder: Path, bound: int, spare: int) -> AsyncIterator[RealNodes]:
     async with AsyncExitStack() as stack:
@@ -105,11 +124,15 @@ async def test_files_follow_one_change_after_the_other_and_stay_gone_where_they_
 ) -> None:
     async with real_nodes(tmp_path, 3, 2) as nodes:
         a, b, c, d, e = nodes.names
+        backup = Onlooker([a, b, c], 2)
 
+        assert await backup.sees_all()
         await nodes.apply("--add", d)
         await nodes.check([a, b, c, d])
         await nodes.apply("--replace", f"{a}={e}", "--remove", b)
         await nodes.check([c, d, e])
+        assert await backup.sees_all()
+        await backup.nodes.close()
         for part in nodes.parts.values():
             part.kill()
             await part.start()
@@ -123,9 +146,12 @@ async def test_files_follow_one_change_after_the_other_and_stay_gone_where_they_
 
 async def test_one_node_grows_to_three(tmp_path: Path) -> None:
     async with real_nodes(tmp_path, 1, 2) as nodes:
+        backup = Onlooker(nodes.names[:1], 1)
         await nodes.apply("--add", nodes.names[1], "--add", nodes.names[2])
 
         await nodes.check(nodes.names)
+        assert await backup.sees_all()
+        await backup.nodes.close()
 
 
 async def test_a_file_whose_only_copy_is_damaged_is_named_and_never_becomes_one_that_is_not_there(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import reduce
 from typing import Any
@@ -12,11 +12,12 @@ from sfss.backup.archive import Archive
 from sfss.backup.folder import BackupFolder
 from sfss.backup.manifest import Run
 from sfss.backup.saving import Progress, Saving
-from sfss.backup.tree import Trees
+from sfss.backup.tree import Node, Trees
 from sfss.errors import SfssError
 from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, write_branches, write_listed, write_listing
 from sfss.keys import hash_key
 from sfss.pace import Pace
+from sfss.ring_keeper import HeldRing
 from sfss.stamps import COUNT_BITS
 from sfss.store import NO_CALL, Call, Record, Written, checksum_of
 
@@ -34,19 +35,29 @@ def record_of(
 
 
 class LabNode:
-    """Lists `records`. `failing`: every question raises this. `listed` has the places that were listed, `compared`
-    those whose children were asked for."""
+    """Lists `records`; `ring` is the one that it has. `failing`: every question raises this. `listed` has the places
+    that were listed, `compared` those whose children were asked for."""
 
     def __init__(self, name: str, listed_max: int = 4096) -> None:
         self.name = name
         self.id = f"id of {name}"
         self.records: dict[bytes, Record] = {}
         self.failing: SfssError | None = None
+        self.asked: Callable[[], None] = lambda: None
+        """Called with every question."""
+        self.ring = HeldRing(1, "f1")
         self.listed: list[bytes] = []
         self.compared: list[bytes] = []
         self._listed_max = listed_max
 
-    async def hashes(self, prefix: bytes) -> bytes:
+    async def tell_ring(self) -> HeldRing:
+        return self.ring
+
+    async def hashes(self, prefix: bytes) -> tuple[bytes, int]:
+        return self._hashes(prefix), self.ring.number
+
+    def _hashes(self, prefix: bytes) -> bytes:
+        self.asked()
         if self.failing is not None:
             raise self.failing
         if len(prefix) < LEAF_DIGITS:
@@ -110,7 +121,7 @@ class LabStore:
 
 
 class Lab:
-    """Three nodes with all files on each, W=2."""
+    """Three nodes with all files on each, W=2; `nodes` can get more that a ring names."""
 
     def __init__(self, *, listed_max: int = 4096) -> None:
         self.nodes = [LabNode(name, listed_max) for name in "abc"]
@@ -135,6 +146,12 @@ class Lab:
             if node.name in nodes:
                 node.records[key] = record
 
+    def node_at(self, name: str) -> LabNode:
+        return next(node for node in self.nodes if node.name == name)
+
+    async def introduce(self, nodes: Sequence[Node]) -> None:
+        """They know one another."""
+
     async def nap(self, seconds: float) -> None:
         self.naps.append(seconds)
         await asyncio.sleep(0)
@@ -145,7 +162,7 @@ class Lab:
             saving = Saving(
                 Archive(folder, manifest),
                 self.store,
-                Trees(self.nodes, 2, sleep=self.nap),
+                Trees(self, self.nodes[:3], 2, sleep=self.nap),
                 jobs=jobs,
                 pace=Pace(0),
                 sleep=self.nap,

@@ -18,6 +18,7 @@ from sfss.backup.manifest import Row
 from sfss.backup.patience import FAILURES_IN_A_ROW_MAX
 from sfss.backup.saving import Saving
 from sfss.backup.tree import Trees, merged
+from sfss.backup.view import View
 from sfss.errors import CorruptRecord, QuorumUnavailable, Recovering, Unreachable
 from sfss.hash_tree import Listed
 from sfss.pace import Pace
@@ -398,10 +399,11 @@ async def test_any_history_with_a_node_away_now_and_then_is_backed_up(folder: Ba
 
 async def test_the_newest_of_all_listings_counts_with_its_holders() -> None:
     old, new, odd = Listed(b"k", 1, 5, False, 0), Listed(b"k", 2, 5, False, 0), Listed(b"k", 2, 6, True, 0)
+    view = View(None, 2)
 
-    assert merged([[old], [new], [new]])[b"k"] == (new, 2)
-    assert merged([[new], [old], [odd]])[b"k"] == (odd, 1)
-    assert merged([[], []]) == {}
+    assert merged({"a": [old], "b": [new], "c": [new]}, view)[b"k"] == (new, True)
+    assert merged({"a": [new], "b": [old], "c": [odd]}, view)[b"k"] == (odd, False)
+    assert merged({"a": [], "b": []}, view) == {}
 
 
 async def test_a_server_without_versions_is_not_backed_up(lab: Lab, folder: BackupFolder) -> None:
@@ -425,6 +427,6 @@ async def test_the_rate_is_kept(lab: Lab, folder: BackupFolder) -> None:
         lab.write(b"f%d" % number, b"x" * 1000)
     with closing(folder.begin(CLUSTER, WHEN)) as manifest:
         pace = Pace(1000, monotonic=lambda: now, sleep=sleep)
-        await Saving(Archive(folder, manifest), lab.store, Trees(lab.nodes, 2), jobs=1, pace=pace).run()
+        await Saving(Archive(folder, manifest), lab.store, Trees(lab, lab.nodes, 2), jobs=1, pace=pace).run()
 
     assert 9 < slept <= 10
