@@ -33,7 +33,7 @@ _PAUSE_S = 2.0
 """How long to wait before what couldn't be done is tried again."""
 
 _RELEASE_S = 30.0
-"""How long to wait for old copies to become removable; they harm nobody."""
+"""How long to go on while no old copy becomes removable; they harm nobody."""
 
 
 FirstRing = Callable[[dict[str, Identity]], Awaitable[RingRecord]]
@@ -70,6 +70,10 @@ class Mover:
         self._stage = ""
         self._filling: Filling | None = None
         self._partitions = 0
+        self._removed = 0
+        """Partitions that were removed from nodes which don't own them."""
+        self._evened = 0
+        """Copies of files that owners were given for that."""
 
     def progress(self) -> str:
         """What is being done, in a few words; empty before anything is."""
@@ -237,11 +241,13 @@ class Mover:
         if ring.joint:
             return outcome
         layout = await self._spread(ring)
-        until = self._monotonic() + _RELEASE_S
+        before = until = -1.0
         while trouble := await self._release(layout, frozenset()):
-            await self._wait_for(trouble)
-            if self._monotonic() >= until:
+            if (now := self._removed + self._evened) != before:
+                before, until = now, self._monotonic() + _RELEASE_S
+            elif self._monotonic() >= until:
                 return Outcome.COPIES_LEFT if outcome in (Outcome.DONE, Outcome.NOTHING) else outcome
+            await self._wait_for(trouble)
         return outcome
 
     # what stages consist of
@@ -306,28 +312,39 @@ class Mover:
                     await self._release_of(name, layout, filling, trouble)
                 except SfssError as error:
                     trouble.add(Blocked({name: error}))
+        self._evened += filling.records
         return trouble
 
     async def _release_of(self, name: str, layout: Layout, filling: Filling, trouble: Trouble) -> None:
         ring = layout.ring
         member = any(member.name == name for member in ring.members)
-        settled = True
+        found = settled = 0
 
         async def work(partition: int) -> None:
-            nonlocal settled
+            nonlocal found, settled
+            found += 1
             try:
                 for place in places_of(partition, layout.shift):
                     await filling.settle(place)
                 if member:
                     await self._nodes.ask_under(ring, name, lambda node: node.drop(ring.number, partition))
+                    self._tell_removed(1)
+                settled += 1
             except Blocked as blocked:
-                settled = False
                 trouble.add(blocked)
+            except SfssError as error:
+                trouble.add(Blocked({name: error}))
 
         leftovers = await asyncio.to_thread(Leftovers, self._nodes, layout, name)
         await side_by_side(JOBS, leftovers.partitions(), work)
-        if not member and settled:
+        if not member and settled == found:
             await self._nodes.ask_under(ring, name, lambda node: node.left(ring.number))
+            self._tell_removed(found)
+
+    def _tell_removed(self, partitions: int) -> None:
+        self._removed += partitions
+        if self._removed:
+            self._stage = f"removing old copies: {self._removed} partitions"
 
     async def _has_left(self, name: str, members: set[str]) -> bool:
         """Whether a node that the ring doesn't name is one of the cluster that can be told so. One of `members` (node

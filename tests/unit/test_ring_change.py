@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from sfss.errors import SetupError
+from sfss.errors import RemoteError, SetupError
 from sfss.ring_change.ending import Outcome
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.wish import Wish
@@ -17,7 +17,7 @@ from sfss.ring_keeper import KeptRing
 from sfss.ring_plan import Change, next_ring
 from sfss.ring_record import Placement
 from sfss.store import Record
-from tests.unit.ring_lab import RingLab, quorum, record_of
+from tests.unit.ring_lab import LabNode, RingLab, quorum, record_of
 from tests.unit.virtual_time import in_virtual_time
 
 THREE = ("a:1", "b:1", "c:1")
@@ -553,6 +553,71 @@ async def test_what_cannot_be_done_is_refused_before_anything_is_changed(change:
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert lab.ring.number == 1
+
+
+def refusing(node: LabNode, may: Callable[[int], bool]) -> None:
+    """Have a node drop only some partitions."""
+    drop = node.drop
+
+    def drop_some(number: int, partition: int) -> None:
+        if not may(partition):
+            raise RemoteError("not now")
+        drop(number, partition)
+
+    node.drop = drop_some  # type: ignore[method-assign]
+
+
+@in_virtual_time
+async def test_a_partition_that_is_not_dropped_keeps_no_other_one() -> None:
+    lab = lab_for(CHANGES["add"][1], THREE)
+    expected = written(lab, 60)
+    stuck: set[int] = set()
+
+    def all_but_the_first(partition: int) -> bool:
+        if not stuck:
+            stuck.add(partition)
+        return partition not in stuck
+
+    for node in lab.nodes.values():
+        refusing(node, all_but_the_first)
+    began = asyncio.get_running_loop().time()
+
+    outcome = await lab.apply(CHANGES["add"][1])
+
+    assert outcome is Outcome.COPIES_LEFT
+    assert asyncio.get_running_loop().time() - began < 60
+    foreign = {
+        lab.partition(key)
+        for key in expected
+        for name, node in lab.nodes.items()
+        if key in node.records and not lab.owns(lab.ring, name, lab.partition(key))
+    }
+    assert foreign == stuck
+    assert lab.said[-1].endswith(": not now")
+
+
+@in_virtual_time
+async def test_old_copies_are_waited_for_as_long_as_any_of_them_goes() -> None:
+    lab = lab_for(CHANGES["add"][1], THREE)
+    written(lab, 8)
+    loop = asyncio.get_running_loop()
+    began = last = loop.time()
+
+    def now_and_then(_: int) -> bool:
+        nonlocal last
+        due = loop.time() > last + 25.0
+        last = loop.time() if due else last
+        return due
+
+    for node in lab.nodes.values():
+        refusing(node, now_and_then)
+    mover = lab.mover()
+
+    assert await mover.apply(Wish(CHANGES["add"][1], quorum)) is Outcome.DONE
+
+    removed = sum(len(node.dropped) for node in lab.nodes.values())
+    assert mover.progress() == f"removing old copies: {removed} partitions"
+    assert loop.time() - began > 50, "longer than it goes on in vain"
 
 
 @in_virtual_time
