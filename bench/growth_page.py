@@ -242,7 +242,7 @@ def _machines(figures: Figures) -> str:
     found = [figures["machine"]] if "machine" in figures else [row["machine"] for row in rows]
     sentences = [
         f"{each['time'][:10]}, commit {each['commit']}: {each['cpu']}, {each['cores']} cores, Linux {each['kernel']}, "
-        f"Python {each['python']}."
+        f"Python {each['python']}, {'compiled' if each['compiled'] else 'interpreted'}."
         for each in found
     ]
     return "Measured " + " ".join(dict.fromkeys(sentences))

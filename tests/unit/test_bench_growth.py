@@ -15,7 +15,16 @@ from bench.growth import NUMBERS, Plan
 from bench.table import plain
 
 LOADED = {"done": 1000, "errors": 100, "seconds": 2.0, "rate": 500.0, "p50_us": 10, "p99_us": 20}
-MACHINE = {"time": "2026-11-21T15:00:00Z", "commit": "abc", "cpu": "x", "cores": 2, "kernel": "6", "python": "3.11"}
+MACHINE = {
+    "time": "2026-11-21T15:00:00Z",
+    "commit": "abc",
+    "cpu": "x",
+    "cores": 2,
+    "kernel": "6",
+    "python": "3.11",
+    "compiled": True,
+    "load_before": 0.5,
+}
 NOTHING = Plan((), (), (), (), 4.0)
 
 
