@@ -1483,6 +1483,14 @@ class Item:
         )
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many batches are under way at a time, and how many files each has at most."""
+
+    connections: int
+    batch: int
+
+
 def failed_here(item: Item, why: str) -> None:
     """Note that a file failed on this side."""
     item.told = {"status": 0, "error": "", "message": why}
@@ -1556,6 +1564,8 @@ class Courier:
         response = self._connection.getresponse()
         if response.status in (404, 405):
             raise Unusable("the server has no batches; it is older than they are")
+        if response.getheader("Content-Type", "").partition(";")[0] not in _OWN_TYPES:
+            raise ConnectionError(f"what stands in front of it answered {response.status} {response.reason}")
         return response
 
     def _lines(self, source: Any, items: list[Item]) -> Iterator[dict[str, Any]]:
@@ -1578,6 +1588,7 @@ class Courier:
             raise Unusable(f"{told.get('error')}: {told.get('message')}")
 
 
+_OWN_TYPES = (RECORDS, "application/x-ndjson", "application/json")
 _PASSING = ("busy", "stopping", "too_slow", "short_body", "unavailable", "unreachable")
 
 
@@ -1708,7 +1719,7 @@ def shown(path: str) -> str:
 def carry(
     target: Target,
     items: Iterator[Item],
-    connections: int,
+    pace: Pace,
     serve: Callable[[Courier, list[Item]], None],
     took: Callable[[list[Item]], None],
 ) -> None:
@@ -1728,7 +1739,7 @@ def carry(
         batch: list[Item] = []
         size = 0
         with lock:
-            while not troubles and len(batch) < BATCH_FILES and size < BATCH_BYTES:
+            while not troubles and len(batch) < pace.batch and size < BATCH_BYTES:
                 item = next(items, None)
                 if item is None:
                     break
@@ -1752,6 +1763,8 @@ def carry(
         left = batch
         for attempt in range(1, TRIES + 1):
             trouble: Exception | None = None
+            for item in left:
+                item.told = None
             try:
                 serve(courier, left)
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -1767,11 +1780,16 @@ def carry(
                 time.sleep(PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise trouble or ConnectionError("no answer to all files of a batch")
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(connections)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(pace.connections)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        troubles.append((FAILED, "stopped"))
+        for thread in threads:
+            thread.join(target.timeout_s)
     if troubles:
         status, trouble = troubles[0]
         fail(status, f"{trouble}; what is left can be carried by the same command once more")
@@ -1837,7 +1855,7 @@ def paths_in(lines: Iterator[bytes]) -> Iterator[Item]:
             yield Item(path.decode(errors="surrogateescape"))
 
 
-def put_folder(target: Target, folder: str, prefix: str, connections: int, manifest: Manifest | None) -> None:
+def put_folder(target: Target, folder: str, prefix: str, pace: Pace, manifest: Manifest | None) -> None:
     """Store all files of a folder below a prefix."""
     terminal = sys.stderr.isatty()
     bar = Bar("stored", sum(1 for _ in files_below(folder, prefix)) if terminal else None)
@@ -1857,12 +1875,12 @@ def put_folder(target: Target, folder: str, prefix: str, connections: int, manif
         for item in known:
             bar.took(item)
 
-    carry(target, items(), connections, Courier.put, took)
+    carry(target, items(), pace, Courier.put, took)
     bar.finish()
 
 
 def get_list(
-    target: Target, listed: BinaryIO, total: int | None, folder: Folder, connections: int, skip_existing: bool
+    target: Target, listed: BinaryIO, total: int | None, folder: Folder, pace: Pace, skip_existing: bool
 ) -> None:
     """Write the files of a list into a folder."""
     bar = Bar("wrote", total)
@@ -1878,7 +1896,7 @@ def get_list(
         for item in known:
             bar.took(item)
 
-    carry(target, items(), connections, lambda courier, batch: courier.get(batch, folder), took)
+    carry(target, items(), pace, lambda courier, batch: courier.get(batch, folder), took)
     bar.finish()
 
 
@@ -1948,12 +1966,22 @@ def main(context: click.Context, /, path: str | None, filepath: str | None, **wh
         finish(exchange(target, "POST", file_target("files", path), form, form.headers))
 
 
-connections_option = click.option(
-    "--connections", type=click.IntRange(1, 64), default=2, show_default=True, help="With -r: batches at a time."
-)
+def pace_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How batches go."""
+    connections = click.option(
+        "--connections", type=click.IntRange(1, 64), default=2, show_default=True, help="With -r: batches at a time."
+    )
+    batch = click.option(
+        "--batch",
+        type=click.IntRange(1, 100_000),
+        default=1000,
+        show_default=True,
+        help="With -r: files in one at most.",
+    )
+    return connections(batch(command))
 
 
-def get_many(target: Target, listed: BinaryIO, folder: str, connections: int, skip_existing: bool) -> None:
+def get_many(target: Target, listed: BinaryIO, folder: str, pace: Pace, skip_existing: bool) -> None:
     """Write the files of a list into a folder, which is made."""
     total = None
     if sys.stderr.isatty() and listed.seekable():
@@ -1963,7 +1991,7 @@ def get_many(target: Target, listed: BinaryIO, folder: str, connections: int, sk
         there = Folder(folder)
     except OSError as error:
         fail(FAILED, f"can't write into {folder}: {error.strerror}")
-    get_list(target, listed, total, there, connections, skip_existing)
+    get_list(target, listed, total, there, pace, skip_existing)
 
 
 @main.command()
@@ -1974,7 +2002,7 @@ def get_many(target: Target, listed: BinaryIO, folder: str, connections: int, sk
     "-r", "--recursive", "listed", type=click.File("rb"), metavar="LIST", help="Paths, one a line; - for stdin."
 )
 @click.option("--skip-existing", is_flag=True, help="With -r: leave out what is in the folder already.")
-@connections_option
+@pace_options
 @click.argument("folder", required=False)
 def get(
     path: str | None,
@@ -1982,6 +2010,7 @@ def get(
     listed: BinaryIO | None,
     skip_existing: bool,
     connections: int,
+    batch: int,
     folder: str | None,
     **where: Any,
 ) -> None:
@@ -1992,7 +2021,7 @@ def get(
     if listed is not None:
         if folder is None or path is not None or filepath is not None:
             raise click.UsageError("get -r LIST FOLDER says all; --path and --filepath are for one file")
-        get_many(make_target(**where), listed, folder, connections, skip_existing)
+        get_many(make_target(**where), listed, folder, Pace(connections, batch), skip_existing)
         return
     if path is None or folder is not None:
         raise click.UsageError("--path says which file; -r LIST FOLDER is for many")
@@ -2030,7 +2059,7 @@ def get(
     help="All files below this folder.",
 )
 @click.option("--manifest", help="With -r: note here what is stored, and leave out what is noted and unchanged.")
-@connections_option
+@pace_options
 @click.argument("prefix", required=False)
 def put(
     path: str | None,
@@ -2038,6 +2067,7 @@ def put(
     folder: str | None,
     manifest: str | None,
     connections: int,
+    batch: int,
     prefix: str | None,
     **where: Any,
 ) -> None:
@@ -2052,7 +2082,7 @@ def put(
             noted = Manifest(manifest) if manifest is not None else None
         except OSError as error:
             fail(FAILED, f"can't use {manifest}: {error.strerror}")
-        put_folder(make_target(**where), folder, (prefix or "").strip("/"), connections, noted)
+        put_folder(make_target(**where), folder, (prefix or "").strip("/"), Pace(connections, batch), noted)
         return
     if path is None or filepath is None or prefix is not None:
         raise click.UsageError("--path and --filepath say what to put; -r FOLDER [PREFIX] is for many")

@@ -32,7 +32,6 @@ class PiecewiseAnswer:
         head = b"" if request.sent_ahead else self._begin()
         request.connection.send_ahead(request, head, self._framed(pieces))
         if not await request.connection.taken():
-            request.connection.server.counters.add("aborted")
             raise Refused(400, "client_left", "the client left before the end of its answer", close=True)
 
     def last(self, pieces: Sequence[bytes]) -> Answer:
