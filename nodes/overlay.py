@@ -84,10 +84,12 @@ class Figures:
             self.files -= 1
         else:
             self.tombstones -= 1
+        if key in self.damaged:
+            checksum = damaged_digest(checksum)
+            self.mended(key)
         bound = self.bounds.bounds[key[0]]
         if version >= bound or not is_purged(entry, bound):
-            self.tree.remove(key, damaged_digest(checksum) if key in self.damaged else checksum)
-        self.mended(key)
+            self.tree.remove(key, checksum)
 
     def counts(self, key: bytes, entry: bytes) -> bool:
         """Whether the record of an entry is in the tree."""

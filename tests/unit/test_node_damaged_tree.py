@@ -153,7 +153,7 @@ async def test_an_entry_that_rots_under_a_damaged_record_is_whole_once_it_is_wri
 
         await settled(store.apply(KEY, record))
 
-        assert store.inspect(KEY) == record._replace(value=b"")
+        assert store.inspect(KEY).order() == record.order()
         assert store.stats()["damaged_records"] == "0"
         await store._scrubber._tree_checker.check()
         await check_sums(store)
