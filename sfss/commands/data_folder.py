@@ -76,9 +76,10 @@ class DataFolder:
     """A locked data folder. `close` gives it back."""
 
     def __init__(self, path: Path) -> None:
-        """Make and lock the folder. Raises `SetupError`: no permission, no room, or in use."""
+        """Make and lock the folder. Raises `SetupError`: no permission, no room, in use, or something else's."""
         self.path = path
         with _refusals(path):
+            _check_ours(path)
             path.mkdir(parents=True, exist_ok=True)
             for name in ("conf", "log"):
                 (path / name).mkdir(exist_ok=True)
@@ -166,6 +167,22 @@ class DataFolder:
             raise SetupError(f"can't read {path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise SetupError(f"{path} is damaged; it held how many nodes there are and their first port") from None
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse to found a cluster in or over what belongs to one already."""
+    if not path.is_dir() or (path / "cluster.json").exists():
+        return
+    if (path / "identity").exists():
+        raise SetupError(
+            f"{path} is the data directory of one node; choose the folder that it lies in, or an empty one"
+        )
+    nodes = sorted(entry.name for entry in path.glob("node-*"))
+    if nodes:
+        raise SetupError(
+            f"{path} has {', '.join(nodes)} and no cluster.json, which says what it was founded with; put that back, "
+            "or choose another folder with --data"
+        )
 
 
 @contextmanager

@@ -43,7 +43,7 @@ _log = logging.getLogger("sfss.up")
 @click.command()
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(readable=False, path_type=Path),  # what is wrong with it `DataFolder` says
     default=Path("data"),
     show_default=True,
     help="Data folder.",

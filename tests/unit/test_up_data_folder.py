@@ -151,6 +151,31 @@ def test_a_folder_that_can_not_be_made_is_refused_in_one_line(
         DataFolder(tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("identity", "is the data directory of one node"),
+        ("node-1", r"has node-1 and no cluster\.json, .*put that back"),
+    ],
+)
+def test_what_belongs_to_a_cluster_already_is_no_place_to_found_one_and_is_left_alone(
+    tmp_path: Path, entry: str, words: str
+) -> None:
+    (tmp_path / entry).mkdir()
+
+    with pytest.raises(SetupError, match=words):
+        DataFolder(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == [entry]
+
+
+def test_a_file_is_refused_as_a_folder_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+
+    with pytest.raises(SetupError, match=r"can't use .*: File exists; choose another folder with --data"):
+        DataFolder(tmp_path / "data")
+
+
 def test_files_are_replaced_whole_and_left_alone_when_they_say_the_same(folder: DataFolder) -> None:
     path = folder.write("conf/proxy-0.ini", "one")
     first = path.stat()
