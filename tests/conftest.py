@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import uvloop
 
 from tests.interpreted import changed_since_compiled, use_compiled, use_sources
 from tests.parent_death import die_with_parent
+from tests.planted import TRIES
 
 # Not in pytest_configure: the conftest of a folder that stands on the command line is imported before that, and imports
 # the packages.
@@ -104,6 +106,15 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{request.config.getoption('--seed')} {request.node.nodeid}")
 
 
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Generator[Counter[str]]:
+    """What a test counts of its operations where no `History` does (`operations`, `acknowledged`, `lost`, `unknown`):
+    the test's entry in a report (`--junitxml`, as `make torture` writes it) has it."""
+    tally: Counter[str] = Counter()
+    yield tally
+    request.node.user_properties.extend(tally.items())
+
+
 def _skip_is_failure(report: Any) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
@@ -112,7 +123,10 @@ def _skip_is_failure(report: Any) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    if TRIES.count:
+        item.user_properties.append(("tries", TRIES.count))
+        TRIES.count = 0
     report = yield
     if IN_CI:
         _skip_is_failure(report)

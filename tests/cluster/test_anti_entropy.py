@@ -11,6 +11,7 @@ import asyncio
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,7 +41,8 @@ def record_of(key: bytes, minutes_ago: float, tombstone: bool = False) -> Record
 class Nodes:
     """The nodes of a cluster, each asked and written to by itself."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, tally: Counter[str]) -> None:
+        self._tally = tally
         self._clients = {f"localhost:{node.port}": MemcacheClient(*node.address) for node in cluster.nodes}
         self._ring = NodeRing([Member(name) for name in self._clients], COPIES)
 
@@ -59,6 +61,7 @@ class Nodes:
             some = writes[first : first + _SIDE_BY_SIDE]
             applied = await asyncio.gather(*(client.apply(key, record) for client, key, record in some))
             assert all(each.accepted for each in applied)
+            self._tally.update(operations=len(applied), acknowledged=len(applied))
 
     async def wrong(self, expected: dict[bytes, Record]) -> list[bytes]:
         """The keys of which an owner doesn't hold what it should."""
@@ -132,11 +135,11 @@ async def passes(cluster: Cluster, partitions: int) -> dict[str, int]:
         await client.close()
 
 
-async def test_anti_entropy_repairs_exactly_what_differs_and_then_moves_nothing(tmp_path, rng, fault_seconds):
+async def test_anti_entropy_repairs_exactly_what_differs_and_then_moves_nothing(tmp_path, rng, fault_seconds, tally):
     count = 20_000 if fault_seconds else 6_000
     apart = count // 20
     async with cluster_that_compares_nothing(tmp_path, nodes=5) as cluster:
-        nodes = Nodes(cluster)
+        nodes = Nodes(cluster, tally)
         expected = await diverge(nodes, count, apart, rng)
         assert len(await nodes.wrong(expected)) == apart
 
@@ -153,10 +156,10 @@ async def test_anti_entropy_repairs_exactly_what_differs_and_then_moves_nothing(
         await nodes.close()
 
 
-async def test_a_comparison_that_spreads_the_older_record_is_caught(tmp_path, rng):
+async def test_a_comparison_that_spreads_the_older_record_is_caught(tmp_path, rng, tally):
     plants = {"proxy": "oldest-spread"}
     async with cluster_that_compares_nothing(tmp_path, nodes=3, plants=plants) as cluster:
-        nodes = Nodes(cluster)
+        nodes = Nodes(cluster, tally)
         expected = await diverge(nodes, count=200, apart=50, rng=rng)
 
         await compare_from_now_on(cluster, interval_s=3)
@@ -179,9 +182,9 @@ def damage_headers(home: Path, keys: Sequence[bytes]) -> None:
         volume.write_bytes(content)
 
 
-async def test_a_node_that_forgot_gets_it_back_and_is_trusted_again_by_itself(tmp_path, rng):
+async def test_a_node_that_forgot_gets_it_back_and_is_trusted_again_by_itself(tmp_path, rng, tally):
     async with cluster_that_compares_nothing(tmp_path, nodes=4) as cluster:
-        nodes = Nodes(cluster)
+        nodes = Nodes(cluster, tally)
         expected = await diverge(nodes, count=2000, apart=0, rng=rng)
         forgetful = cluster.nodes[1]
         client = MemcacheClient(*forgetful.address)

@@ -14,21 +14,23 @@ from tests.cluster.test_cancel_storm import narrow_cluster, storm
 from tests.cluster.test_forgotten import OLD_COPY, forget_while_another_is_dead
 from tests.cluster.test_network_faults import overtake, read_half_made_writes, relayed_cluster
 from tests.cluster.test_power_cut import cluster_on_disks, cut_all
+from tests.planted import TRIES
 
 pytestmark = pytest.mark.slow
 
-TRIES = 3
+TRIES_MAX = 3
 """What chance hides once it doesn't hide three times."""
 
 
 async def caught(scenario, history: History) -> None:
     """Run a scenario until it shows a violation; fail when it never does. Whatever else goes wrong is no proof."""
-    for number in range(TRIES):
+    for number in range(TRIES_MAX):
         attempt = History(f"{history.seed} {number}", history.repeat)
         try:
             await scenario(attempt, number)
             attempt.check()
         except Violation as error:
+            TRIES.count = number + 1
             print(f"caught by try {number + 1}: {str(error)[:600]}")
             return
     raise AssertionError("the planted fault was not caught")

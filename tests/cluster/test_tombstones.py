@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def record_of(key: bytes, minutes_ago: float, tombstone: bool = False) -> Record
 class Nodes:
     """The nodes of a cluster, each asked and written to by itself."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, tally: Counter[str]) -> None:
+        self._tally = tally
         self.clients = [MemcacheClient(*node.address) for node in cluster.nodes]
 
     async def close(self) -> None:
@@ -53,6 +55,7 @@ class Nodes:
     async def write(self, records: dict[bytes, Record], among: int = 3) -> None:
         for client in self.clients[:among]:
             await asyncio.gather(*(client.apply(key, record) for key, record in records.items()))
+            self._tally.update(operations=len(records), acknowledged=len(records))
 
     async def held(self, key: bytes) -> list[Record | None]:
         return await asyncio.gather(*(client.inspect(key) for client in self.clients))
@@ -100,12 +103,12 @@ async def purged_or_back(cluster: Cluster, nodes: Nodes) -> bool:
     return await nodes.purged() or 200 in await statuses(cluster, DELETED)
 
 
-async def away_with_deleted_files(directory: Path, **plants: str) -> None:
+async def away_with_deleted_files(directory: Path, tally: Counter[str], **plants: str) -> None:
     """A node is away with files that are deleted meanwhile, and all replicas are compared; it comes back, and all are
     compared until every tombstone is purged. No file may come back, and none be lost."""
     settings = PROXY_TIMES + GRACE + AWAY
     async with Cluster(directory, nodes=3, proxies=1, webs=1, proxy_settings=settings, plants=plants) as cluster:
-        nodes = Nodes(cluster)
+        nodes = Nodes(cluster, tally)
         files = {key: record_of(key, 30) for key in (*DELETED, *KEPT)}
         await nodes.write(files)
         await cluster.nodes[2].stop()
@@ -131,10 +134,10 @@ async def away_with_deleted_files(directory: Path, **plants: str) -> None:
         await nodes.close()
 
 
-async def test_no_deleted_file_comes_back_when_its_tombstone_is_gone(tmp_path: Path) -> None:
-    await away_with_deleted_files(tmp_path, node="purged-is-gone")
+async def test_no_deleted_file_comes_back_when_its_tombstone_is_gone(tmp_path: Path, tally: Counter[str]) -> None:
+    await away_with_deleted_files(tmp_path, tally, node="purged-is-gone")
 
 
-async def test_a_purge_that_does_not_ask_all_owners_is_caught(tmp_path: Path) -> None:
+async def test_a_purge_that_does_not_ask_all_owners_is_caught(tmp_path: Path, tally: Counter[str]) -> None:
     with pytest.raises(AssertionError, match="deleted files came back"):
-        await away_with_deleted_files(tmp_path, node="purged-is-gone", proxy="purge-by-those-present")
+        await away_with_deleted_files(tmp_path, tally, node="purged-is-gone", proxy="purge-by-those-present")

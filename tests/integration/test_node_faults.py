@@ -71,7 +71,7 @@ SAMPLES = int(os.environ.get("NODE_KILL_SAMPLES", "1"))
 
 @needs_strace
 @pytest.mark.parametrize("call", STEPS)
-async def test_a_kill_at_any_step_loses_nothing_that_was_acknowledged(tmp_path, rng, call):
+async def test_a_kill_at_any_step_loses_nothing_that_was_acknowledged(tmp_path, rng, call, tally):
     for nth in rng.sample(list(STEPS[call]), min(SAMPLES, len(STEPS[call]))):
         print(f"SIGKILL at {call} number {nth}")
         folder = tmp_path / str(nth)
@@ -88,6 +88,7 @@ async def test_a_kill_at_any_step_loses_nothing_that_was_acknowledged(tmp_path, 
                 async with client:
                     count = await churn(client, rng, seconds=60)
                 print(f"{count} writes acknowledged")
+                tally.update(operations=count, acknowledged=count)
             assert await node.ended() == -signal.SIGKILL, f"it never came to {call} number {nth}"
         finally:
             node.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,38 @@ def test_a_report_gets_a_line_for_each_round(torture: Callable[..., Result], tmp
         ["it", "5", "3", "1", "0", "1", "clean"],
         ["it", "5", "2", "1", "1", "0", "failed"],
     ]
+
+
+COUNTED = """
+def test_counted(tally):
+    tally.update(operations=7, acknowledged=4)
+"""
+PLANTED = """
+from tests.planted import TRIES
+def test_a_node_that_lies_is_caught_by_the_power_cut():
+    assert TRIES.until(number == 3 for number in range(9))
+def test_a_proxy_that_lies_is_caught(): ...
+def test_nothing_else(): ...
+"""
+
+
+def test_what_a_test_without_a_history_counts_is_in_the_report(torture: Callable[..., Result], tmp_path: Path) -> None:
+    report = tmp_path / "report.rst"
+
+    done = torture(COUNTED, "--report", str(report))
+
+    assert "4 writes acknowledged, 0 lost, 0 unknown\n" in done.output
+    assert report.read_text().splitlines()[-1].split()[3:] == ["7", "4", "0", "0", "clean"]
+
+
+def test_broken_builds_that_were_caught_are_told_with_the_test_and_the_tries_it_took(
+    torture: Callable[..., Result],
+) -> None:
+    done = torture(PLANTED)
+
+    assert re.search(r"^a node that lies +test_it.py, the power cut +4 +[0-9.]+$", done.output, re.MULTILINE)
+    assert re.search(r"^a proxy that lies +test_it.py +1 +[0-9.]+$", done.output, re.MULTILINE)
+    assert "nothing else" not in done.output
 
 
 def test_minutes_ask_for_the_long_form_and_its_repetition_too(torture: Callable[..., Result]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from tests.torture.faults import FAULTS
-from tests.torture.rounds import REPORT_HEAD, Round, report_line, run_round, told
+from tests.torture.rounds import REPORT_HEAD, Round, plants_table, report_line, run_round, told
 
 
 def _known(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -74,6 +74,8 @@ def _rounds(name: str, seed: int, seconds: float | None, folder: Path) -> Iterat
     while True:
         done = run_round(name, seed, folder / f"{name}-{seed}", long_form=seconds is not None)
         click.echo(str(done))
+        if done.plants:
+            click.echo(plants_table(done.plants))
         for reason in done.left_out:
             click.echo(f"  left out: {reason}")
         for failure in done.failures:

@@ -15,11 +15,13 @@ NODE = "tests/integration/test_node_faults.py"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`tests` are pytest's ids, of a file or of one function in it; `needs` is what they can't do without."""
+    """`tests` are pytest's ids, of a file or of one function in it; `needs` is what they can't do without. Of the tests
+    only those are run that have `only` in their names."""
 
     breaks: str
     tests: tuple[str, ...]
     needs: str = ""
+    only: str = ""
 
 
 FAULTS = {
@@ -85,8 +87,14 @@ FAULTS = {
         (f"{CLUSTER}anti_entropy.py",),
     ),
     "tombstones": Fault(
-        "a node is away with files that are deleted, for longer than deletions are remembered; what slept for as long",
-        (f"{CLUSTER}tombstones.py", "tests/unit/test_purging.py", "tests/unit/test_purging_schedules.py"),
+        "a node is away with files that are deleted, for longer than deletions are remembered; what slept for as long; "
+        "nodes are replaced and killed meanwhile",
+        (
+            f"{CLUSTER}tombstones.py",
+            f"{CLUSTER}purge_beside_changes.py",
+            "tests/unit/test_purging.py",
+            "tests/unit/test_purging_schedules.py",
+        ),
     ),
     "disk-full": Fault(
         "full disks: of one node, then of two",
@@ -158,7 +166,17 @@ FAULTS = {
     ),
     "plants": Fault(
         "broken builds, each of which the test made for it has to catch",
-        (f"{CLUSTER}planted_faults.py",),
+        (
+            f"{CLUSTER}planted_faults.py",
+            f"{CLUSTER}tombstones.py",
+            f"{CLUSTER}anti_entropy.py",
+            "tests/unit/test_proxy_linearizable.py",
+            "tests/unit/test_proxy_repairs.py",
+            "tests/unit/test_purging_schedules.py",
+            "tests/unit/test_ring_change_linearizable.py",
+            "tests/unit/test_ring_change_model.py",
+        ),
         "root, xfsprogs, e2fsprogs",
+        "caught",
     ),
 }

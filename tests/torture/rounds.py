@@ -1,18 +1,22 @@
 """One round of a fault: its tests run once by pytest, in a process of their own, with a seed; and what came of it.
 
-The figures are those that each test's history gave to pytest's report (tests/cluster/conftest.py).
+The figures are those that each test's history (tests/cluster/conftest.py), or its own count (`tally` in
+tests/conftest.py), gave to pytest's report.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from tests.torture.faults import FAULTS
@@ -22,6 +26,16 @@ FIGURES = ("operations", "acknowledged", "lost", "unknown", "histories", "illega
 LONG_FORM_S = 20.0
 """How long each test of a round of the long form injects faults. A long run is many rounds, each with a seed of its
 own, so that what took an hour to find takes a minute to repeat."""
+
+
+class Plant(NamedTuple):
+    """A broken build that a test was shown, and that it caught, after so many `tries`: schedules, or runs of a
+    cluster."""
+
+    fault: str
+    test: str
+    tries: int
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -37,6 +51,7 @@ class Round:
     figures: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    plants: list[Plant] = field(default_factory=list)
 
     @property
     def repeat(self) -> str:
@@ -59,7 +74,7 @@ def report_line(done: Round) -> str:
     """A round as a line of a report."""
     figures = done.figures
     verdict = "failed" if done.failures else "left out" if not done.passed else "clean"
-    counts = [str(figures[name]) if figures["histories"] else "-" for name in FIGURES[:4]]
+    counts = [str(figures[name]) if figures["operations"] else "-" for name in FIGURES[:4]]
     widths = zip(counts, (10, 10, 5, 7), strict=True)
     columns = [
         f"{done.name:13}",
@@ -72,12 +87,12 @@ def report_line(done: Round) -> str:
 
 def told(figures: Counter[str]) -> str:
     """The figures in words."""
-    if not figures["histories"]:
+    if not figures["operations"]:
         return ""
-    return (
-        f"{figures['acknowledged']:,} writes acknowledged, {figures['lost']} lost, {figures['unknown']} unknown; "
-        f"{figures['histories']:,} histories, {figures['illegal']} not linearizable"
-    )
+    writes = f"{figures['acknowledged']:,} writes acknowledged, {figures['lost']} lost, {figures['unknown']} unknown"
+    if not figures["histories"]:
+        return writes
+    return f"{writes}; {figures['histories']:,} histories, {figures['illegal']} not linearizable"
 
 
 def run_round(name: str, seed: int, folder: Path, *, long_form: bool) -> Round:
@@ -88,6 +103,7 @@ def run_round(name: str, seed: int, folder: Path, *, long_form: bool) -> Round:
     command = [
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--seed={seed}", f"--basetemp={folder / 'data'}"),
         *(f"--junitxml={report}", "-o", "junit_family=xunit1", *FAULTS[name].tests),
+        *(["-k", FAULTS[name].only] if FAULTS[name].only else []),
         *([f"--fault-seconds={LONG_FORM_S}"] if long_form else []),
     ]
     # In CI nothing may be skipped and nothing is left to chance; both are what this is for.
@@ -123,3 +139,31 @@ def _read(report: Path, into: Round) -> None:
             into.left_out.append(f"{case.get('name')}: {skipped.get('message')}")
         else:
             into.passed += 1
+            plant = _plant_of(case)
+            if plant is not None:
+                into.plants.append(plant)
+
+
+_CAUGHT = re.compile(r"test_(?P<fault>.+)_(?:is|are)_caught(?:_by_(?P<by>.+?))?(?P<part>\[.*\])?")
+
+
+def _plant_of(case: ElementTree.Element) -> Plant | None:
+    """What a test caught by its name: the fault, and by what if that isn't told by the test's file."""
+    named = _CAUGHT.fullmatch(case.get("name", ""))
+    if named is None:
+        return None
+    fault = f"{named['fault'].replace('_', ' ')} {named['part'] or ''}".strip()
+    by = f", {named['by'].replace('_', ' ')}" if named["by"] else ""
+    tries = [int(given.get("value", "1")) for given in case.iter("property") if given.get("name") == "tries"]
+    file = (case.get("file") or case.get("classname", "").replace(".", "/") + ".py").rpartition("/")[2]
+    return Plant(fault, file + by, sum(tries) or 1, float(case.get("time", "0")))
+
+
+def plants_table(plants: Sequence[Plant]) -> str:
+    """What was planted and caught, as a table in reStructuredText."""
+    head = ("planted", "caught by", "tries", "seconds")
+    rows = [head, *((one.fault, one.test, str(one.tries), f"{one.seconds:.1f}") for one in plants)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [" ".join(f"{one:{width}}" for one, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rule = " ".join("=" * width for width in widths)
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])

@@ -283,6 +283,18 @@ class SimulatedCluster:
                 history.append((began, math.inf, "w", written))
             self._count(kind, error.outcome.value if kind in ("set", "delete") else "failed")
 
+    def figures(self) -> dict[str, int]:
+        """What clients did, as `make torture` adds it up."""
+        operations = [operation for history in self.histories.values() for operation in history]
+        writes = [end for _, end, kind, _ in operations if kind == "w"]
+        unknown = sum(end == math.inf for end in writes)
+        return {
+            "operations": sum(self.outcomes.values()),
+            "acknowledged": len(writes) - unknown,
+            "unknown": unknown,
+            "histories": len(self.histories),
+        }
+
     def _acknowledge(self, key: bytes, version: int) -> None:
         self.acknowledged[key] = max(self.acknowledged.get(key, 0), version)
         self._promise(key, version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from proxy.peer import Peer
 from proxy.purging import RegionPurge
 from sfss.hash_tree import Listed
 from sfss.store import NO_CALL, Applied, Call, Record
+from tests.planted import TRIES
 from tests.unit.simulated_purging import SETTINGS, PurgingStore, coarse_purging, simulate
 from tests.unit.virtual_time import run
 
@@ -40,14 +42,15 @@ def few_regions() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def caught(settings: str = "nobody forgets", **changes: Any) -> bool:
-    """Whether some schedule shows the fault that was planted."""
-    return any(run(simulate(seed, settings, **changes)).faults() for seed in PLANTED_SEEDS)
+def caught(settings: str = "nobody forgets", likely_seed: int = 0, **changes: Any) -> bool:
+    """Whether some schedule shows the fault that was planted. `likely_seed` is of one that did: it is tried first."""
+    seeds = (likely_seed, *PLANTED_SEEDS)
+    return TRIES.until(bool(run(simulate(seed, settings, **changes)).faults()) for seed in seeds)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_no_schedule_brings_a_deleted_file_back_or_leaves_a_tombstone(
-    settings: str, request: pytest.FixtureRequest
+    settings: str, request: pytest.FixtureRequest, tally: Counter[str]
 ) -> None:
     first = request.config.getoption("--seed") * 1_000_000
     seconds = request.config.getoption("--fault-seconds")
@@ -57,6 +60,7 @@ def test_no_schedule_brings_a_deleted_file_back_or_leaves_a_tombstone(
     while number < SEEDS or (seconds and time.monotonic() < until):
         cluster = run(simulate(first + number, settings))
         number += 1
+        tally.update(cluster.figures())
         assert not cluster.faults(), f"python -m tests.unit.simulated_purging {settings!r} {first + number - 1}"
 
 
@@ -123,7 +127,7 @@ def test_a_comparison_that_copies_from_a_suspect_node_is_caught(monkeypatch: pyt
     assert not run(simulate(0, "three nodes")).faults(), "a refill deletes again what came back, before it counts"
     monkeypatch.setattr("proxy.comparer.Comparison", BelievesAnybody)
 
-    assert caught("three nodes", node=TellsAll)
+    assert caught("three nodes", likely_seed=2, node=TellsAll)
 
 
 def test_a_purge_that_does_not_wait_for_hints_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
