@@ -69,8 +69,9 @@ class Line:
 
     def number(self, digits_max: i64) -> int:
         """Take a number of 1 to `digits_max` decimal digits."""
-        data, at, end = self._data, self.at, self._end
+        data, at = self._data, self.at
         first = at
+        end = self._within(digits_max + 1)
         number: i64 = 0
         while at < end:
             byte: i64 = data[at]
@@ -114,8 +115,9 @@ class Line:
 
     def key(self) -> bytes:
         """Take a key that isn't reserved: up to a blank or the end of the line."""
-        data, at, end = self._data, self.at, self._end
+        data, at = self._data, self.at
         first = at
+        end = self._within(_KEY_BYTES_MAX + 1)
         while at < end:
             byte: i64 = data[at]
             if byte <= _BLANK or byte == _DELETE:
@@ -131,8 +133,9 @@ class Line:
         """Take ` O` and what follows it up to the end of the line, where it is there."""
         if not self.has(b" O"):
             return None
-        data, at, end = self._data, self.at, self._end
+        data, at = self._data, self.at
         first = at
+        end = self._within(_OPAQUE_BYTES_MAX + 1)
         while at < end:
             byte: i64 = data[at]
             if byte <= _BLANK or byte >= _DELETE:
@@ -142,6 +145,12 @@ class Line:
         if at == first or at - first > _OPAQUE_BYTES_MAX:
             self.fits = False
         return data[first:at]
+
+    def _within(self, count: i64) -> i64:
+        """Where a field ends at the latest that may have one byte less: looking on for its end, at each byte that comes
+        of a line without one, would cost a peer nothing and us everything."""
+        end = self.at + count
+        return end if end < self._end else self._end
 
     def ends(self) -> bool:
         """Take the end of the line; whether all of it fitted."""

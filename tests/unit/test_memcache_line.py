@@ -99,3 +99,16 @@ def test_a_number_has_as_many_digits_as_it_may(digits):
     line.begin(digits + b" ", 0)
     line.number(8)
     assert not line.fits
+
+
+@pytest.mark.parametrize(
+    ("field", "size"),
+    [(Line.key, 250), (Line.opaque, 32), (lambda line: line.number(8), 8)],
+    ids=["key", "O", "digits"],
+)
+def test_no_field_is_looked_through_beyond_what_it_may_be(field: Any, size: int) -> None:
+    line = Line()
+    line.begin(b" O" + b"1" * 100_000, 0 if field is Line.opaque else 2)
+    field(line)
+    assert not line.fits
+    assert line.at <= 2 + size + 1
