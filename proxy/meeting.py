@@ -46,7 +46,7 @@ async def met(
         try:
             async with asyncio.timeout(answer_s):
                 held = await settled(keeper(teller.replica).tell_ring())
-            if held.record is None:
+            if held.record is None or held.record.number <= roll.ring.number:
                 roll.mute.add(teller)
                 continue
             roll.go_by(held.record, await place(held.record, members))

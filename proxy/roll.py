@@ -39,7 +39,7 @@ class Roll:
         self._peers = members.peers
         self._notes = Notes(directory)
         self.mute: set[Peer] = set()
-        """Who knows the number of its ring and not the ring."""
+        """Who knows the number of its ring and tells no such ring."""
         self._complete = False
         self._last_seen = LastSeen(self._notes)
         self._lost: dict[Peer, str] = {}
