@@ -24,7 +24,9 @@ class LastSeen:
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
-        self._seen = {node: Seen(node, *what) for node, what in notes.state.seen.items()}
+        kept = [Seen(node, *what) for node, what in notes.state.seen.items()]
+        # What can't be true may have been kept before it was known for that; a node would refuse whoever tells it.
+        self._seen = {seen.node: seen for seen in kept if is_possible(seen.epoch, seen.position)}
         self._timer: asyncio.TimerHandle | None = None
         self.news = asyncio.Event()
         """Set when a node was met in a new start."""

@@ -86,6 +86,16 @@ def test_what_can_not_be_true_is_neither_remembered_nor_news() -> None:
     assert not seen.news.is_set()
 
 
+def test_what_can_not_be_true_is_not_taken_over_from_an_earlier_life() -> None:
+    notes = Kept()
+    notes.state = ProxyState(seen={"n": (10**17 + 1, "a", 100, "a:1"), "m": (1, "b", 100, "b:1")})
+
+    seen = LastSeen(notes)  # type: ignore[arg-type]
+
+    assert seen.of("n") is None
+    assert seen.of("m") == Seen("m", 1, "b", 100, "b:1")
+
+
 async def test_it_is_there_after_a_restart(tmp_path) -> None:
     directory = StateDirectory(tmp_path)
     notes = Notes(directory)
