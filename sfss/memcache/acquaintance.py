@@ -70,4 +70,6 @@ async def introduce(acquaintances: Iterable[Acquaintance]) -> None:
     strongest = {seen[:3]: seen for seen in sorted(seen for each in told for seen in each)}
     errors = await asyncio.gather(*(each.recall(strongest.values()) for each in met), return_exceptions=True)
     for each, error in zip(met, errors, strict=True):
+        if error is not None and not isinstance(error, SfssError):
+            raise error
         each.introduced = each.introduced or error is None
