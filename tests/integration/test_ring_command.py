@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,9 +16,8 @@ from sfss.memory import MemoryStore
 from sfss.ring import Member, NodeRing
 from sfss.ring_record import Placement, RingMember, RingRecord
 from sfss.store import NO_CALL, Call
+from tests.cluster.command import Ended, sfss
 
-COMMAND = [sys.executable, "-c", "from sfss.commands.main import main; main()", "ring", "plan"]
-PATIENCE_S = 30
 NODE_IDS = [f"{number}" * 32 for number in range(4)]
 PARTITIONS = 4096
 
@@ -41,18 +38,8 @@ def configuration(tmp_path: Path, names: Sequence[object], more: str = "") -> Pa
     return conf
 
 
-async def plan(*arguments: object) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
+async def plan(*arguments: object) -> Ended:
+    return await sfss("ring", "plan", *arguments)
 
 
 async def served(stack: AsyncExitStack, store: MemoryStore) -> str:

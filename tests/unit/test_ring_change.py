@@ -169,6 +169,15 @@ def hold_up(mover: Mover, stage: str) -> tuple[asyncio.Event, asyncio.Event]:
     return come, go
 
 
+async def begin(lab: RingLab) -> None:
+    """Have a change decided by a mover that dies then."""
+    mover = lab.mover()
+    come, _ = hold_up(mover, "_move")
+    beginning = asyncio.ensure_future(mover.apply(Wish(Change(add=("d:1",)), quorum)))
+    await come.wait()
+    beginning.cancel()
+
+
 async def give_up(lab: RingLab) -> Outcome:
     return await lab.mover().abort()
 
@@ -184,7 +193,6 @@ async def finish_and_change_more(lab: RingLab) -> Outcome:
 
 async def give_up_and_begin_another(lab: RingLab) -> Outcome:
     await give_up(lab)
-    lab.nodes["e:1"].up = True
     another = asyncio.ensure_future(lab.apply(Change(add=("e:1",))))
     while not lab.ring.joint:
         await asyncio.sleep(0.001)
@@ -210,11 +218,7 @@ async def test_apply_tells_what_became_of_its_change_where_others_went_on_with_i
 ) -> None:
     lab = RingLab(1, THREE, spare=["d:1", "e:1"])
     expected = written(lab)
-    begun = lab.mover()
-    come, _ = hold_up(begun, "_move")
-    beginning = asyncio.ensure_future(begun.apply(Wish(Change(add=("d:1",)), quorum)))
-    await come.wait()
-    beginning.cancel()
+    await begin(lab)
     mover = lab.mover()
     come, go = hold_up(mover, "_move")
     moving = asyncio.ensure_future(mover.apply(Wish(Change(add=("d:1",)), quorum) if wished else None))
@@ -248,11 +252,7 @@ async def test_a_change_that_was_given_up_as_soon_as_it_was_decided_is_not_begun
 @in_virtual_time
 async def test_a_wish_is_told_apart_from_another_change_that_was_given_up_meanwhile() -> None:
     lab = RingLab(1, THREE, spare=["d:1"])
-    begun = lab.mover()
-    come, _ = hold_up(begun, "_move")
-    beginning = asyncio.ensure_future(begun.apply(Wish(Change(add=("d:1",)), quorum)))
-    await come.wait()
-    beginning.cancel()
+    await begin(lab)
     other = lab.mover()
     come, go = hold_up(other, "_move")
     moving = asyncio.ensure_future(other.apply(Wish(Change(remove=("c:1",)), quorum)))
@@ -279,11 +279,7 @@ async def test_abort_gives_up_one_change_and_tells_what_became_of_it(
     others: Callable[[RingLab], Awaitable[Outcome]], outcome: Outcome
 ) -> None:
     lab = RingLab(1, THREE, spare=["d:1", "e:1"])
-    begun = lab.mover()
-    come, _ = hold_up(begun, "_move")
-    beginning = asyncio.ensure_future(begun.apply(Wish(Change(add=("d:1",)), quorum)))
-    await come.wait()
-    beginning.cancel()
+    await begin(lab)
     mover = lab.mover()
     come, go = hold_up(mover, "_decide")
     aborting = asyncio.ensure_future(mover.abort())
