@@ -108,7 +108,7 @@ setup(
             "httptools>=0.6,<1",
             "matplotlib>=3.10,<4",
             "psycopg[binary,pool]>=3.2,<4",
-            "uvicorn>=0.34,<1",
+            "uvicorn>=0.38,<1",
         ],
         "compile": ["mypy>=2.4,<3", "setuptools>=77"],
         "check": ["ruff>=0.17,<0.18", "mypy>=2.4,<3", "import-linter>=2.5,<3"],

@@ -38,6 +38,9 @@ BATCH_FILES = 250
 BATCHES_AT_ONCE = 4
 """As many as a web process takes at once."""
 
+BATCH_S_MIN = 3.0
+"""Long enough for some batches on a slow machine, too."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -142,7 +145,7 @@ def batch_run(side: Side, operation: str, load: Load) -> Run:
 
     A batch has files of different names. Raises `Unavailable` where a file of a batch failed.
     """
-    batches = replace(load, connections=BATCHES_AT_ONCE)
+    batches = replace(load, connections=BATCHES_AT_ONCE, seconds=max(load.seconds, BATCH_S_MIN))
     before_s = side.processor_s()
     said, generator_s = _wrk(side.address, FILE, f"batch_{operation}", batches, "1")
     server_s = side.processor_s() - before_s

@@ -157,6 +157,7 @@ def fastapi_files(servers: Servers) -> Side:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--workers", str(WORKERS), "--host", HOST, "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    command += ["--timeout-worker-healthcheck", "60"]  # by default workers that start slowly are killed after 5 s
     server = servers.start(
         "fastapi", [*command, "bench.peers.fastapi_files:app"], port, environment={"BENCH_FILES": str(home)}
     )
