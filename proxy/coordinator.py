@@ -21,7 +21,7 @@ from proxy.peer import Peer
 from proxy.placed_ring import Owners, PlacedRing
 from proxy.reading import Read
 from proxy.writing import Write
-from sfss.errors import Busy
+from sfss.errors import Busy, Outcome, Unavailable
 from sfss.keys import hash_key
 from sfss.promise import Promise, Turn, promised, turn_of
 from sfss.stamps import StampClock, too_far_ahead
@@ -251,7 +251,7 @@ class Coordinator:
         self._bytes -= size
 
     def watch(self, request: Gathering | Write) -> None:
-        """Call the request's `overdue` when it is due, until `unwatch`."""
+        """Call the request's `overdue` when it is due, until `unwatch`; its `break_off` where that raises."""
         self._in_flight[request] = None
         if self._timer is None:
             self._timer = self.loop.call_later(self.options.sweep_s, self._sweep)
@@ -270,6 +270,7 @@ class Coordinator:
                 # The timer is everybody's: one request's fault must not stop it.
                 _log.exception("a request could not be ended in time")
                 self.unwatch(request)
+                request.break_off(Unavailable("a fault kept it from ending; the proxy's log has more", Outcome.UNKNOWN))
         self._timer = self.loop.call_later(self.options.sweep_s, self._sweep) if self._in_flight else None
 
     # the writes of one key

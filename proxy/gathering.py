@@ -132,6 +132,10 @@ class Gathering:
             self._hedge(now)
             self._advance()
 
+    def break_off(self, error: Exception) -> None:
+        """End it with `error`, since `overdue` raised."""
+        self._finish(None, error)
+
     def _give_up(self, blame: bool) -> None:
         """Stop waiting for whoever hasn't answered. `blame`: they had a node's whole deadline."""
         for peer in self._pending:

@@ -169,6 +169,11 @@ class Write:
             else:
                 self._settle(None, self._shortfall(now, silent=self._waiting))
 
+    def break_off(self, error: Exception) -> None:
+        """End it with `error`, since `overdue` raised."""
+        if not self._settled:
+            self._settle(None, error)
+
     def order(self) -> tuple[int, int]:
         """What compares it with records; below all of them as long as it isn't stamped."""
         return self._record.order() if self._record else (0, 0)

@@ -407,6 +407,31 @@ async def test_a_write_that_is_not_answered_ends_at_its_deadline_as_unknown():
     assert 2.9 < asyncio.get_running_loop().time() - began <= 3.0
 
 
+class Unspeakable(OutOfDisk):
+    """An error that can't be told: a fault of our own, met when a request is ended."""
+
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("kind", ["apply", "read", "inspect"])
+@in_virtual_time
+async def test_a_request_that_a_fault_keeps_from_ending_is_answered_as_unknown(kind, caplog):
+    lab = Lab(deadline_s=3.0, asks=kind == "inspect")
+    began = asyncio.get_running_loop().time()
+    reply = lab.coordinator.get(KEY) if kind == "read" else lab.coordinator.set(KEY, b"new")
+    await lab.replicas[0].call(kind).refuse(Unspeakable())
+
+    async with asyncio.timeout(10.0):
+        result = await outcome(reply)
+
+    assert result.outcome is Outcome.UNKNOWN
+    assert "the proxy's log has more" in str(result)
+    assert asyncio.get_running_loop().time() - began <= 3.0
+    assert "ZeroDivisionError" in caplog.text
+    assert (lab.coordinator.in_flight, lab.coordinator.bytes_in_flight) == (0, 0)
+
+
 @in_virtual_time
 async def test_an_earlier_deadline_that_comes_with_the_request_wins_and_is_passed_on():
     lab = Lab()
