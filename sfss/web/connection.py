@@ -338,6 +338,7 @@ class Connection(asyncio.Protocol):
             self._server.failures.note(failure, f"{request.method} {request.target}", request.id)
         if request.sent_ahead:
             self._abort()  # an answer that is half sent can't become another one; cut off, it tells
+            request.keep_alive = False  # nor could a client be told what came of a request behind it
         self._send(request, failure_answer(failure, of_write=request.method in WRITE_METHODS))
 
     def _unparsable(self, error: HttpProcessingError) -> None:

@@ -549,6 +549,21 @@ async def test_a_fault_in_the_middle_of_an_answer_cuts_it_off(monkeypatch: pytes
                 await client.reply()
 
 
+async def test_what_was_sent_behind_a_request_whose_answer_is_cut_off_is_not_carried_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with web_tier() as web:
+        await web.put("0", bytes(300_000))
+        monkeypatch.setattr("sfss.web.batches.records.RecordWriter.end", broken_end)
+        async with await web.connect() as client:
+            await client.send(get_of("0") + request("PUT", "/file?path=behind", body=b"x"))
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await client.reply()
+        behind = await web.get("behind")
+
+    assert behind.status == 404
+
+
 def broken_end(*_: object) -> bytes:
     raise KeyError("a mistake")
 
