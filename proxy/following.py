@@ -69,14 +69,18 @@ class Following:
         self._taking_over = asyncio.Lock()
         self._useless: dict[Peer, tuple[int, str]] = {}
         """Who gave no ring for the number that it tells, and why not."""
+        self._told: dict[Peer, tuple[int, str]] = {}
+        """Of whom it was last logged that this ring can't be learnt, and why not."""
         self._rests = Rests(_USELESS_S_MIN, _USELESS_S_MAX, coordinator.monotonic)
         self._waiting: dict[WaitsForRing, tuple[int, Peer]] = {}
         """Requests that wait for a ring, and who is asked for it."""
         self._teaching: dict[Peer, Promise[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def close(self) -> None:
-        """Stop. Idempotent."""
+        """Stop; from now on no ring is learnt or taught. Idempotent."""
+        self._closed = True
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
@@ -101,7 +105,7 @@ class Following:
             asyncio.get_running_loop().call_soon(request.begin_again)
             return True
         self._learn_from(peer, number)
-        if peer not in self._learning:
+        if self._closed or peer not in self._learning:
             return False
         self._waiting[request] = number, peer
         return True
@@ -112,7 +116,11 @@ class Following:
     def teach(self, peer: Peer) -> Promise[None]:
         taught = self._teaching.get(peer)
         if taught is None:
-            taught = self._teaching[peer] = Promise(self._coordinator.turn)
+            taught = Promise(self._coordinator.turn)
+            if self._closed:
+                taught.set_exception(_stops())
+                return taught
+            self._teaching[peer] = taught
             bringing = self._spawn(self._bring_ring(peer), f"{peer.name} is taught the ring")
             bringing.add_done_callback(partial(self._brought, peer, taught))
         return taught
@@ -125,6 +133,8 @@ class Following:
         return why if told == number > self._coordinator.placed.number else ""
 
     def _learn_from(self, peer: Peer, number: int) -> None:
+        if self._closed:
+            return
         if peer not in self._learning and (not self._why_useless(peer, number) or self._rests.is_over(peer)):
             task = self._spawn(self._learn(peer, number), f"the ring is learnt from {peer.name}")
             self._learning[peer] = number, task
@@ -134,12 +144,13 @@ class Following:
         try:
             await self._take_over_from(peer, number)
         except Unavailable as error:
-            _log.warning("the ring can't be learnt from %s: %s", peer.name, error)
+            self._tell(peer, number, str(error))
             await asyncio.sleep(_REST_S)
         except SfssError as error:
             self._gave_nothing(peer, number, str(error))
         else:
             self._useless.pop(peer, None)
+            self._told.pop(peer, None)
             self._rests.forget(peer)
 
     def _learnt(self, peer: Peer, _: asyncio.Task[None]) -> None:
@@ -148,11 +159,16 @@ class Following:
 
     def _gave_nothing(self, peer: Peer, number: int, why: str) -> None:
         """What a peer refuses for no reason that can be had must not hold up what others can answer."""
-        if self._useless.get(peer) != (number, why):
-            _log.warning("the ring can't be learnt from %s: %s", peer.name, why)
+        self._tell(peer, number, why)
         self._useless[peer] = number, why
         self._rests.rest(peer)
         self._coordinator.health.failed(peer, WrongCluster(why))
+
+    def _tell(self, peer: Peer, number: int, why: str) -> None:
+        """Log it once, however often requests that wait for the ring have it asked for."""
+        if self._told.get(peer) != (number, why):
+            self._told[peer] = number, why
+            _log.warning("the ring can't be learnt from %s: %s", peer.name, why)
 
     async def _take_over_from(self, peer: Peer, number: int) -> None:
         coordinator = self._coordinator
@@ -183,6 +199,7 @@ class Following:
         self._taken_over(record, placed)
         self._members.keep([member.name for member in record.members], coordinator.options.deadline_s)
         forget_replaced(self._useless, placed.peers)
+        forget_replaced(self._told, placed.peers)
         self._rests.keep(placed.peers)
         _log.info("ring %d is in use: %s", record.number, told(record))
         for number, task in self._learning.values():
@@ -221,7 +238,7 @@ class Following:
     def _brought(self, peer: Peer, taught: Promise[None], bringing: asyncio.Task[None]) -> None:
         del self._teaching[peer]
         if bringing.cancelled():
-            taught.set_exception(ConnectionLost("the coordinator stops"))
+            taught.set_exception(_stops())
         elif error := bringing.exception():
             _log.info("%s can't be taught the ring: %s", peer.name, error)
             taught.set_exception(error)
@@ -239,6 +256,10 @@ class Following:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, SfssError):
             _log.error("the ring could not be followed", exc_info=error)
+
+
+def _stops() -> ConnectionLost:
+    return ConnectionLost("the coordinator stops")
 
 
 async def _begin_again(requests: Sequence[WaitsForRing]) -> None:

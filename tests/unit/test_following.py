@@ -15,7 +15,7 @@ from proxy.following import Following, place
 from proxy.health import Health
 from proxy.members import Members
 from proxy.options import Options
-from sfss.errors import Unreachable
+from sfss.errors import ConnectionLost, Unreachable
 from sfss.memory import MemoryStore
 from sfss.promise import new_promise
 from sfss.ring_keeper import HeldRing, KeptRing
@@ -352,6 +352,58 @@ async def test_a_node_of_no_cluster_is_not_taught() -> None:
     await lab.let_happen()
 
     assert lab.node("c").asked == []
+
+
+@in_virtual_time
+async def test_why_a_ring_can_not_be_had_is_logged_once_however_often_it_is_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+
+    def logged() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.name == "sfss.proxy.ring"]
+
+    async def ask_often(error: Exception) -> None:
+        lab.node("b").failing = error
+        for _ in range(5):
+            lab.following.after(3, lab.peer("b"), Request(lab))
+            await asyncio.sleep(0.1)
+
+    await ask_often(Unreachable("gone"))
+    assert len(lab.node("b").asked) == 5
+    assert logged() == ["the ring can't be learnt from b:1: gone"]
+    await ask_often(Unreachable("refused"))
+    assert logged()[1:] == ["the ring can't be learnt from b:1: refused"]
+
+    lab.node("b").failing = None
+    lab.node("b").keep(ring(3, "bcd"))
+    await asyncio.sleep(1.0)
+    lab.following.heard(lab.peer("b"), 3)
+    await asyncio.sleep(1.0)
+    assert lab.coordinator.placed.number == 3
+    assert not lab.following._told
+
+
+@in_virtual_time
+async def test_once_closed_it_begins_nothing_more() -> None:
+    lab = await Lab(ring(2, "abc", "bcd")).start()
+    lab.node("b").paused = True
+    lab.following.heard(lab.peer("b"), 3)
+    await lab.let_happen()
+
+    closing = asyncio.ensure_future(lab.following.close())
+    await asyncio.sleep(0)
+    while_closing = lab.following.after(3, lab.peer("b"), Request(lab))
+    await closing
+    lab.following.heard(lab.peer("c"), 3)
+    afterwards = lab.following.after(3, lab.peer("c"), Request(lab))
+    lab.following.heard(lab.peer("d"), 1)
+    with pytest.raises(ConnectionLost, match="stops"):
+        await lab.following.teach(lab.peer("d"))
+
+    assert (while_closing, afterwards) == (False, False)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert lab.node("c").asked == lab.node("d").asked == []
 
 
 @in_virtual_time
