@@ -312,7 +312,8 @@ class Gathering:
         """A later ring is in use: ask its owners, for as long as is left."""
         if self._finished:
             return
-        again = self._again(Call(self._deadline, 0, self._call.request_id))
+        ends_at = self._deadline + self._coordinator.options.sweep_s  # which it takes off once more
+        again = self._again(Call(ends_at, 0, self._call.request_id))
         try:
             reply = again.start()
         except Exception as error:

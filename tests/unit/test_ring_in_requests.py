@@ -406,6 +406,27 @@ async def test_a_read_whose_later_ring_never_comes_ends_with_its_deadline():
 
 
 @in_virtual_time
+async def test_a_read_that_begins_again_many_times_has_its_whole_deadline():
+    lab = JointLab("abc", "bcd", deadline_s=3.0, sweep_s=0.1)
+    lab.use(lab.old)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    reply = lab.coordinator.get(KEY)
+
+    rounds = 0
+    while loop.time() - began < 2.5:
+        await lab["b"].calls[-1].refuse(StaleRing(3))
+        await asyncio.sleep(0.1)
+        await lab.followed.arrive()
+        rounds += 1
+        assert not reply.done()
+
+    assert isinstance(await outcome(reply), QuorumUnavailable)
+    assert rounds > 10
+    assert 2.8 <= loop.time() - began <= 3.01
+
+
+@in_virtual_time
 async def test_a_stamp_that_was_asked_for_under_an_earlier_ring_is_one():
     lab = JointLab("abc", "bcd", asks=True)
     lab.use(lab.old)
