@@ -43,7 +43,9 @@ class Elsewhere:
         self._members = members
         self._book = book
         self._within_s = within_s
-        self._others: dict[str, tuple[Peer, NodeClient]] = {}
+        self._clients: dict[str, NodeClient] = {}
+        self._others: dict[str, Peer] = {}
+        """Everybody who was ever asked: always the same peer, so that what others keep of it is found again."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self, coordinator: Coordinator) -> None:
@@ -52,15 +54,17 @@ class Elsewhere:
     async def close(self) -> None:
         """Stop. Idempotent."""
         await end(self._task)
-        await self._let_go(list(self._others))
+        await self._let_go(list(self._clients))
 
     async def ahead(self) -> dict[Peer, int]:
         """Ask all of them, for a limited time. Who is at a later ring than ours, and at which; the latest first."""
-        await self._let_go([name for name in self._others if name in self._members.peers])
+        await self._let_go([name for name in self._clients if name in self._members.peers])
         for name in self._names:
-            if name not in self._members.peers and name not in self._others:
-                self._others[name] = self._members.outsider(name)
-        peers = [peer for peer, _ in self._others.values()]
+            if name not in self._members.peers and name not in self._clients:
+                peer, client = self._members.outsider(name)
+                self._clients[name] = client
+                self._others.setdefault(name, peer).replica = client
+        peers = [self._others[name] for name in self._clients]
         answers = await asyncio.gather(*(who_is(peer, self._within_s) for peer in peers))
         return self._book.ahead(zip(peers, answers, strict=True))
 
@@ -71,7 +75,7 @@ class Elsewhere:
             try:
                 if _surely_serves(coordinator):
                     rest_s = first_s
-                    await self._let_go(list(self._others))
+                    await self._let_go(list(self._clients))
                     continue
                 rest_s = min(2 * rest_s, max(first_s, _REST_S_MAX))
                 for peer, number in (await self.ahead()).items():
@@ -82,8 +86,7 @@ class Elsewhere:
 
     async def _let_go(self, names: Sequence[str]) -> None:
         for name in names:
-            _, client = self._others.pop(name)
-            await client.close()
+            await self._clients.pop(name).close()
 
 
 def _surely_serves(coordinator: Coordinator) -> bool:

@@ -41,7 +41,8 @@ class Looking:
         self.lab = Lab()
         self.lab.coordinator.health.close()  # nobody comes back by being looked at
         self.heard: list[tuple[str, int]] = []
-        rings: Any = SimpleNamespace(heard=lambda peer, number: self.heard.append((peer.name, number)))
+        self.peers_heard: set[Any] = set()
+        rings: Any = SimpleNamespace(heard=self._hear)
         self.lab.coordinator.rings = rings
         members = Members(self._dial)
         for peer in self.lab.peers:
@@ -54,6 +55,10 @@ class Looking:
         assert name == "outsider:1"
         self.outsider.opened += 1
         return name, self.outsider
+
+    def _hear(self, peer: Any, number: int) -> None:
+        self.heard.append((peer.name, number))
+        self.peers_heard.add(peer)
 
     def ahead(self, answers: Any) -> dict[Any, int]:
         return {peer: answer.ring for peer, answer in answers if getattr(answer, "ring", 0) > 1}
@@ -117,4 +122,21 @@ async def test_connections_elsewhere_are_let_go_of_once_there_is_a_quorum_again(
     await asyncio.sleep(30.0)
 
     assert (looking.outsider.opened, looking.outsider.closed) == (1, 1)
+    await looking.close()
+
+
+@in_virtual_time
+async def test_a_node_elsewhere_is_one_peer_however_often_it_is_looked_at_again() -> None:
+    looking = Looking(Outsider(ring=5))
+
+    for times in range(1, 4):
+        looking.lose(2)
+        await asyncio.sleep(30.0)
+        assert looking.outsider.opened == times
+        for peer in looking.lab.peers:
+            peer.down = False
+        await asyncio.sleep(30.0)
+        assert looking.outsider.closed == times
+
+    assert len(looking.peers_heard) == 1
     await looking.close()
