@@ -153,8 +153,9 @@ class Line:
         return end if end < self._end else self._end
 
     def ends(self) -> bool:
-        """Take the end of the line; whether all of it fitted."""
+        """Take the end of the line, the last thing to take; whether all of it fitted."""
         data, at = self._data, self.at
+        self._data = b""  # what came with the line may be much, and a block that follows it be long under way
         if not self.fits or at + 2 > self._end or data[at] != _CR or data[at + 1] != _LF:
             self.fits = False
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -112,3 +113,15 @@ def test_no_field_is_looked_through_beyond_what_it_may_be(field: Any, size: int)
     field(line)
     assert not line.fits
     assert line.at <= 2 + size + 1
+
+
+@pytest.mark.parametrize("ending", [b"\r\n", b"no end"])
+def test_a_line_that_was_taken_keeps_nothing_of_what_came_with_it(ending: bytes) -> None:
+    data = b"EN" + ending + bytes(1000)
+    line = Line()
+    before = sys.getrefcount(data)
+
+    line.begin(data, 0)
+    own.missed_in(line)
+
+    assert sys.getrefcount(data) == before
