@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sfss.errors import BadRequest, Outcome, TooLarge
 from sfss.store import Record, Written
 from sfss.web.batches.items import Sent, Totals
-from sfss.web.batches.records import RecordReader, RecordWriter, failed_line, stored_line
+from sfss.web.batches.records import LINE_BYTES_MAX, RecordReader, RecordWriter, failed_line, stored_line
 from sfss.web.errors import Failure
 
 FILE_BYTES_MAX = 1000
@@ -167,3 +167,10 @@ def test_lines_say_what_single_answers_say() -> None:
         "outcome": "unknown",
     }
     assert b"outcome" not in failed_line("a", unknown, of_write=False)
+
+
+def test_a_line_stays_a_line_whatever_path_it_is_about() -> None:
+    line = failed_line("\x01" * 60_000, Failure(400, "bad_path", "too long", False, Outcome.NOT_APPLIED), of_write=True)
+
+    assert len(line) <= LINE_BYTES_MAX
+    assert json.loads(line)["path"] == "\x01" * 300 + "…"

@@ -120,6 +120,43 @@ def test_what_tar_makes_of_a_folder_is_its_files(tmp_path: Path) -> None:
     assert reader.ended
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_long_name_behind_a_refused_member_is_kept_whole(form: int) -> None:
+    link = tarfile.TarInfo("link")
+    link.type = tarfile.SYMTYPE
+    name = "d/" + "n" * 150 + "é"
+
+    sent, reader = read(link.tobuf() + archive((name, b"abc"), form=form))
+
+    assert [(one.path, one.value) for one in sent] == [("link", b""), (name, b"abc")]
+    assert reader.ended
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar")
+def test_times_in_an_incremental_archive_are_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"abc")
+    made = subprocess.run(
+        ["tar", "--format=gnu", f"--listed-incremental={tmp_path / 'snar'}", "-C", tmp_path, "-c", "in"],
+        check=True,
+        capture_output=True,
+    ).stdout
+
+    sent, reader = read(made)
+
+    assert [(one.path, one.value) for one in sent if one.refusal is None] == [("in/a", b"abc")]
+    assert reader.ended
+
+
+def test_a_header_of_less_than_no_bytes_is_refused() -> None:
+    head = tarfile.TarInfo("x")
+    head.type = tarfile.XHDTYPE
+    head.size = -700
+
+    with pytest.raises(BadRequest, match="-700 bytes"):
+        read(head.tobuf(tarfile.GNU_FORMAT) + bytes(600))
+
+
 def test_a_large_file_spoils_only_itself() -> None:
     sent, reader = read(archive(("large", bytes(FILE_BYTES_MAX + 1)), ("good", b".")))
 

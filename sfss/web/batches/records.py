@@ -26,6 +26,15 @@ LINE_BYTES_MAX = 4096
 """Longest line: a path of 250 bytes takes 1,500 with every letter escaped."""
 
 
+PATH_CHARS_MAX = 300
+"""No file has a longer path: a key has 250 bytes."""
+
+
+def told_path(path: str) -> str:
+    """A path as it is told of where it may be anything: what no file can have is cut, so that a line stays a line."""
+    return path if len(path) <= PATH_CHARS_MAX else path[:PATH_CHARS_MAX] + "…"
+
+
 def quoted(path: str) -> bytes:
     """A path as JSON. Checked ones have neither backslashes nor control characters; those of refusals may."""
     if '"' not in path and "\\" not in path and path.isprintable():
@@ -59,7 +68,7 @@ def failed_line(path: str, failure: Failure, *, of_write: bool) -> bytes:
     if of_write:
         told["outcome"] = failure.outcome.value
     rest = json.dumps(told, ensure_ascii=False).encode("utf-8", "replace")
-    return b'{"path": %b, %b\n' % (quoted(path), rest[1:])
+    return b'{"path": %b, %b\n' % (quoted(told_path(path)), rest[1:])
 
 
 def end_line(totals: Totals, failure: Failure | None = None) -> bytes:

@@ -13,7 +13,7 @@ from sfss.errors import BadRequest, SfssError, TooLarge
 from sfss.memcache.block import Block
 from sfss.store import Record
 from sfss.web.batches.items import Sent, Totals
-from sfss.web.batches.records import failed_line, found_line
+from sfss.web.batches.records import failed_line, found_line, told_path
 from sfss.web.errors import Failure
 from sfss.web.versions import modified_of
 
@@ -22,6 +22,7 @@ HEAD_BYTES_MAX = 64 * 1024
 """Longest pax header or GNU long name."""
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
+_GNU_MAGIC = b"ustar  \0"
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -45,7 +46,7 @@ class TarWriter:
 
     def failed(self, path: str, failure: Failure) -> bytes:
         line = failed_line(path, failure, of_write=False)
-        return _member(path, line, link=f"{failure.status} {failure.name}")
+        return _member(told_path(path), line, link=f"{failure.status} {failure.name}")
 
     def end(self, totals: Totals) -> bytes:
         return _ZEROS + _ZEROS
@@ -132,6 +133,9 @@ class TarReader:
         except tarfile.HeaderError as error:
             raise BadRequest(f"the body is no tar, or is damaged: {error}{_hint(head, self._begun)}") from None
         self._begun = True
+        if head.startswith(_GNU_MAGIC, 257):
+            # Where others have the begin of a long name, GNU tar keeps times (of --incremental).
+            info.name = head[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
         self._begin(info)
         return True
 
@@ -150,9 +154,11 @@ class TarReader:
             raise BadRequest(f"{_plain(info.name)!r} is sparse; make the tar without --sparse")
         else:
             size = self._begin_file(info)
-        if self._kind != _FILE and size > HEAD_BYTES_MAX:
+        if self._kind != _FILE and not 0 <= size <= HEAD_BYTES_MAX:
             raise BadRequest(f"a header of the tar has {size} bytes; the limit is {HEAD_BYTES_MAX}")
-        self._block = Block(size, self._refusal is None and self._kind not in (_DROPPED, _FOLDER))
+        # What became of the file before says nothing of a header: that is about the next one.
+        keep = self._refusal is None if self._kind == _FILE else self._kind not in (_DROPPED, _FOLDER)
+        self._block = Block(size, keep)
         self._size = size
 
     def _begin_file(self, info: tarfile.TarInfo) -> int:
