@@ -17,12 +17,13 @@ STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 } | {413: b"HTTP/1.1 413 Content Too Large\r\n", 422: b"HTTP/1.1 422 Unprocessable Content\r\n"}
 
-STORED_BYTES_HEADERS: Final = (
-    b"Accept-Ranges: bytes\r\n"
-    b"X-Content-Type-Options: nosniff\r\n"
-    b"Content-Security-Policy: sandbox; default-src 'none'\r\n"
+FOREIGN_BYTES_HEADERS: Final = (
+    b"X-Content-Type-Options: nosniff\r\nContent-Security-Policy: sandbox; default-src 'none'\r\n"
 )
-"""Sent with every file: whatever was uploaded, no browser runs it with this site's rights."""
+"""Sent with all that was uploaded: whatever it is, no browser runs it with this site's rights."""
+
+STORED_BYTES_HEADERS: Final = b"Accept-Ranges: bytes\r\n" + FOREIGN_BYTES_HEADERS
+"""Sent with every file."""
 
 
 class Answer:

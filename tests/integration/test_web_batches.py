@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from web_tier import RawClient, Reply, SlowStore, eventually, form, make_certifi
 from sfss.errors import CorruptRecord, Outcome, QuorumUnavailable, SfssError
 from sfss.memory import MemoryStore
 from sfss.store import NO_CALL, Call, Record, Written
+from sfss.web.batches.putting import TURN_FILES
 from sfss.web.batches.room import READS_MAX, WRITES_MAX
 from sfss.web.connection import ConnectionLimits
 
@@ -294,6 +296,7 @@ async def test_what_a_batch_can_not_have_is_refused() -> None:
             "query": await web.ask(request("POST", "/files:get?path=a", body=b"a")),
             "condition": await web.ask(put_of(records(), 'If-Match: "a"')),
             "digest": await web.ask(put_of(records(), "Content-MD5: AAAAAAAAAAAAAAAAAAAAAA==")),
+            "digest of a list": await web.ask(get_of("a", more=["Content-MD5: AAAAAAAAAAAAAAAAAAAAAA=="])),
             "encoding": await web.ask(put_of(records(), "Content-Encoding: gzip")),
             "origin": await web.ask(put_of(records(), "Origin: https://example.com")),
             "origin of a read": await web.ask(get_of("a", more=["Origin: https://example.com"])),
@@ -312,6 +315,7 @@ async def test_what_a_batch_can_not_have_is_refused() -> None:
         "query": 400,
         "condition": 501,
         "digest": 501,
+        "digest of a list": 501,
         "encoding": 415,
         "origin": 403,
         "origin of a read": 403,
@@ -319,6 +323,50 @@ async def test_what_a_batch_can_not_have_is_refused() -> None:
         "form": 400,
     }
     assert replies["method"].headers["allow"] == "POST"
+
+
+async def test_a_list_that_is_too_long_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bytes] = []
+    monkeypatch.setattr("sfss.web.batches.handlers.lines_of", taken.append)
+    async with web_tier() as web:
+        lines = await web.ask(request("POST", "/files:get", body=b"\n" * 10_001))
+        last = await web.ask(request("POST", "/files:get", body=b"\n" * 10_000 + b"a"))
+
+    assert (lines.status, last.status, taken) == (413, 413, [])
+    assert "10001 files are asked for" in json.loads(last.body)["message"]
+
+
+async def test_others_get_their_turn_beside_a_batch_that_waits_for_nothing() -> None:
+    class Counting(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__(durable=True)
+            self.turns = 0
+            self.sets: Counter[int] = Counter()
+
+        def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Any:
+            self.sets[self.turns] += 1
+            return MemoryStore.set(self, key, value, flags, expires, call)
+
+        def turn(self) -> None:
+            self.turns += 1
+            asyncio.get_running_loop().call_soon(self.turn)
+
+    store = Counting()
+    async with web_tier(store) as web:
+        store.turn()
+        reply = await web.ask(put_of(records(*((f"{number}", b"") for number in range(1000)))))
+
+    assert (reply.status, store.sets.total()) == (200, 1000)
+    assert max(store.sets.values()) <= TURN_FILES
+
+
+async def test_no_browser_runs_what_an_answer_holds() -> None:
+    async with web_tier() as web:
+        await web.put("a", b"<script>")
+        got = await web.ask(get_of("a"))
+
+    assert got.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert got.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_an_empty_batch_is_answered() -> None:

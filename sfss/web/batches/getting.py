@@ -15,7 +15,7 @@ from typing import Any
 from sfss.errors import BadRequest, SfssError, Stopping
 from sfss.promise import Promise
 from sfss.store import Record, Store
-from sfss.web.answers import Answer
+from sfss.web.answers import FOREIGN_BYTES_HEADERS, Answer
 from sfss.web.batches.items import JOINED_BYTES_MAX, Totals, Writer
 from sfss.web.batches.keys import KeyMaker
 from sfss.web.batches.outcomes import settled_reply, told_failure
@@ -61,8 +61,8 @@ class Getting:
 
     async def answer(self, paths: list[bytes]) -> Answer:
         """Send all files but the last piece, which is returned."""
-        head = b"Content-Type: %b\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-        answer = PiecewiseAnswer(self._request, 200, head % self._writer.content_type)
+        head = b"Content-Type: %b\r\nCache-Control: no-store\r\n%b" % (self._writer.content_type, FOREIGN_BYTES_HEADERS)
+        answer = PiecewiseAnswer(self._request, 200, head)
         on_their_way = self._on_their_way
         to_ask = iter(paths)
         try:

@@ -62,9 +62,10 @@ class BatchHandlers:
             too_large = f"the list of paths has over {self._list_bytes_max} bytes; send the others in another batch"
             body = await receive_up_to(request, self._list_bytes_max, too_large)
             request.received = len(body)
+            count = body.count(b"\n") + (not body.endswith(b"\n"))
+            if count > self._files_max:  # before so many lines are made of it
+                raise TooLarge(f"{count} files are asked for; the limit for a batch is {self._files_max}")
             paths = lines_of(body)
-            if len(paths) > self._files_max:
-                raise TooLarge(f"{len(paths)} files are asked for; the limit for a batch is {self._files_max}")
             getting = Getting(
                 self._store,
                 self._keys,
@@ -79,9 +80,6 @@ class BatchHandlers:
     def put(self, request: Request) -> Answered:
         request.operation = "batch_put"
         self._checked_length(request, self._bytes_max, "a batch")
-        for name in ("Content-Digest", "Content-MD5"):
-            if name in request.headers:
-                raise Refused(501, "unsupported", f"{name} of a batch would be known when its files are stored already")
         return self._put(request)
 
     async def _put(self, request: Request) -> Answer:
@@ -112,6 +110,9 @@ class BatchHandlers:
             raise TooLarge(f"a body of {length} bytes is announced; the limit for {what} is {limit}")
         if request.query:
             raise BadRequest("a batch has no query; its paths stand in the body")
+        for name in ("Content-Digest", "Content-MD5"):
+            if name in request.headers:
+                raise Refused(501, "unsupported", f"{name} of a batch isn't compared; send it without")
         if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise Refused(415, "encoded", "the body of a batch is read here; send it without Content-Encoding")
         return length

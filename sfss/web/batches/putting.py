@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from sfss.errors import SfssError, Stopping, TooLarge
 from sfss.promise import Promise
@@ -18,7 +18,7 @@ from sfss.web.answers import Answer, body_answer
 from sfss.web.batches.items import Reader, Sent, Totals
 from sfss.web.batches.keys import KeyMaker
 from sfss.web.batches.outcomes import settled_reply, told_failure
-from sfss.web.batches.records import end_line, failed_line, stored_line
+from sfss.web.batches.records import end_line, failed_line, stored_line, told_path
 from sfss.web.batches.room import WINDOW_BYTES, WRITES_MAX
 from sfss.web.errors import RETRY_AFTER_S, Failure, Refused, failure_of
 from sfss.web.memory import BodyMemory
@@ -26,6 +26,9 @@ from sfss.web.requests import Request
 
 CONTENT_TYPE = "application/x-ndjson"
 _MULTI_STATUS = 207
+
+TURN_FILES: Final = 64
+"""Files of one batch that are begun, or refused, in one turn of the loop."""
 
 
 class Putting:
@@ -83,10 +86,14 @@ class Putting:
 
     async def _take_body(self) -> None:
         reader = self._reader
+        count = 0
         while True:
             sent = reader.next()
             if sent is not None:
                 await self._begin(sent)
+                count += 1
+                if count % TURN_FILES == 0:
+                    await asyncio.sleep(0)  # others get their turn, also where nothing has to be waited for
                 continue
             self._take_settled()
             data = await self._more()
@@ -94,7 +101,8 @@ class Putting:
                 break
             reader.feed(data)
         if reader.unfinished:
-            raise Refused(400, "short_body", f"the body ended within {reader.unfinished}, which was not stored")
+            within = told_path(reader.unfinished)
+            raise Refused(400, "short_body", f"the body ended within {within}, which was not stored")
         if not reader.ended:
             raise Refused(400, "short_body", "the body ended without its end mark; more files may have been meant")
 
