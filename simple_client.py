@@ -1459,6 +1459,7 @@ PAUSE_S = 0.5
 """Before the second try; doubled before each further one."""
 
 RECORDS = "application/x-sfss-files"
+LINE_BYTES_MAX = 4096
 
 
 @dataclass(slots=True)
@@ -1526,7 +1527,11 @@ class Courier:
                 failed_here(item, f"is larger than {VALUE_BYTES_MAX} bytes")
                 continue
             item.size, item.mtime_ns = len(value), changed
-            body += (json.dumps({"path": item.path, "size": len(value)}).encode(), b"\n", value, b"\n")
+            line = json.dumps({"path": item.path, "size": len(value)}).encode()
+            if len(line) >= LINE_BYTES_MAX:
+                failed_here(item, "its path is too long")
+                continue
+            body += (line, b"\n", value, b"\n")
             sent.append(item)
         body.append(b'{"end": true, "files": %d}\n' % len(sent))
         response = self._ask("/files:put", b"".join(body), RECORDS)
@@ -1756,6 +1761,8 @@ def carry(
             troubles.append((FAILED, str(error)))
         except (OSError, http.client.HTTPException, ValueError) as error:
             troubles.append((UNREACHABLE, target.trouble(error)))
+        except Exception as error:  # a thread that ended silently would leave files out, and nobody would know
+            troubles.append((FAILED, f"{target.authority} gave an answer that can't be understood ({error!r})"))
         finally:
             courier.close()
 
@@ -1829,11 +1836,17 @@ def _ends_line(path: str) -> bool:
 
 
 def files_below(folder: str, prefix: str) -> Iterator[Item]:
-    """The files of a folder, in the order of their names. Links to files count as files, links to folders don't."""
-    for parent, folders, names in os.walk(folder):
+    """The files of a folder, in the order of their names. Links to files count as files, links to folders don't. At
+    the end come the folders that can't be read."""
+
+    def parts_of(local: str) -> list[str]:
+        below = os.path.relpath(local, folder)
+        return [prefix] * bool(prefix) + ([] if below == "." else below.split(os.sep))
+
+    unread: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
         folders.sort()
-        below = os.path.relpath(parent, folder)
-        parts = [prefix] * bool(prefix) + ([] if below == "." else below.split(os.sep))
+        parts = parts_of(parent)
         for name in sorted(names):
             item = Item("/".join([*parts, name]), os.path.join(parent, name))
             try:
@@ -1845,6 +1858,10 @@ def files_below(folder: str, prefix: str) -> Iterator[Item]:
                 if not stat.S_ISREG(found.st_mode):
                     failed_here(item, "is no regular file")
             yield item
+    for error in unread:
+        item = Item("/".join(parts_of(error.filename)), error.filename)
+        failed_here(item, f"can't be read: {error.strerror}")
+        yield item
 
 
 def paths_in(lines: Iterator[bytes]) -> Iterator[Item]:

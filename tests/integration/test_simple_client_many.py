@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -200,6 +201,58 @@ async def test_a_server_that_answers_other_paths_is_not_believed(tmp_path: Path)
     assert status == 1
     assert "evil" in err
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["back", "in", "list"]
+
+
+async def test_an_answer_that_nobody_understands_is_no_success(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):  # the client first looks whether anybody listens
+            await reader.readuntil(b"\r\n\r\n")
+        body = b'["what is this?"]\n'
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    listed = tmp_path / "list"
+    listed.write_text("good\n")
+    status, _, err = await run("get", "-r", listed, tmp_path / "back", "--port", server.sockets[0].getsockname()[1])
+    server.close()
+
+    assert status == 1
+    assert "can't be understood" in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_can_not_be_read_is_told(
+    client: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(tmp_path / "there", 2)
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("ü"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    items = list(client.files_below(str(tmp_path / "there"), "some/prefix"))
+
+    assert [item.path for item in items] == ["some/prefix/empty", "some/prefix/large", "some/prefix/ü"]
+    assert items[-1].told["message"] == "can't be read: Permission denied"
+
+
+async def test_a_path_that_no_line_has_room_for_spoils_only_itself(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    deep = there.joinpath(*["ü" * 120] * 7)
+    deep.mkdir(parents=True)
+    (deep / "a").write_bytes(b"1")
+    (there / "b").write_bytes(b"2")
+    async with web_tier() as web:
+        status, out, err = await run("put", "-r", there, "--port", web.port)
+
+    assert status == 1
+    assert out.startswith("stored 1 file, ")
+    assert "its path is too long" in err
 
 
 async def test_an_answer_cut_short_is_asked_for_again(tmp_path: Path) -> None:
