@@ -1605,6 +1605,7 @@ class Folder:
         os.makedirs(path, exist_ok=True)
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         self._numbers = itertools.count()
+        self._mark = os.urandom(6).hex()  # in a container each run may have the same process id
 
     def has(self, path: str) -> bool:
         """Whether a file is there."""
@@ -1617,7 +1618,7 @@ class Folder:
     def write(self, path: str, value: bytes) -> None:
         """Create or replace a file. Raises `OSError`, or `ValueError` for a path that would lead elsewhere."""
         with self._parent(path, make=True) as (parent, name):
-            partial = f".sfss-{os.getpid()}-{next(self._numbers)}.part"
+            partial = f".sfss-{self._mark}-{next(self._numbers)}.part"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             try:
                 with open(os.open(partial, flags, 0o666, dir_fd=parent), "wb") as sink:

@@ -182,6 +182,15 @@ def test_no_path_leads_out_of_the_folder(client: ModuleType, tmp_path: Path) -> 
     assert sorted(tree(tmp_path / "in")) == ["a\\b/c", "own"]
 
 
+def test_what_a_run_that_was_killed_left_is_in_nobodys_way(client: ModuleType, tmp_path: Path) -> None:
+    left = tmp_path / f".sfss-{os.getpid()}-0.part"
+    left.write_bytes(b"left")
+
+    client.Folder(str(tmp_path)).write("a", b"1")
+
+    assert tree(tmp_path) == {"a": b"1", left.name: b"left"}
+
+
 async def test_a_server_that_answers_other_paths_is_not_believed(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):  # the client first looks whether anybody listens
