@@ -210,6 +210,22 @@ def test_tar_unpacks_an_answer_and_fails_for_what_is_missing(tmp_path: Path) -> 
     assert b"404 not_found" in done.stderr
 
 
+def test_no_stored_file_passes_for_one_that_is_missing(tmp_path: Path) -> None:
+    if shutil.which("tar") is None:
+        pytest.skip("tar is not installed")
+    writer = TarWriter()
+    stored = b"".join(writer.found("404 not_found", Record(b"1", 1, version=1_700_000_000_000 << 22, checksum=9)))
+    failure = Failure(404, "not_found", "there is no file c", False, Outcome.NOT_APPLIED)
+    given = stored + writer.failed("c", failure) + writer.end(Totals(2, 1))
+
+    done = subprocess.run(["tar", "x"], cwd=tmp_path, input=given, capture_output=True, check=False)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["404 not_found"]
+    assert done.returncode == 2
+    with tarfile.open(fileobj=io.BytesIO(given)) as tar, pytest.raises(KeyError):
+        tar.extractfile("c")
+
+
 def test_an_answer_can_be_sent_to_put_as_it_is() -> None:
     sent, reader = read(answer())
 

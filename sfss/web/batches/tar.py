@@ -1,8 +1,8 @@
 """Batches as tar archives, for shells: what `tar` makes is stored, and what is asked for can be piped into it.
 
 In an answer, each file's line of the record format stands in the comment of its pax header, which `tar` ignores. One
-that can't be given is a hard link to its status (`404 not_found`): `tar` finds nothing there to link to, says so with
-the path, and fails at the end.
+that can't be given is a hard link to its status (`404 not_found\\`): `tar` finds nothing there to link to, says so with
+the path, and fails at the end. The backslash is in no stored path, so none of the archive's own files is linked to.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TarWriter:
 
     def failed(self, path: str, failure: Failure) -> bytes:
         line = failed_line(path, failure, of_write=False)
-        return _member(told_path(path), line, link=f"{failure.status} {failure.name}")
+        return _member(told_path(path), line, link=f"{failure.status} {failure.name}\\")
 
     def end(self, totals: Totals) -> bytes:
         return _ZEROS + _ZEROS
