@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from sfss.addresses import host_and_port
-from sfss.errors import WrongCluster
+from sfss.errors import Unreachable, WrongCluster
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.acquaintance import Acquaintance, introduce
 from sfss.ring_keeper import HeldRing, Prepared, Voted
@@ -28,6 +29,7 @@ class WireNode:
         self._node = Acquaintance(host, port, self._greet, access)
         self._company = company if company is not None else []
         self._company.append(self._node)
+        self._meeting = asyncio.Lock()
 
     def expect(self, node: str, cluster: str) -> None:
         self._expected = node, cluster
@@ -49,43 +51,54 @@ class WireNode:
         return bound
 
     async def ring(self) -> HeldRing:
-        self._check()
+        await self._meet()
         return await self._node.client.tell_ring(self._call())
 
     async def prepare(self, number: int, ballot: int) -> Prepared:
-        self._check()
+        await self._meet()
         return await self._node.client.prepare_ring(number, ballot, self._call())
 
     async def accept(self, ballot: int, record: RingRecord) -> Voted:
-        self._check()
+        await self._meet()
         return await self._node.client.accept_ring(ballot, record, self._call())
 
     async def learn(self, record: RingRecord) -> HeldRing:
-        self._check()
+        await self._meet()
         return await self._node.client.learn_ring(record, self._call())
 
     async def left(self, number: int) -> None:
-        self._check()
+        await self._meet()
         await self._node.client.leave_ring(number, self._call(seconds=_DROP_S))
 
     async def drop(self, number: int, partition: int) -> None:
-        self._check()
+        await self._meet()
         await self._node.client.drop_partition(number, partition, self._call(seconds=_DROP_S))
 
     async def hashes(self, prefix: bytes) -> bytes:
-        self._check()
+        await self._meet()
         return await self._node.client.hashes(prefix, self._call())
 
     async def read(self, key: bytes, number: int) -> Record | None:
-        self._check()
+        await self._meet()
         return await self._node.client.read(key, self._call(number))
 
     async def apply(self, key: bytes, record: Record, number: int) -> Applied:
-        self._check()
+        await self._meet()
         return await self._node.client.apply(key, record, self._call(number))
 
     def _call(self, ring: int = 0, seconds: float = _ANSWER_S) -> Call:
         return Call(time.monotonic() + seconds, ring)
+
+    async def _meet(self) -> None:
+        """Refuse it as `_check` does, and until it was told what the others saw of it: it may be first asked for
+        something long after them, being away before, and have gone back meanwhile."""
+        if not self._node.introduced:
+            async with self._meeting:
+                if not self._node.introduced:
+                    await self.identify()
+            if not self._node.introduced:
+                raise Unreachable(f"{self._name} could not be told what the others saw of it")
+        self._check()
 
     def _greet(self, identity: Identity) -> None:
         self._met = identity

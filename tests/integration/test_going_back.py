@@ -224,3 +224,21 @@ async def test_an_old_copy_has_no_say_on_the_ring_with_a_mover_which_remembers_n
             assert isinstance(await met[0].prepare(2, 1), Promised)
         finally:
             await asyncio.gather(*(node.close() for node in met))
+
+
+async def test_a_mover_takes_no_word_of_an_old_copy_that_it_meets_last(tmp_path):
+    async with running(tmp_path) as nodes:
+        await with_a_copy_and_a_file_that_it_lacks(nodes, None)
+        await nodes.restart(FORGETFUL, put_back)
+        company: list[Acquaintance] = []
+        met = [WireNode(HOST, port, company=company) for port in nodes.ports]
+        try:
+            # It is away when the mover looks at the nodes, and back when they are listed.
+            await asyncio.gather(*(node.identify() for node in met if node is not met[FORGETFUL]))
+
+            with pytest.raises(Recovering):
+                await met[FORGETFUL].hashes(b"")
+            with pytest.raises(Recovering):
+                await met[FORGETFUL].prepare(2, 1)
+        finally:
+            await asyncio.gather(*(node.close() for node in met))
