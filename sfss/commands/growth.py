@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from sfss.commands.data_folder import DataFolder, Founding
@@ -27,7 +27,7 @@ async def grow_in_time(
     folder: DataFolder,
     founding: Founding,
     say: Callable[[str], None],
-    grow_once: Callable[[Founding, Path, Callable[[str], None]], Awaitable[bool]] | None = None,
+    grow_once: Callable[[Founding, Path, Callable[[str], None]], Awaitable[Founding]] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Bring the nodes that run and aren't in the ring into it, beside clients, and note that in the folder. Goes on
@@ -55,17 +55,18 @@ async def _why_not_grown(
     founding: Founding,
     names: str,
     say: Callable[[str], None],
-    grow_once: Callable[[Founding, Path, Callable[[str], None]], Awaitable[bool]],
+    grow_once: Callable[[Founding, Path, Callable[[str], None]], Awaitable[Founding]],
 ) -> str:
     """One try, and what is noted of it. What was in the way; empty where it is over, in whatever way."""
     try:
-        if await grow_once(founding, folder.path / "conf" / "proxy-0.ini", say):
-            await asyncio.to_thread(folder.found, founding.grown())
+        ended = await grow_once(founding, folder.path / "conf" / "proxy-0.ini", say)
+        await asyncio.to_thread(folder.found, ended)
+        if ended == founding.grown():
             say(f"{names} are in the ring")
         else:
-            await asyncio.to_thread(folder.found, founding.given_up())
+            gone = ", ".join(ring_name(founding, number) for number in range(ended.nodes, founding.nodes)) or names
             say(
-                f"`sfss ring abort` gave up adding {names}: the next start is without them, or adds them with "
+                f"`sfss ring abort` gave up adding {gone}: the next start is without them, or adds them with "
                 f"--nodes {founding.nodes}"
             )
     except SetupError as error:
@@ -76,18 +77,26 @@ async def _why_not_grown(
     return ""
 
 
-async def grow(founding: Founding, conf: Path, say: Callable[[str], None]) -> bool:
-    """One try. Whether they are in the ring; False where it was given up. Raises `SetupError`."""
+async def grow(founding: Founding, conf: Path, say: Callable[[str], None]) -> Founding:
+    """One try. The founding with them in the ring; where it was given up, without those that are not. Raises
+    `SetupError`."""
     cluster = RingCluster.load(conf)
     wanted = [ring_name(founding, number) for number in founding.joining]
     while True:
         async with cluster.mover(say) as mover:
             ring = await mover.look()
+            settled = {member.name for member in ring.placements[0].members}
+            if settled.issuperset(wanted):
+                return founding.grown()  # if another change is under way, it is somebody else's
             members = {member.name for member in ring.placements[-1].members}
             missing = tuple(name for name in wanted if name not in members)
-            if not (missing or ring.joint):
-                return True
             # What is on the way already is carried on as it is, so that it can be given up.
             outcome = await mover.apply(cluster.wish(Change(add=missing), ring) if missing else None)
             if outcome is Outcome.GIVEN_UP:
-                return False
+                return without_absent(founding, settled)
+
+
+def without_absent(founding: Founding, members: Collection[str]) -> Founding:
+    """The same without those of the nodes to be added, from the last on, that are not among the ring's members."""
+    joined = [number for number in founding.joining if ring_name(founding, number) in members]
+    return founding.with_nodes(joined[-1] + 1) if joined else founding.given_up()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,19 @@ import pytest
 from nodes.dropped import Dropped
 from nodes.identity import DataDirectory, NodeState
 from nodes.ring_file import RingFile, write_ring_file
+from sfss.commands import growth
 from sfss.commands.data_folder import DataFolder, Founding
-from sfss.commands.growth import grow_in_time
+from sfss.commands.growth import grow, grow_in_time, without_absent
 from sfss.commands.local_ring import check_left_out
 from sfss.errors import SetupError
+from sfss.ring_change.ending import Outcome
 from sfss.ring_keeper import HeldRing, KeptRing
+from sfss.ring_plan import Change
 from sfss.ring_record import Placement, RingMember, RingRecord
 
 ONE = Founding(nodes=1, node_port=7000)
 GROWING = ONE.with_nodes(3)
-IDS = [f"{number}" * 32 for number in range(3)]
+IDS = [f"{number}" * 32 for number in range(5)]
 
 
 class Tries:
@@ -30,11 +34,11 @@ class Tries:
         self.said: list[str] = []
         self.slept: list[float] = []
 
-    async def once(self, _founding: Founding, _conf: Path, _say: Callable[[str], None]) -> bool:
+    async def once(self, founding: Founding, _conf: Path, _say: Callable[[str], None]) -> Founding:
         end = self._ends.pop(0)
         if isinstance(end, Exception):
             raise end
-        return end
+        return founding.grown() if end else founding.given_up()
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -86,6 +90,45 @@ async def test_how_to_give_it_up_is_said_at_once_and_a_change_that_was_is_not_be
     assert "stop this, and start with --nodes 1" in tries.said[0]
     assert "the next start is without them, or adds them with --nodes 3" in tries.said[-1]
     assert folder.founding(None, None, ONE).nodes == 1
+
+
+class OthersChange:
+    """Implements what `grow` needs of a cluster whose ring somebody else changes, and gives that up."""
+
+    def __init__(self, ring: RingRecord) -> None:
+        self._ring = ring
+
+    @asynccontextmanager
+    async def mover(self, _say: Callable[[str], None]) -> AsyncIterator[OthersChange]:
+        yield self
+
+    async def look(self) -> RingRecord:
+        return self._ring
+
+    async def apply(self, _wish: object) -> Outcome:
+        return Outcome.GIVEN_UP
+
+    def wish(self, change: Change, _ring: RingRecord) -> Change:
+        return change
+
+
+async def growing_beside(monkeypatch: pytest.MonkeyPatch, ring: RingRecord, founding: Founding) -> Founding:
+    monkeypatch.setattr(growth.RingCluster, "load", lambda _conf: OthersChange(ring))
+    return await grow(founding, Path("proxy-0.ini"), lambda _: None)
+
+
+async def test_nodes_that_are_in_the_ring_stay_when_a_later_change_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await growing_beside(monkeypatch, record(4, 3, 2), GROWING) == GROWING.grown()
+
+
+async def test_only_nodes_that_are_not_in_the_ring_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = GROWING.with_nodes(5)
+
+    left = await growing_beside(monkeypatch, record(4, 3, 5), more)
+
+    assert (left.nodes, left.joining) == (3, range(1, 3))
+    assert without_absent(more, {"localhost:7004"}) == more
+    assert (await growing_beside(monkeypatch, record(2, 1, 5), more)).nodes == 1
 
 
 # Nodes that are left out
