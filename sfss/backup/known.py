@@ -27,8 +27,11 @@ class Known:
 
     def is_settled(self, place: str, digests: Mapping[str, Branch]) -> bool:
         """Whether each of these nodes (by id) has below the place what it had when all of it was saved. A node that was
-        left out then is settled only where it has nothing."""
+        left out then is settled only where it has nothing. Where no node has anything and some did, it isn't: those
+        may have left the ring, and their place was taken by nodes that have purged what was deleted since."""
         known = self._digests.get(place, {})
+        if known and not any(digest.records for digest in digests.values()):
+            return False
         return place not in self._unseen and all(
             known.get(node, _NOTHING) == digest for node, digest in digests.items()
         )

@@ -182,3 +182,17 @@ async def test_a_ring_that_nobody_tells_ends_the_run_in_one_line(folder: BackupF
 
     with pytest.raises(BackupFailed, match=r"^the ring has changed, and a:1 doesn't tell it .*run it again"):
         await lab.run(folder, "abc", 2)
+
+
+async def test_a_file_is_dropped_that_new_nodes_alone_had_deleted_and_purged(folder: BackupFolder) -> None:
+    lab = Changing("abc", "def")
+    assert await lab.run(folder, "abc", 2) == set(KEYS)
+    lab.take(lab.settled)
+    for node in lab.some("def"):
+        del node.records[KEYS[0]]
+    del lab.store.files[KEYS[0]]
+
+    assert await lab.run(folder, "def", 2) == set(KEYS[1:])
+    lab.store.reads.clear()
+    assert await lab.run(folder, "def", 2) == set(KEYS[1:])
+    assert not lab.store.reads
