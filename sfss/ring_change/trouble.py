@@ -25,7 +25,7 @@ class Trouble:
     def __init__(self, nodes: Mapping[str, object] | None = None) -> None:
         self._nodes = dict(nodes or {})
         self._files: dict[str, object] = {}
-        self._more_files = 0
+        self._more_files: set[str] = set()
         self._any = bool(nodes)
 
     def add(self, blocked: Blocked) -> None:
@@ -33,8 +33,9 @@ class Trouble:
         self._nodes |= blocked.nodes
         self._files |= blocked.files
         while len(self._files) > _FILES_TOLD:
-            del self._files[max(self._files)]
-            self._more_files += 1
+            last = max(self._files)
+            del self._files[last]
+            self._more_files.add(last)
 
     def __bool__(self) -> bool:
         return self._any
@@ -45,7 +46,7 @@ class Trouble:
             told[_NODES_TOLD:] = [f"{len(told) - _NODES_TOLD} more nodes"]
         told += [f"{name} can't be read ({_short(reason)})" for name, reason in sorted(self._files.items())]
         if self._more_files:
-            told.append(f"{self._more_files} more can't be read")
+            told.append(f"{len(self._more_files)} more can't be read")
         return "; ".join(told)
 
 

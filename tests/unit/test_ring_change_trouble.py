@@ -44,3 +44,9 @@ def test_however_much_is_in_the_way_the_line_is_bounded_and_says_that_there_is_m
     assert told.endswith("f/002 can't be read (damaged); 997 more can't be read")
     assert len(told) < 2000
     assert "\n" not in told
+
+
+def test_a_file_that_is_met_again_and_again_is_counted_once() -> None:
+    files = Blocked(files={f"f/{number}": "damaged" for number in range(5)})
+
+    assert str(trouble_of(files, files, files)).endswith("; 2 more can't be read")
