@@ -177,7 +177,7 @@ def _check_ours(path: Path) -> None:
         raise SetupError(
             f"{path} is the data directory of one node; choose the folder that it lies in, or an empty one"
         )
-    nodes = sorted(entry.name for entry in path.glob("node-*"))
+    nodes = sorted(entry.name for entry in path.glob("node-*") if entry.name.removeprefix("node-").isdecimal())
     if nodes:
         raise SetupError(
             f"{path} has {', '.join(nodes)} and no cluster.json, which says what it was founded with; put that back, "

@@ -169,6 +169,12 @@ def test_what_belongs_to_a_cluster_already_is_no_place_to_found_one_and_is_left_
     assert [path.name for path in tmp_path.iterdir()] == [entry]
 
 
+def test_what_is_only_named_like_a_node_stands_in_no_ones_way(tmp_path: Path) -> None:
+    (tmp_path / "node-modules").mkdir()
+
+    DataFolder(tmp_path).close()
+
+
 def test_a_file_is_refused_as_a_folder_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
 
