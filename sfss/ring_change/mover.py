@@ -135,7 +135,7 @@ class Mover:
                         return await self._conclude(ring, endings.get(ended, Outcome.OVERTAKEN))
                     change = None  # the wish was not decided
                 if ring.joint:
-                    if change is None:
+                    if ring != change:
                         endings = MINE if wish is None or await wish.is_what_happens(ring) else THEIRS
                     if named != ring.number and (wish is None or endings is THEIRS):
                         named = ring.number

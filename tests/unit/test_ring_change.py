@@ -12,6 +12,7 @@ import pytest
 from sfss.errors import RemoteError, SetupError
 from sfss.ring_change.ending import Outcome
 from sfss.ring_change.mover import Mover
+from sfss.ring_change.node import Overtaken
 from sfss.ring_change.wish import Wish
 from sfss.ring_keeper import KeptRing
 from sfss.ring_plan import Change, next_ring
@@ -263,6 +264,27 @@ async def test_a_wish_is_told_apart_from_another_change_that_was_given_up_meanwh
 
     assert await moving is Outcome.OVERTAKEN
     assert names_of(lab) == {*THREE}
+
+
+@pytest.mark.parametrize(("added", "outcome"), [("d:1", Outcome.DONE), ("e:1", Outcome.OTHER)])
+@in_virtual_time
+async def test_a_wish_that_others_were_sooner_than_is_not_told_as_done_for_what_they_wished(
+    added: str, outcome: Outcome
+) -> None:
+    lab = RingLab(1, THREE, spare=["d:1", "e:1"])
+    mover = lab.mover()
+    carry_out = mover._decide
+
+    async def overtaken(*_: object) -> None:
+        """By a ring that only a node has which is away when it is looked at next."""
+        setattr(mover, "_decide", carry_out)  # noqa: B010
+        await begin(lab)
+        raise Overtaken
+
+    setattr(mover, "_decide", overtaken)  # noqa: B010
+
+    assert await mover.apply(Wish(Change(add=(added,)), quorum)) is outcome
+    assert names_of(lab) == {*THREE, "d:1"}
 
 
 @pytest.mark.parametrize(
