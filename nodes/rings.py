@@ -140,6 +140,8 @@ class Rings:
                 await self._begin([(0, self.file.kept.settled(number).partitions)])
                 self._left = number
                 _log.info("the node is not in ring %d: all that it has goes", number)
+            elif self.file.removing and (self._removal is None or self._removal.done()):
+                self._begin_removal()  # something kept it from going, as a full disk
 
     async def drop(self, number: int, partition: int) -> int:
         """See `RingKeeper`."""
@@ -207,6 +209,9 @@ class Rings:
             self._dropper.end()
             raise
         self.file = file
+        return self._begin_removal()
+
+    def _begin_removal(self) -> asyncio.Task[dict[int, int]]:
         self._removal = self._spawn(self._remove())
         self._removal.add_done_callback(_look_at)
         return self._removal

@@ -682,6 +682,28 @@ async def test_a_node_that_has_left_has_nothing(tmp_path: Path, monkeypatch: pyt
         assert check_directory(tmp_path / directory, print) == 0
 
 
+async def test_what_found_no_room_to_go_goes_when_the_node_is_told_once_more_that_it_has_left(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        change = await bound(store)
+        await fill(store, 1)
+        await settled(store.learn_ring(change.without))
+        remove = store._rings._dropper.remove
+
+        async def without_room(*_: object) -> dict[int, int]:
+            raise OutOfDisk("out of disk")
+
+        store._rings._dropper.remove = without_room  # type: ignore[method-assign]
+        await settled(store.leave_ring(5))
+        await asyncio.sleep(0.01)
+        store._rings._dropper.remove = remove  # type: ignore[method-assign]
+        assert await counted(store)
+
+        await settled(store.leave_ring(5))
+        async with asyncio.timeout(10):
+            while await counted(store):
+                await asyncio.sleep(0.01)
+
+
 async def test_room_of_what_is_dropped_comes_back_and_so_does_the_note_of_it(tmp_path: Path) -> None:
     async with node(tmp_path, compact_dead_ratio=0.1) as store:
         change = await bound(store)
