@@ -78,14 +78,21 @@ def no_write_back() -> None:
 
 @_plant
 def hint_counted() -> None:
-    """A proxy that counts the hint for a replica which doesn't answer as its copy."""
+    """A proxy that counts the hint for a replica which doesn't answer, or answers with an error, as its copy."""
     from proxy.writing import Write
+
+    refused = Write._refused
+
+    def count(self: Any, peer: Any, error: Exception) -> None:
+        refused(self, peer, error)
+        self._accepted += 1
 
     def overdue(self: Any, _now: float) -> None:
         if self._sent and not self._settled:
             self._accepted += self._waiting
             self._decide()
 
+    Write._refused = count  # type: ignore[method-assign]
     Write.overdue = overdue  # type: ignore[method-assign]
 
 

@@ -23,10 +23,22 @@ class Direction:
     """Bytes are read and thrown away: what was sent arrives nowhere, and nobody is told."""
     cut_after_bytes: int | None = None
     """After so many more bytes (of all connections) the connection is closed, both ways."""
+    held_back: bytes = b""
+    """The next chunk that has this in it, and what follows on its connection, waits until `let_go`."""
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    gone_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.flowing.set()
+        self.gone_on.set()
+
+    def hold_back(self, what: bytes) -> None:
+        self.held_back = what
+        self.gone_on.clear()
+
+    def let_go(self) -> None:
+        self.held_back = b""
+        self.gone_on.set()
 
     def stall(self) -> None:
         """Hold everything back from now on; the connections stay open."""
@@ -65,6 +77,7 @@ class Relay:
         for direction in (self.up, self.down):
             direction.delay_s, direction.drop, direction.cut_after_bytes = 0.0, False, None
             direction.flow()
+            direction.let_go()
         if had_dropped:
             self.reset_all()
 
@@ -108,6 +121,9 @@ class Relay:
             while chunk := await source.read(CHUNK_BYTES):
                 if direction.delay_s:
                     await asyncio.sleep(random.uniform(0, direction.delay_s))
+                if direction.held_back and direction.held_back in chunk:
+                    direction.held_back = b""
+                    await direction.gone_on.wait()
                 await direction.flowing.wait()
                 if direction.drop:
                     continue

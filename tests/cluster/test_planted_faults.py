@@ -12,7 +12,7 @@ from tests.cluster.disks import needs_root, needs_xfs
 from tests.cluster.history import History, Violation
 from tests.cluster.test_cancel_storm import narrow_cluster, storm
 from tests.cluster.test_forgotten import OLD_COPY, forget_while_another_is_dead
-from tests.cluster.test_network_faults import overtake, read_half_made_writes, relayed_cluster
+from tests.cluster.test_network_faults import arrive_late, read_half_made_writes, relayed_cluster
 from tests.cluster.test_power_cut import cluster_on_disks, cut_all
 from tests.planted import TRIES
 
@@ -83,11 +83,11 @@ async def test_a_hint_counted_as_a_copy_is_caught_by_writes_that_one_node_has(tm
     await caught(scenario, history)
 
 
-async def test_a_node_that_stores_older_over_newer_is_caught_by_writes_that_overtake(tmp_path, history):
+async def test_a_node_that_stores_older_over_newer_is_caught_by_a_write_that_arrives_late(tmp_path, history):
     async def scenario(attempt, number):
         plants = {"node": "no-version-check"}
         async with relayed_cluster(tmp_path / str(number), webs=4, direct=True, plants=plants) as (cluster, relays):
-            await overtake(cluster, relays, attempt, 3.0)
+            await arrive_late(cluster, relays, attempt)
 
     await caught(scenario, history)
 
