@@ -67,6 +67,8 @@ async def test_one_slow_disk_delays_neither_the_cluster_nor_what_its_node_says_w
     )
     assert len(history.errors()) <= max(2, len(history.events) // 1000), [str(e) for e in history.errors()[:10]]
     assert own_write > DELAY_S
+    if fault_seconds:  # in the short form, 99 % are all but a handful
+        assert within(during, 0.99) <= max(2 * within(before, 0.99), DELAY_S / 2)
     # Of all paths, three in five have a copy there. Whoever waited for that copy would wait for the disk.
     assert within(during, 0.9) < DELAY_S / 2
     assert within(versions, 0.9) < DELAY_S / 2

@@ -49,7 +49,7 @@ FAULTS = {
     "fsync-error": Fault(
         "disks that can't sync: once, for ever, two of three",
         (
-            f"{CLUSTER}disk_faults.py::test_a_node_whose_fsync_fails_leaves_and_the_cluster_goes_on",
+            f"{CLUSTER}disk_faults.py::test_a_node_whose_fsync_fails_leaves_at_once_and_the_cluster_goes_on",
             f"{CLUSTER}disk_faults.py::test_no_write_is_acknowledged_that_two_of_three_nodes_could_not_sync",
             f"{NODE}::test_a_failed_sync_is_never_acknowledged_and_ends_the_node_at_once",
         ),
@@ -62,13 +62,14 @@ FAULTS = {
     ),
     "torn-tail": Fault(
         "the newest volume of a node loses its last bytes",
-        (f"{CLUSTER}disk_faults.py::test_a_torn_end_of_a_volume_is_cut_off_and_nothing_acknowledged_is_lost",),
+        (f"{CLUSTER}disk_faults.py::test_a_torn_end_of_a_volume_is_noticed_and_what_it_had_is_brought_back",),
         "root",
     ),
     "bit-rot": Fault(
-        "flipped bits in volumes, index and identity of one node",
+        "flipped bits in volumes, index, identity and ring file of one node",
         (
-            f"{CLUSTER}disk_faults.py::test_bits_that_flip_on_one_node_are_never_served_and_lose_nothing",
+            f"{CLUSTER}disk_faults.py::test_bits_that_flip_on_one_node_are_found_never_served_and_lose_nothing",
+            f"{CLUSTER}disk_faults.py::test_a_flipped_bit_in_what_a_node_knows_of_itself_refuses_its_start_in_one_line",
             "tests/unit/test_node_replay.py",
             "tests/unit/test_node_scrub.py",
             "tests/unit/test_node_mending.py",
