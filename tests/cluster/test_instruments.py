@@ -58,7 +58,7 @@ class OneCopy:
         if body is None:
             return web.Response(status=404)
         if request.method == "DELETE":
-            if not (self.fault == "delete undone" and turn % 5 == 0):
+            if self.fault != "delete undone":
                 del self.files[key]
             return web.Response(status=204)
         tag = self.tag_of(body)

@@ -181,7 +181,7 @@ async def test_a_change_that_is_given_up_leaves_the_files_where_they_were(tmp_pa
         async with Workload(cluster.web_addresses, history, keys=keys_of("ring", 40), mix=MIX):
             await asyncio.sleep(1)
             mover = await begin(
-                *ring.words("apply", "--add", name_of(cluster.nodes[3]), "--rate", "0.001", "--despite-warnings")
+                *ring.words("apply", "--add", name_of(cluster.nodes[3]), "--rate", "0.02", "--despite-warnings")
             )
             while await ring_of(cluster.nodes[0]) < 2:
                 await asyncio.sleep(0.05)

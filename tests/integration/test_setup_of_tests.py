@@ -42,7 +42,7 @@ def test_randomness(rng):
 def folder(tmp_path: Path) -> Path:
     shutil.copy(TESTS / "conftest.py", tmp_path)
     (tmp_path / "tests").mkdir()
-    for name in ("__init__.py", "interpreted.py", "parent_death.py"):
+    for name in ("__init__.py", "interpreted.py", "parent_death.py", "planted.py"):
         shutil.copy(TESTS / name, tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     return tmp_path
