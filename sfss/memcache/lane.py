@@ -21,7 +21,7 @@ from sfss.memcache.replies import OutOfStep
 
 _log = logging.getLogger("sfss.memcache")
 
-RETRY_S: Final = 0.05
+RETRY_S = 0.05
 """After a refused connection, requests fail at once for this long: a dead server costs 20 attempts a second. So does
 one that hangs up before it has answered anything, but there requests wait."""
 
