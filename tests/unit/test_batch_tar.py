@@ -25,6 +25,8 @@ FILE_BYTES_MAX = 5000
 names = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\"), min_size=1, max_size=130)
 FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
 
+needs_tar = pytest.mark.skipif(shutil.which("tar") is None, reason="tar is not installed")
+
 
 def archive(*stored: tuple[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
     out = io.BytesIO()
@@ -101,9 +103,8 @@ def test_a_damaged_head_is_read_or_refused(at: int, byte: int) -> None:
         read(bytes(body))
 
 
+@needs_tar
 def test_what_tar_makes_of_a_folder_is_its_files(tmp_path: Path) -> None:
-    if shutil.which("tar") is None:
-        pytest.skip("tar is not installed")
     (tmp_path / "ä b").mkdir()
     (tmp_path / "ä b" / ("l" * 120)).write_bytes(b"one")
     (tmp_path / "two").write_bytes(b"")
@@ -132,7 +133,7 @@ def test_a_long_name_behind_a_refused_member_is_kept_whole(form: int) -> None:
     assert reader.ended
 
 
-@pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar")
+@needs_tar
 def test_times_in_an_incremental_archive_are_no_part_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_bytes(b"abc")
@@ -198,10 +199,8 @@ def test_an_answer_tells_programs_of_every_file() -> None:
     assert [(told["path"], told["status"]) for told in comments] == [("ü/" + "l" * 150, 200), ("ü/c", 404)]
 
 
+@needs_tar
 def test_tar_unpacks_an_answer_and_fails_for_what_is_missing(tmp_path: Path) -> None:
-    if shutil.which("tar") is None:
-        pytest.skip("tar is not installed")
-
     done = subprocess.run(["tar", "x"], cwd=tmp_path, input=answer(), capture_output=True, check=False)
 
     assert (tmp_path / "ü" / ("l" * 150)).read_bytes() == b"bytes of it"
@@ -210,9 +209,8 @@ def test_tar_unpacks_an_answer_and_fails_for_what_is_missing(tmp_path: Path) -> 
     assert b"404 not_found" in done.stderr
 
 
+@needs_tar
 def test_no_stored_file_passes_for_one_that_is_missing(tmp_path: Path) -> None:
-    if shutil.which("tar") is None:
-        pytest.skip("tar is not installed")
     writer = TarWriter()
     stored = b"".join(writer.found("404 not_found", Record(b"1", 1, version=1_700_000_000_000 << 22, checksum=9)))
     failure = Failure(404, "not_found", "there is no file c", False, Outcome.NOT_APPLIED)
