@@ -30,7 +30,7 @@ COMPILED = {
     "wire": {
         "sfss": "keys promise record stamps",
         "sfss/memcache": "answers block client connection exchanges lane line link own replies requests ring_exchanges"
-        " sighting_exchange socket_transport tls_transport transport",
+        " server service sighting_exchange socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage",
     },
     "web": {
@@ -38,7 +38,7 @@ COMPILED = {
         " proxies repeated_head requests retry_budget server uploads versions",
         "sfss/web/batches": "getting keys outcomes putting records room",
     },
-    "proxy": {"proxy": "coordinator gathering latency peer placed_ring reading writing"},
+    "proxy": {"proxy": "coordinator counters gathering health latency options peer placed_ring reading writing"},
     "nodes": {"nodes": "bounds entry format index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""

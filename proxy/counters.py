@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sfss.errors import Outcome, SfssError
 
 
+@dataclass
 class Counters:
-    __slots__ = (
-        "busy",
-        "corrupt",
-        "hedges",
-        "quorum_failures",
-        "restamped",
-        "unknown_outcomes",
-        "write_backs",
-    )
+    busy: int = 0
+    """Requests refused because too much was in flight."""
 
-    def __init__(self) -> None:
-        self.busy = 0
-        """Requests refused because too much was in flight."""
-        self.corrupt = 0
-        """Answers whose bytes failed their checksum, at the node or here."""
-        self.hedges = 0
-        self.quorum_failures = 0
-        self.restamped = 0
-        """Writes whose first stamp was below what every replica held."""
-        self.unknown_outcomes = 0
-        self.write_backs = 0
+    corrupt: int = 0
+    """Answers whose bytes failed their checksum, at the node or here."""
+
+    hedges: int = 0
+    quorum_failures: int = 0
+
+    restamped: int = 0
+    """Writes whose first stamp was below what every replica held."""
+
+    unknown_outcomes: int = 0
+    write_backs: int = 0
 
     def count_failure(self, error: Exception) -> None:
         self.quorum_failures += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from proxy.explanation import EXPLANATIONS_MAX, explain
@@ -146,7 +147,7 @@ class Figures:
         }
         return (
             {name: str(value) for name, value in figures.items()}
-            | {name: str(getattr(counters, name)) for name in counters.__slots__}
+            | {name: str(count) for name, count in asdict(counters).items()}
             | (coordinator.hints.figures(placed.peers) if coordinator.hints is not None else {})
         )
 

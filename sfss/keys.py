@@ -13,12 +13,12 @@ import re
 import string
 from typing import Final
 
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from sfss.errors import BadKey, BadRequest
 from sfss.store import KEY_BYTES_MAX
 
-_FORBIDDEN_IN_KEY: Final = re.compile(rb"[\x00-\x20\x7f]")
+_FORBIDDEN_IN_KEY: Final = bytes(range(0x21)) + b"\x7f"
 _FORBIDDEN_IN_PATH: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
 _ESCAPED: Final = re.compile(rb"[\x00-\x20\x7f%]|\A[?@]")
 _PLAIN: Final = string.ascii_letters.encode() + string.digits.encode() + b"/._-"
@@ -30,12 +30,19 @@ def check_key(key: bytes) -> None:
         raise BadKey("empty key")
     if len(key) > KEY_BYTES_MAX:
         raise BadKey(f"key of {len(key)} bytes is longer than {KEY_BYTES_MAX}")
-    if _FORBIDDEN_IN_KEY.search(key):
+    if has_forbidden(key):
         raise BadKey("key holds a blank or a control character")
+
+
+def has_forbidden(key: bytes) -> bool:
+    """Whether a key has a byte that no server takes in one; at half the price of a pattern."""
+    return len(key.translate(None, _FORBIDDEN_IN_KEY)) < len(key)
 
 
 def check_path(path: str) -> None:
     """Refuse (`BadRequest`) a path that could name two files, or none. Rules: README, section on paths."""
+    if _plain(path):
+        return
     if not path:
         raise BadRequest("path is empty")
     if _FORBIDDEN_IN_PATH.search(path):
@@ -45,6 +52,18 @@ def check_path(path: str) -> None:
     for segment in path.split("/"):
         if segment in ("", ".", ".."):
             raise BadRequest(f"path has a segment {segment!r}")
+
+
+def _plain(path: str) -> bool:
+    """Whether there is nothing to look at more closely: nearly always, and at a third of the price."""
+    return (
+        path.isascii()
+        and not path.encode().translate(None, _PLAIN)
+        and path[:1] not in ("", "/", ".")
+        and path[-1] != "/"
+        and "//" not in path
+        and "/." not in path
+    )
 
 
 def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_BYTES_MAX) -> bytes:
@@ -63,4 +82,4 @@ def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_B
 
 def hash_key(key: bytes) -> int:
     """Hash a key to 64 bits (xxh3-64, seed 0). Placement and on-disk order rest on it: it never changes."""
-    return xxhash.xxh3_64_intdigest(key)
+    return xxh3_64_intdigest(key)

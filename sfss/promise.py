@@ -14,11 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
-_PENDING, _DONE, _FAILED, _CANCELLED = range(4)
+_PENDING: Final = 0
+_DONE: Final = 1
+_FAILED: Final = 2
+_CANCELLED: Final = 3
 
 
 class Turn:

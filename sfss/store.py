@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from sfss.promise import Promise
 from sfss.record import NO_CALL as NO_CALL
@@ -31,17 +31,18 @@ from sfss.record import Call as Call
 from sfss.record import Record as Record
 from sfss.record import Written as Written
 from sfss.record import checksum_of as checksum_of
+from sfss.record import hex16 as hex16
 
 T = TypeVar("T")
 Reply: TypeAlias = T | Promise[T]
 
-VALUE_BYTES_MAX = 2 * 1024 * 1024
+VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
 """Largest file, in bytes (inclusive)."""
 
-WIRE_VALUE_BYTES_MAX = VALUE_BYTES_MAX + 64 * 1024
+WIRE_VALUE_BYTES_MAX: Final = VALUE_BYTES_MAX + 64 * 1024
 """Largest value on the memcache wire: a file, with slack for what a client may wrap around it."""
 
-KEY_BYTES_MAX = 250
+KEY_BYTES_MAX: Final = 250
 """Longest key, in bytes; memcached's limit."""
 
 

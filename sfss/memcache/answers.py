@@ -56,7 +56,7 @@ def with_block(line: bytes, value: bytes, after: bytes = b"\r\n") -> Buffers:
     """A line (with its CRLF), the block it announces, and what follows."""
     if len(value) > COPIED_BYTES_MAX:
         return (line, value, after)
-    return line + value + after
+    return b"%b%b%b" % (line, value, after)
 
 
 def length(buffers: Buffers) -> int:

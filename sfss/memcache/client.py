@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Final
 
 from sfss.addresses import host_and_port, reason_of
 from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
+from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
     Apply,
@@ -47,11 +47,10 @@ from sfss.memcache.tls_transport import TlsProtocol
 from sfss.promise import Promise, Turn, new_promise, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
-from sfss.store import NO_CALL, Applied, Call, Identity, Purged, Record, Seen, Written
+from sfss.store import KEY_BYTES_MAX, NO_CALL, Applied, Call, Identity, Purged, Record, Seen, Written
 
 _log = logging.getLogger("sfss.memcache")
 
-_KEY: Final = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
 _SEQUENCES: Final = 10_000_000
 """Opaques count up to here: 7 digits, a dot and 24 bytes of request id are the 32 that an opaque may have."""
 
@@ -419,6 +418,6 @@ def _recall(seen: Seen) -> bytes:
 
 def _checked(key: bytes) -> bytes:
     # A key with a line end in it would be a request of its own, and its reply would be another caller's.
-    if _KEY(key) is None:
+    if not 0 < len(key) <= KEY_BYTES_MAX or has_forbidden(key):
         raise BadKey(f"{key[:80]!r} is no key")
     return key

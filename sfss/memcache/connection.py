@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
 
     def _take_requests(self) -> bool:
         """Take requests until there are no more (False) or a limit is reached (True)."""
-        slots, limits, next_request = self._slots, self._limits, self._parser.next
+        slots, limits, parser = self._slots, self._limits, self._parser
         for _ in range(TURN_REQUESTS_MAX):
             if slots and (
                 len(slots) >= limits.in_flight_max
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
                 continue
             request = self._held
             if request is None:
-                came = None if self._ending else next_request()
+                came = None if self._ending else parser.next()
                 if came is None:
                     return False
                 if isinstance(came, Refusal):

@@ -18,12 +18,14 @@ from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.promise import Promise
-from sfss.store import Applied, Call, Identity, Purged, Record, Written, checksum_of
+from sfss.store import Applied, Call, Identity, Purged, Record, Written, checksum_of, hex16
 
 
 class _More:
     """The type of `MORE`."""
 
+
+_NEVER: Final = float("inf")
 
 MORE: Final = _More()
 """The reply isn't whole yet."""
@@ -46,7 +48,7 @@ class Exchange:
 
     def __init__(self, size: int = 0) -> None:
         self.size = size
-        self.deadline = float("inf")
+        self.deadline = _NEVER
         self.opaque = b""
         self.sent = False
         self.repeated = False
@@ -89,7 +91,7 @@ def with_value(line: bytes, value: bytes) -> Buffers:
     """A line and its block."""
     if len(value) > COPIED_BYTES_MAX:
         return (line, value, b"\r\n")
-    return line + value + b"\r\n"
+    return b"%b%b\r\n" % (line, value)
 
 
 class Fetch(Exchange):
@@ -182,10 +184,10 @@ class Apply(_Write):
 
     def request(self, milliseconds: int) -> Buffers:
         record = self._record
-        end = b"A%d V%d H%016x B%b" % (
+        end = b"A%d V%d H%b B%b" % (
             record.expires,
             record.version,
-            record.checksum,
+            hex16(record.checksum),
             tail(self._call, milliseconds, self.opaque),
         )
         if record.tombstone:

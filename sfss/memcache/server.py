@@ -393,7 +393,7 @@ class MemcacheServer:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         counters = self.service.counters
         live = self._connections
-        figures = {name: getattr(counters, name) for name in counters.__slots__}
+        figures = asdict(counters)
         figures["bytes_read"] += sum(connection.bytes_read for connection in live)
         figures["bytes_written"] += sum(connection.bytes_written for connection in live)
         now = self.service.now()

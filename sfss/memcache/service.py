@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sfss import __version__
 from sfss.errors import Unsupported
@@ -19,7 +19,7 @@ WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 23 characters at most."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Counters:
     """Counts since the start or the last `stats reset`."""
 
@@ -48,8 +48,8 @@ class Counters:
 
     def reset(self) -> None:
         """Begin again at 0."""
-        for name in self.__slots__:
-            setattr(self, name, 0)
+        for field in fields(self):
+            setattr(self, field.name, 0)
 
 
 class Service:

@@ -6,7 +6,7 @@ import hashlib
 import time
 
 from sfss.stamps import stamp_time
-from sfss.store import Record, Written
+from sfss.store import Record, Written, hex16
 
 
 def modified_of(record: Record) -> int:
@@ -17,7 +17,7 @@ def modified_of(record: Record) -> int:
 def etag_of(one: Record | Written) -> bytes:
     """Version and checksum in hex, which together order a key's writes. Two writes may have one version: coordinators
     that stamp in the same millisecond don't know of each other."""
-    return b"%016x-%016x" % (one.version, one.checksum)
+    return b"%b-%b" % (hex16(one.version), hex16(one.checksum))
 
 
 def digest_of(value: bytes) -> str:

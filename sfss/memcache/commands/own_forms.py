@@ -16,7 +16,7 @@ from sfss.memcache.numbers import FLAGS_MAX
 from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import Service
 from sfss.promise import Promise
-from sfss.store import NO_CALL, Applied, Call, Record, Written
+from sfss.store import NO_CALL, Applied, Call, Record, Written, hex16
 
 
 def _get(service: Service, request: Request) -> Answer:
@@ -45,16 +45,16 @@ def _found(service: Service, record: Record | None, with_value: object, raw: boo
         service.counters.get_misses += 1
         return b"EN" + ending
     size, flags, expires = record.size, record.flags, record.expires
-    version, checksum = record.version, record.checksum
+    version, checksum = record.version, hex16(record.checksum)
     kind = b"" if not raw else b" Yt" if record.tombstone else b" Yv"
     if record.tombstone:
         service.counters.get_misses += 1
     else:
         service.counters.get_hits += 1
         if with_value:
-            line = b"VA %d s%d f%d A%d V%d H%016x%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
+            line = b"VA %d s%d f%d A%d V%d H%b%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
             return with_block(line, record.value)
-    return b"HD s%d f%d A%d V%d H%016x%b%b" % (size, flags, expires, version, checksum, kind, ending)
+    return b"HD s%d f%d A%d V%d H%b%b%b" % (size, flags, expires, version, checksum, kind, ending)
 
 
 def _set(service: Service, request: Request) -> Answer:
@@ -79,7 +79,7 @@ def _delete(service: Service, request: Request) -> Answer:
 
 
 def _written(written: Written, opaque: bytes | None) -> bytes:
-    told = b"HD V%d H%016x B%d/%d" % (written.version, written.checksum, written.durable, written.copies)
+    told = b"HD V%d H%b B%d/%d" % (written.version, hex16(written.checksum), written.durable, written.copies)
     return told + (b" O%b\r\n" % opaque if opaque else b"\r\n")
 
 
@@ -94,7 +94,7 @@ def _apply(service: Service, request: Request) -> Answer:
 
     def finish(applied: Applied) -> bytes:
         code = b"HD" if applied.accepted else b"NS"
-        told = b"%b V%d H%016x B%d/1" % (code, applied.version, applied.checksum, applied.durable)
+        told = b"%b V%d H%b B%d/1" % (code, applied.version, hex16(applied.checksum), applied.durable)
         return told + (b" O%b\r\n" % opaque if opaque else b"\r\n")
 
     return answer(service.replica.apply(request.key, record, request.call), finish)
