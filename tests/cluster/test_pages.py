@@ -58,7 +58,7 @@ async def open_page(browser: Browser, url: str) -> Tab:
 async def test_the_pages_tell_of_every_part_and_of_a_killed_node_and_of_all_proxies_gone(
     browser: Browser, tmp_path: Path
 ) -> None:
-    async with Cluster(tmp_path / "c", nodes=3, proxies=2, webs=1) as cluster:
+    async with Cluster(tmp_path / "c", nodes=3, proxies=2, webs=1, monitors=True) as cluster:
         using = asyncio.create_task(use(cluster))
         ini = configparser.ConfigParser()
         ini.read(tmp_path / "c" / "proxy-0.ini")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.configuration import load_configuration
-from sfss.commands.main import cluster_config
+from sfss.commands.web import cluster_config
 from sfss.errors import SetupError
 from sfss.settings import Address, Settings, load_settings, parse_address
 
