@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from sfss.errors import SetupError, SfssError
 from sfss.pace import Pace, side_by_side
@@ -25,12 +26,18 @@ from sfss.ring_change.wish import Wish, join
 from sfss.ring_keeper import HeldRing
 from sfss.ring_record import RingRecord
 from sfss.store import Identity
+from sfss.tasks import end
+
+T = TypeVar("T")
 
 JOBS = 16
 """Leaves that are filled side by side; each holds one file in memory at most."""
 
 _PAUSE_S = 2.0
 """How long to wait before what couldn't be done is tried again."""
+
+_LOOK_S = 5.0
+"""How often to see whether others have gone on with the ring. At a low pace one file may take hours."""
 
 _RELEASE_S = 30.0
 """How long to go on while no old copy becomes removable; they harm nobody."""
@@ -72,8 +79,9 @@ class Mover:
         self._partitions = 0
         self._removed = 0
         """Partitions that were removed from nodes which don't own them."""
-        self._evened = 0
-        """Copies of files that owners were given for that."""
+        self._unsettled: dict[str, int] = {}
+        """Of how many partitions a node had to keep what it doesn't own: the fewest so far. Copies that were given for
+        that are no measure of it: a node may forget what it is given, as it does what is purged there."""
 
     def progress(self) -> str:
         """What is being done, in a few words; empty before anything is."""
@@ -229,7 +237,7 @@ class Mover:
         self._partitions = tasks.count
         self._filling = filling = Filling(self._nodes, ring, tasks, self._pace)
         try:
-            while trouble := await self._fill(filling):
+            while trouble := await self._fill(ring, filling):
                 await self._wait_for(trouble)
         finally:
             self._filling = None
@@ -241,9 +249,10 @@ class Mover:
         if ring.joint:
             return outcome
         layout = await self._spread(ring)
-        before = until = -1.0
+        before: object = None
+        until = 0.0
         while trouble := await self._release(layout, frozenset()):
-            if (now := self._removed + self._evened) != before:
+            if (now := (self._removed, *self._unsettled.items())) != before:
                 before, until = now, self._monotonic() + _RELEASE_S
             elif self._monotonic() >= until:
                 return Outcome.COPIES_LEFT if outcome in (Outcome.DONE, Outcome.NOTHING) else outcome
@@ -280,7 +289,7 @@ class Mover:
                 return layout
             await self._wait_for(Trouble(errors))
 
-    async def _fill(self, filling: Filling) -> Trouble:
+    async def _fill(self, ring: RingRecord, filling: Filling) -> Trouble:
         """Fill whatever isn't. What was in the way."""
         filling.done = 0.0
         trouble = Trouble()
@@ -291,8 +300,23 @@ class Mover:
             except Blocked as blocked:
                 trouble.add(blocked)
 
-        await side_by_side(JOBS, filling.places(), work)
+        await self._side_by_side(ring, filling.places(), work)
         return trouble
+
+    async def _side_by_side(
+        self, ring: RingRecord, items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]]
+    ) -> None:
+        """Raises `Overtaken` soon after another ring is in force, however long the work waits for its pace."""
+        working = asyncio.create_task(side_by_side(JOBS, items, work))
+        try:
+            while not (await asyncio.wait([working], timeout=_LOOK_S))[0]:
+                names = sorted({member.name for member in ring.members})
+                told, _ = await self._nodes.ask_all(names, lambda node: node.ring())
+                if any(held.number > ring.number for held in told.values()):
+                    raise Overtaken
+            working.result()
+        finally:
+            await end(working)
 
     async def _release(self, layout: Layout, without: frozenset[str]) -> Trouble:
         """Remove copies from nodes that don't own them (rule 7). What is in the way. Nodes are left out that don't
@@ -312,7 +336,6 @@ class Mover:
                     await self._release_of(name, layout, filling, trouble)
                 except SfssError as error:
                     trouble.add(Blocked({name: error}))
-        self._evened += filling.records
         return trouble
 
     async def _release_of(self, name: str, layout: Layout, filling: Filling, trouble: Trouble) -> None:
@@ -336,7 +359,8 @@ class Mover:
                 trouble.add(Blocked({name: error}))
 
         leftovers = await asyncio.to_thread(Leftovers, self._nodes, layout, name)
-        await side_by_side(JOBS, leftovers.partitions(), work)
+        await self._side_by_side(ring, leftovers.partitions(), work)
+        self._unsettled[name] = min(found - settled, self._unsettled.get(name, found))
         if not member and settled == found:
             await self._nodes.ask_under(ring, name, lambda node: node.left(ring.number))
             self._tell_removed(found)

@@ -12,6 +12,7 @@ from typing import Any
 from sfss.errors import BadRequest, CorruptRecord, StaleRing, Unreachable, WrongCluster
 from sfss.hash_tree import LEAF_DIGITS, Branch, Listed, hash_range, write_branches, write_listed, write_listing
 from sfss.keys import hash_key
+from sfss.pace import Pace
 from sfss.ring_change.ending import Outcome
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Nodes
@@ -214,7 +215,7 @@ class RingLab:
         loop = asyncio.get_running_loop()
         return Nodes(lambda name: LabLink(self, name), loop.time)
 
-    def mover(self, names: Iterable[str] | None = None) -> Mover:
+    def mover(self, names: Iterable[str] | None = None, pace: Pace | None = None) -> Mover:
         async def first(_: dict[str, Identity]) -> RingRecord:
             return self.first
 
@@ -223,6 +224,7 @@ class RingLab:
             list(names or [member.name for member in self.first.members]),
             first,
             say=self.said.append,
+            pace=pace,
             rng=self.rng,
             monotonic=asyncio.get_running_loop().time,
         )

@@ -9,7 +9,8 @@ from functools import cache
 
 import pytest
 
-from sfss.errors import RemoteError, SetupError
+from sfss.errors import OutOfDisk, RemoteError, SetupError
+from sfss.pace import Pace
 from sfss.ring_change.ending import Outcome
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Overtaken
@@ -17,7 +18,7 @@ from sfss.ring_change.wish import Wish
 from sfss.ring_keeper import KeptRing
 from sfss.ring_plan import Change, next_ring
 from sfss.ring_record import Placement
-from sfss.store import Record
+from sfss.store import Applied, Record
 from tests.unit.ring_lab import LabNode, RingLab, quorum, record_of
 from tests.unit.virtual_time import in_virtual_time
 
@@ -636,6 +637,45 @@ async def test_old_copies_are_waited_for_as_long_as_any_of_them_goes() -> None:
     removed = sum(len(node.dropped) for node in lab.nodes.values())
     assert mover.progress() == f"removing old copies: {removed} partitions"
     assert loop.time() - began > 50, "longer than it goes on in vain"
+
+
+@in_virtual_time
+async def test_an_owner_that_forgets_what_it_is_given_does_not_keep_apply_going_for_ever() -> None:
+    lab = lab_for(CHANGES["add"][1], THREE)
+    assert await lab.apply(CHANGES["add"][1]) is Outcome.DONE
+    key, tombstone = b"file", record_of(b"file", 1, tombstone=True)
+    [owners] = lab.owners(lab.ring, lab.partition(key))
+    has_it, forgets, is_full = (lab.nodes[owner] for owner in owners)
+    [no_owner] = lab.nodes.keys() - set(owners)
+    for node in (has_it, lab.nodes[no_owner]):
+        node.put(key, tombstone)
+
+    def refuse(key: bytes, record: Record) -> Applied:
+        raise OutOfDisk("no room")
+
+    forgets.put = lambda key, record: Applied(True, record.version, record.checksum, True)  # type: ignore[method-assign]
+    is_full.put = refuse  # type: ignore[method-assign]
+
+    async with asyncio.timeout(120):
+        assert await lab.apply(None) is Outcome.COPIES_LEFT
+
+
+@in_virtual_time
+async def test_at_any_pace_it_is_soon_noticed_that_a_change_was_given_up() -> None:
+    lab = lab_for(CHANGES["grow"][1], ("a:1",))
+    expected = written(lab)
+    loop = asyncio.get_running_loop()
+    moving = asyncio.ensure_future(lab.mover(pace=Pace(0.01, loop.time)).apply(Wish(CHANGES["grow"][1], quorum)))
+    while not lab.ring.joint:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(60)
+    assert not moving.done()
+
+    assert await lab.mover().abort() is Outcome.DONE
+
+    async with asyncio.timeout(20):
+        assert await moving is Outcome.GIVEN_UP
+    lab.check_acknowledged(expected)
 
 
 @in_virtual_time
