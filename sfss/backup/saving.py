@@ -2,7 +2,8 @@
 
 1. The nodes' hash trees tell which leaves have changed since they were last saved, and those are listed (`tree`).
 2. A key whose newest listed version is the saved one is as it was. Every other one is read through a proxy, which
-   hears a quorum; so what is saved was acknowledged, or will never be denied to a reader.
+   hears a quorum; so what is saved was acknowledged, or will never be denied to a reader. Where it hears one node
+   (R=1), an answer that is older than what nodes list is none.
 3. A saved file leaves the manifest only when such a read finds none: a tombstone that is listed may be of a delete that
    was never acknowledged. For a file that isn't saved it does if W owners list it, so that old deletes cost nothing.
 
@@ -157,12 +158,11 @@ class Saving:
 
     async def _read(self, key: bytes, newest: Newest | None, call: Call) -> Record | None:
         record = await settled(self._store.get(key, call))
-        if record is not None:
-            if not record.version:
-                raise RemoteError("the server that answered keeps no versions")
-            # A proxy with R=1 may answer so.
-            if newest and newest.proven and record.order() < newest.record.order():
-                raise Unavailable(f"version {record.version} was read and nodes hold {newest.record.version}")
+        if record is not None and not record.version:
+            raise RemoteError("the server that answered keeps no versions")
+        if newest and _may_be_old(record, newest):
+            read = "nothing" if record is None else f"version {record.version}"
+            raise Unavailable(f"{read} was read and nodes hold version {newest.record.version}")
         return record
 
     async def _drop(self, key: bytes) -> None:
@@ -171,6 +171,15 @@ class Saving:
 
     async def _archived(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+def _may_be_old(record: Record | None, newest: Newest) -> bool:
+    """Whether less was read than there may be. Where readers hear one node (R=1), that one may lack what was
+    acknowledged; where they hear a quorum, what is newer and not proven was not."""
+    if record is None:
+        # Proven, it was deleted meanwhile: so many nodes as it takes to say that there is none meet those that had it.
+        return newest.reads_one and not newest.proven and not newest.record.tombstone
+    return (newest.reads_one or newest.proven) and record.order() < newest.record.order()
 
 
 def _children(place: str, branches: Mapping[str, Sequence[Branch]]) -> Iterator[tuple[str, dict[str, Branch]]]:

@@ -58,26 +58,29 @@ class Cluster(Protocol):
 
 
 class Newest(NamedTuple):
-    """The newest record of a key that any node listed, and whether those that listed it prove it (`View`)."""
+    """The newest record of a key that any node listed, and whether those that listed it prove it (`View`). `reads_one`:
+    only if they do is it known that a reader who is told less was told what is old."""
 
     record: Listed
     proven: bool
+    reads_one: bool = False
 
 
 class Trees:
-    """The trees of all nodes of a cluster, which are `nodes` to begin with; `w` is its write quorum then."""
+    """The trees of all nodes of a cluster, which are `nodes` to begin with; `w` and `r` are its quorums then."""
 
     def __init__(
         self,
         cluster: Cluster,
         nodes: Sequence[Node],
         w: int,
+        r: int,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._cluster = cluster
         self._nodes = tuple(nodes)
-        self._view = View(None, w)
+        self._view = View(None, w, r)
         self._looking = asyncio.Lock()
         self._monotonic = monotonic
         self._sleep = sleep
@@ -195,4 +198,6 @@ def merged(listings: Mapping[str, Sequence[Listed]], view: View) -> dict[bytes, 
                 newest[record.key] = known = (record, [])
             if record.order() == known[0].order() and not record.damaged:
                 known[1].append(node)
-    return {key: Newest(record, view.is_proven(key, holders)) for key, (record, holders) in newest.items()}
+    return {
+        key: Newest(record, view.is_proven(key, holders), view.reads_one) for key, (record, holders) in newest.items()
+    }

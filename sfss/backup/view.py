@@ -11,16 +11,18 @@ from sfss.ring_record import RingRecord
 
 class View:
     """That of a ring, or with no `record` that of the ring which a cluster was founded with, where `w` is its write
-    quorum and a node lists nothing that it doesn't own.
+    quorum, `r` its read quorum, and a node lists nothing that it doesn't own.
 
     `latest` is the last ring that a node may be at when it has listed what counts here. Until a change is settled all
     that was acknowledged is on the old owners, and nobody removes anything; from then on it is on the new ones
     (docs/decisions/ring-changes.rst).
     """
 
-    def __init__(self, record: RingRecord | None, w: int = 0) -> None:
+    def __init__(self, record: RingRecord | None, w: int = 0, r: int = 0) -> None:
         """Half a second of CPU for a record: not for an event loop."""
         self.w = record.placements[0].w if record is not None else w
+        self.reads_one = 1 in ((placement.r for placement in record.placements) if record is not None else (r,))
+        """A reader hears one node, so what it is told may be old."""
         self.latest = 1
         self._shift = 0
         self._placements: list[tuple[list[tuple[int, ...]], list[str], int]] = []

@@ -221,16 +221,16 @@ async def _trees(cluster: _Cluster, access: Access) -> AsyncIterator[tuple[Trees
     """The trees of the nodes that the proxies have, and the cluster's id."""
     quorum = (await _stats(cluster, "")).get("quorum", "")
     try:
-        w = int(quorum.split("/")[1])
+        w, r = map(int, quorum.split("/")[1:])
         addresses = [parse_address(name) for name in by_node(await _stats(cluster, "storages"))]
-    except (IndexError, ValueError):
+    except ValueError:
         proxies = ", ".join(map(str, cluster.settings.storage_proxies))
         raise SetupError(f"{proxies}: not a proxy of sfss; other servers don't tell which files they have") from None
     nodes = WireNodes(access)
     try:
         first = [nodes.node_at(str(address)) for address in addresses]
         cluster_id = await nodes.meet(first)
-        yield Trees(nodes, first, w), cluster_id
+        yield Trees(nodes, first, w, r), cluster_id
     finally:
         await nodes.close()
 

@@ -96,7 +96,7 @@ class Onlooker:
 
     def __init__(self, names: Sequence[str], w: int) -> None:
         self.nodes = WireNodes()
-        self._trees = Trees(self.nodes, [self.nodes.node_at(name) for name in names], w)
+        self._trees = Trees(self.nodes, [self.nodes.node_at(name) for name in names], w, w)
 
     async def sees_all(self) -> bool:
         for key, wanted in FILES.items():

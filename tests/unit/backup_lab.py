@@ -121,9 +121,10 @@ class LabStore:
 
 
 class Lab:
-    """Three nodes with all files on each, W=2; `nodes` can get more that a ring names."""
+    """Three nodes with all files on each, W=2 and R=2; `nodes` can get more that a ring names."""
 
     def __init__(self, *, listed_max: int = 4096) -> None:
+        self.w = self.r = 2
         self.nodes = [LabNode(name, listed_max) for name in "abc"]
         self.store = LabStore()
         self.naps: list[float] = []
@@ -162,7 +163,7 @@ class Lab:
             saving = Saving(
                 Archive(folder, manifest),
                 self.store,
-                Trees(self, self.nodes[:3], 2, sleep=self.nap),
+                Trees(self, self.nodes[:3], self.w, self.r, sleep=self.nap),
                 jobs=jobs,
                 pace=Pace(0),
                 sleep=self.nap,

@@ -60,7 +60,7 @@ class Changing(Lab):
     async def run(self, folder: BackupFolder, names: str, w: int) -> set[bytes]:
         """A run that the proxies named these nodes to. What it has."""
         with closing(folder.begin(CLUSTER, WHEN)) as manifest:
-            trees = Trees(self, self.some(names), w, sleep=self.nap)
+            trees = Trees(self, self.some(names), w, w, sleep=self.nap)
             archive = Archive(folder, manifest)
             await Saving(archive, self.store, trees, jobs=4, pace=Pace(0), sleep=self.nap).run()
             folder.end(manifest, WHEN)

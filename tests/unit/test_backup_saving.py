@@ -244,6 +244,33 @@ async def test_an_old_answer_of_a_relaxed_proxy_is_not_taken_for_the_file(lab: L
     assert rows(folder) == {}
 
 
+@pytest.mark.parametrize(("w", "away"), [(2, "b"), (3, "")])
+@pytest.mark.parametrize("stale", [b"old", None])
+async def test_where_reads_hear_one_node_what_less_than_a_quorum_lists_is_not_passed_over(
+    lab: Lab, folder: BackupFolder, w: int, away: str, stale: bytes | None
+) -> None:
+    """Whoever is away may have it, too; and with W=N the node that was read may have lost what all had."""
+    lab.w, lab.r = w, 1
+    if stale is not None:
+        lab.write(b"file", stale)
+    await lab.back_up(folder)
+    old = lab.store.files.get(b"file")
+    new = lab.write(b"file", b"newer", 2, nodes="ab")
+    if old is None:
+        del lab.store.files[b"file"]
+    else:
+        lab.store.files[b"file"] = old
+    for name in away:
+        lab.node_at(name).failing = Unreachable("connection refused")
+
+    run, progress = await lab.back_up(folder)
+
+    assert (run.failed, progress.dropped) == (1, 0)
+    lab.store.files[b"file"] = new
+    assert (await lab.back_up(folder))[0].failed == 0
+    assert is_backed_up(lab, folder)
+
+
 async def test_when_nothing_can_be_read_the_run_ends(lab: Lab, folder: BackupFolder) -> None:
     for number in range(FAILURES_IN_A_ROW_MAX + 20):
         lab.write(b"f%d" % number)
@@ -399,10 +426,10 @@ async def test_any_history_with_a_node_away_now_and_then_is_backed_up(folder: Ba
 
 async def test_the_newest_of_all_listings_counts_with_its_holders() -> None:
     old, new, odd = Listed(b"k", 1, 5, False, 0), Listed(b"k", 2, 5, False, 0), Listed(b"k", 2, 6, True, 0)
-    view = View(None, 2)
+    view = View(None, 2, 2)
 
-    assert merged({"a": [old], "b": [new], "c": [new]}, view)[b"k"] == (new, True)
-    assert merged({"a": [new], "b": [old], "c": [odd]}, view)[b"k"] == (odd, False)
+    assert merged({"a": [old], "b": [new], "c": [new]}, view)[b"k"] == (new, True, False)
+    assert merged({"a": [new], "b": [old], "c": [odd]}, view)[b"k"] == (odd, False, False)
     assert merged({"a": [], "b": []}, view) == {}
 
 
@@ -427,6 +454,6 @@ async def test_the_rate_is_kept(lab: Lab, folder: BackupFolder) -> None:
         lab.write(b"f%d" % number, b"x" * 1000)
     with closing(folder.begin(CLUSTER, WHEN)) as manifest:
         pace = Pace(1000, monotonic=lambda: now, sleep=sleep)
-        await Saving(Archive(folder, manifest), lab.store, Trees(lab, lab.nodes, 2), jobs=1, pace=pace).run()
+        await Saving(Archive(folder, manifest), lab.store, Trees(lab, lab.nodes, 2, 2), jobs=1, pace=pace).run()
 
     assert 9 < slept <= 10
