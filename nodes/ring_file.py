@@ -58,8 +58,11 @@ def read_ring_file(directory: Path, state: NodeState) -> RingFile:
         content = json.loads(body)
         record, accepted = _record(content["record"]), _record(content["accepted"])
         held = HeldRing.of(record) if record is not None else HeldRing(state.ring, state.fingerprint)
-        # Versions that didn't note in the identity who is mute noted a number here that no ring will have.
-        forgot = min(int(content["forgot"]), held.number + 1)
+        forgot = int(content["forgot"])
+        # Versions that didn't note in the identity who is mute noted a number here that no ring will have, and let go
+        # of it before they were trusted again: a kill could come between.
+        if not state.suspect:
+            forgot = min(forgot, held.number + 1)
         kept = KeptRing(held, int(content["promised"]), int(content["ballot"]), accepted, forgot)
         dropped = Dropped.unpack(b64decode(content["dropped"]))
         removing = tuple((int(first), int(end)) for first, end in content["removing"])
@@ -88,9 +91,11 @@ def write_ring_file(directory: Path, body: bytes) -> None:
 
 
 def with_ring(state: NodeState, file: RingFile) -> NodeState:
-    """The state as the file has its ring: a crash may have come between the two."""
+    """The state as the file has its ring, and says whether it is mute: a crash, or an upgrade, may have come between
+    the two."""
     held = file.kept.held
-    return replace(state, ring=held.number, fingerprint=held.fingerprint, taught=held.record is not None)
+    mute = state.mute or file.kept.forgot > held.number + 1
+    return replace(state, ring=held.number, fingerprint=held.fingerprint, taught=held.record is not None, mute=mute)
 
 
 def _line(record: RingRecord | None) -> str:

@@ -19,13 +19,13 @@ from small_nodes import SMALL, killed, newest_volume, node, take_turns_on_disk
 from nodes import command, housekeeping, rings, writer
 from nodes.checker import check_directory
 from nodes.identity import DataDirectory
-from nodes.ring_file import RING
+from nodes.ring_file import RING, read_ring_file, write_ring_file
 from nodes.store import NodeStore
 from sfss.errors import BadRequest, OutOfDisk, Recovering, SetupError, StaleRing, WrongCluster
 from sfss.hash_tree import read_branches
 from sfss.keys import hash_key
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised, RingKeeper
-from sfss.ring_record import Placement, RingMember, RingRecord
+from sfss.ring_record import RING_NUMBER_MAX, Placement, RingMember, RingRecord
 from sfss.store import Call, Identity, Record, Seen, checksum_of, settled
 
 PARTITIONS = 64
@@ -338,6 +338,32 @@ async def test_a_kill_while_it_finds_that_it_went_back_leaves_no_node_that_is_we
     for directory in left:
         async with node(directory) as store:
             assert await has_a_say(store, 2) == (store.identify().state == "ok")
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_one_that_an_older_version_found_to_have_gone_back_is_mute_until_it_is_trusted(
+    tmp_path: Path, trusted: bool
+) -> None:
+    """That one noted it beside the ring alone, and was killed there."""
+    async with node(tmp_path) as store:
+        change = await bound(store)
+        await settled(store.learn_ring(change.joint))
+    data = DataDirectory.open(tmp_path)
+    state = replace(data.load(), suspect="" if trusted else "an older copy of it was put back")
+    ring = read_ring_file(tmp_path, state)
+    write_ring_file(tmp_path, replace(ring, kept=replace(ring.kept, forgot=RING_NUMBER_MAX)).encode(0))
+    data.save(state)
+    data.close()
+
+    async with node(tmp_path) as store:
+        assert not await has_a_say(store, 3)
+        await settled(store.learn_ring(change.shared))
+        assert await has_a_say(store, 4) == trusted
+        await settled(store.trust(store.identify().epoch))
+        if not trusted:
+            assert not await has_a_say(store, 4)
+        await settled(store.learn_ring(change.joint_again))
+        assert await has_a_say(store, 5)
 
 
 async def test_a_directory_that_was_damaged_and_did_not_go_back_keeps_its_word_and_its_say(tmp_path: Path) -> None:
