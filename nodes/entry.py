@@ -85,6 +85,12 @@ def is_whole(key: bytes, packed: bytes) -> bool:
     return packed[BODY_BYTES:] == check.to_bytes(4, "little")
 
 
+def names_its_key(key: bytes, packed: bytes) -> bool:
+    """Whether an entry that is not whole is under the key that it was put under, as far as can be told: then the
+    record of that key is damaged, and not gone."""
+    return len(packed) == ENTRY_BYTES and key == index_key(key[HASH_BYTES:])
+
+
 def unpack_entry(key: bytes, packed: bytes) -> Entry:
     """Read and verify an entry. `key` is the index's key. Raises `CorruptRecord`."""
     if not is_whole(key, packed):

@@ -2,22 +2,27 @@
 
 Records are listed in a thread of its own, one listing at a time: the loop copies what isn't indexed yet (half a
 millisecond for a full overlay) and no more. Answers speak of what was durable when they were asked for, or later.
+
+Whoever asks may let other copies go for what is answered. So a record whose index entry is damaged is listed as
+damaged, and a leaf isn't told at all while its entries aren't those that its digest is made of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from nodes.entry import HASH_BYTES, is_whole, unpack_fields
+from nodes.entry import HASH_BYTES, is_whole, names_its_key, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
 from nodes.overlay import Overlay, is_purged
-from sfss.errors import Busy
+from nodes.tree_check import is_off
+from sfss.errors import Busy, CorruptRecord
 from sfss.hash_tree import LEAF_DIGITS, LISTED_MAX, Listed, hash_range, write_branches, write_listed, write_listing
 
 _WAITING_MAX = 64
@@ -33,12 +38,13 @@ _HASH_END = 1 << 64
 
 
 class Lister:
-    """Tells what a node holds. For the loop's thread."""
+    """Tells what a node holds. For the loop's thread. `on_doubt` is called where the index should be looked at."""
 
-    def __init__(self, index: Index, overlay: Overlay) -> None:
+    def __init__(self, index: Index, overlay: Overlay, on_doubt: Callable[[], None]) -> None:
         self._index = index
         self._overlay = overlay
         self._thread = ThreadPoolExecutor(1, "sfss-lister")
+        self._on_doubt = on_doubt
         self._waiting = 0
 
     def close(self) -> None:
@@ -46,7 +52,8 @@ class Lister:
         self._thread.shutdown()
 
     def hashes(self, prefix: bytes) -> bytes | asyncio.Future[bytes]:
-        """What `get @<prefix>` answers. A listing's future may have an error of the index (`nodes.index.errors`)."""
+        """What `get @<prefix>` answers. A listing's future may have an error of the index (`nodes.index.errors`), and
+        `CorruptRecord` where it isn't known what is there."""
         overlay = self._overlay
         if len(prefix) < LEAF_DIGITS:
             return write_branches(overlay.figures.tree.children(prefix))
@@ -56,8 +63,10 @@ class Lister:
         # Newest first. What is frozen doesn't change any more.
         unindexed = (overlay.current.copy(), overlay.frozen)
         counts = _Counts(overlay.figures.bounds.bounds[int(prefix[:2], 16)], overlay.figures.damaged)
-        listing = asyncio.get_running_loop().run_in_executor(
-            self._thread, _list, self._index, prefix, unindexed, overlay.forget_index, counts
+        loop = asyncio.get_running_loop()
+        on_doubt = partial(loop.call_soon_threadsafe, self._on_doubt)
+        listing = loop.run_in_executor(
+            self._thread, _list, self._index, prefix, unindexed, overlay.forget_index, counts, on_doubt
         )
         listing.add_done_callback(self._listed)
         return listing
@@ -73,7 +82,9 @@ class _Counts(NamedTuple):
     damaged: set[bytes]
 
     def is_told(self, key: bytes, entry: bytes) -> bool:
-        return is_whole(key, entry) and not is_purged(entry, self.bound)
+        if not is_whole(key, entry):
+            return names_its_key(key, entry)
+        return not is_purged(entry, self.bound)
 
 
 def _list(
@@ -82,6 +93,7 @@ def _list(
     unindexed: tuple[Mapping[bytes, bytes], ...],
     forget_index: bool,
     counts: _Counts,
+    on_doubt: Callable[[], object],
 ) -> bytes:
     first, end = hash_range(prefix)
     low = first.to_bytes(HASH_BYTES)
@@ -90,6 +102,9 @@ def _list(
     for generation in reversed(unindexed):
         newest.update((key, entry) for key, entry in generation.items() if key >= low and (high is None or key < high))
     if not forget_index:
+        if len(prefix) == LEAF_DIGITS and is_off(index, int(prefix, 16)):
+            on_doubt()
+            raise CorruptRecord(f"entries of the index below {prefix.decode()} are damaged")
         # As many more as might be gone since.
         for key, entry in islice(_indexed(index, low, high, counts), LISTED_MAX + 1 + len(newest)):
             newest.setdefault(key, entry)
@@ -98,6 +113,9 @@ def _list(
     for key in islice(told, LISTED_MAX):
         _, _, size, _, _, version, checksum, kind, _, _ = unpack_fields(newest[key])
         damaged = key in counts.damaged
+        if not is_whole(key, newest[key]):
+            damaged = True
+            on_doubt()
         lines.append(write_listed(Listed(key[HASH_BYTES:], version, checksum, kind == Kind.TOMBSTONE, size, damaged)))
         if not len(lines) % _BREATH_RECORDS:
             time.sleep(_BREATH_S)

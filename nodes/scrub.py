@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ _IDLE_PART = 20.0
 
 _BETWEEN_PASSES_S = 3600.0
 _RESUME_S = 60.0
-"""After a start, before a pass goes on that was under way, or begins that was due."""
+"""After a start, before a pass goes on that was under way, or begins that was due; and between two looks at the index
+alone."""
 
 _log = logging.getLogger("sfss.node")
 
@@ -88,6 +90,7 @@ class Scrubber:
         self._mender = Mender(volumes, index, indexer, self._thread, self._tell, on_mended, is_dead)
         self._tree_checker = TreeChecker(index, indexer, tree, self._thread)
         self._task: asyncio.Task[None] | None = None
+        self._doubt = asyncio.Event()
         self.faults = 0
         self.scrubbed_bytes = 0
         self.passes = 0
@@ -106,6 +109,10 @@ class Scrubber:
         await end(self._task)
         self._thread.shutdown()
 
+    def look_soon(self) -> None:
+        """Look at the index before the next pass does: something in it is damaged that others ask for."""
+        self._doubt.set()
+
     async def scrub(self) -> None:
         """Look at the whole index, and read all volumes but the newest, once; or the rest of that, where an earlier
         life had begun with it."""
@@ -114,6 +121,8 @@ class Scrubber:
         for number in self._left():
             self._next = number
             await self._save_progress()
+            if self._doubt.is_set():
+                await self._check_index()
             await self._indexer.commit()
             volume = self._volumes.by_number.get(number)
             if volume is None:
@@ -128,6 +137,7 @@ class Scrubber:
         await self._save_progress()
 
     async def _check_index(self) -> None:
+        self._doubt.clear()
         try:
             await self._indexer.commit()
             await self._mender.mend()
@@ -158,15 +168,26 @@ class Scrubber:
             wait_s = min(max(self.scrubbed_at + _BETWEEN_PASSES_S - self._now(), _RESUME_S), _BETWEEN_PASSES_S)
             wait_s = wait_s if self.scrubbed_at else _BETWEEN_PASSES_S
         while True:
-            await asyncio.sleep(wait_s)
-            wait_s = _BETWEEN_PASSES_S
             try:
+                await self._pause(wait_s)
+                wait_s = _BETWEEN_PASSES_S
                 await self.scrub()
             except OutOfDisk as error:
                 _log.error("scrubbing stopped and will go on later: %s", error)
                 wait_s = _RESUME_S
             except Exception:
                 _log.exception("scrubbing failed and will be tried again")
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for the next pass, and look at the index meanwhile where that is asked for."""
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._doubt.wait()
+            if self._doubt.is_set():
+                await self._check_index()
+                await asyncio.sleep(min(_RESUME_S, left_s))
 
     async def _scrub_volume(self, volume: Volume) -> None:
         loop = asyncio.get_running_loop()

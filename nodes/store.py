@@ -211,7 +211,7 @@ class NodeStore:
             now=now,
             is_dead=self._rings.is_dead,
         )
-        self._lister = Lister(self._index, self._overlay)
+        self._lister = Lister(self._index, self._overlay, self._scrubber.look_soon)
         self._know_state(state)
 
     async def _save_scrubbed(self, scrubbed_at: float, scrub_next: int) -> None:

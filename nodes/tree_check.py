@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from nodes.bounds import note_name, unpack_note
-from nodes.entry import checksum_in, is_whole
+from nodes.entry import checksum_in, is_whole, names_its_key
 from nodes.index import Frozen, Index
 from nodes.indexer import Indexer
 from nodes.overlay import DAMAGED_PREFIX, is_purged
 from nodes.tree import LEAVES, PAGE_LEAVES, Tree, empty_page, unpack_page
-from sfss.hash_tree import damaged_digest
+from sfss.hash_tree import LISTED_MAX, damaged_digest
 
 _SLICE_ENTRIES = 500
 _IDLE_PART = 20.0
@@ -59,6 +59,8 @@ class TreeChecker:
                     self._tree.correct(*correction)
                 off += len(wrong)
             await asyncio.sleep(_IDLE_PART * (time.monotonic() - began))
+        if off:
+            await self._indexer.commit()  # leaves are told again from then on
         return off
 
 
@@ -95,6 +97,34 @@ def _slice(index: Index, leaf: int) -> tuple[list[Correction], int]:
             places = range(max(leaf - first, 0), min(end - first, PAGE_LEAVES))
             wrong += _compare(number, packed, there.get(number) or empty_page(), places)
     return wrong, end
+
+
+def is_off(index: Index, leaf: int) -> bool:
+    """Whether entries below a leaf are missing that it was made of, or it was not made of those that are there: a key
+    was damaged, or a damaged entry was written over, and it isn't mended yet. For any thread. Not told of a leaf with
+    more entries than one listing has."""
+    number, place = divmod(leaf, PAGE_LEAVES)
+    with index.frozen() as commit:
+        entries = commit.between(leaf.to_bytes(2), (leaf + 1).to_bytes(2) if leaf + 1 < LEAVES else None, LISTED_MAX)
+        page = commit.tree_page(number)
+        bound, known_damaged = _counting(commit, number)
+    if len(entries) == LISTED_MAX:
+        return False
+    digest = count = damaged = 0
+    for key, entry in entries:
+        if not is_whole(key, entry):
+            damaged += names_its_key(key, entry)
+        elif not is_purged(entry, bound):
+            checksum = checksum_in(entry)
+            digest ^= damaged_digest(checksum) if key in known_damaged else checksum
+            count += 1
+    try:
+        digests, counts = unpack_page(number, page) if page else empty_page()
+    except ValueError:
+        return True
+    if damaged:  # what they were in the tree nobody knows
+        return not count <= counts[place] <= count + damaged
+    return (digest, count) != (digests[place], counts[place])
 
 
 def _counting(commit: Frozen, region: int) -> tuple[int, set[bytes]]:

@@ -218,7 +218,10 @@ async def ask_branches(node: RingNode, prefix: bytes) -> list[Branch]:
 
 async def ask_listing(node: RingNode, prefix: bytes) -> Listing:
     """The records below a place. Raises `SfssError`."""
-    text = await node.hashes(prefix)
+    try:
+        text = await node.hashes(prefix)
+    except CorruptRecord:
+        raise CorruptRecord("a part of its index is damaged, which it is about to mend") from None
     try:
         records, more = read_listing(text) if len(text) < _LARGE_BYTES else await asyncio.to_thread(read_listing, text)
     except ValueError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from nodes import mending, tree_check
 from nodes.checker import check_directory
 from nodes.entry import HASH_BYTES, index_key
 from nodes.store import NodeStore
 from sfss.errors import CorruptRecord
+from sfss.hash_tree import Listed, read_listing
 from sfss.store import settled
 from tests.unit.small_nodes import node
 
@@ -84,6 +87,49 @@ async def test_what_was_written_meanwhile_is_not_undone_by_mending(tmp_path, pla
         assert (await settled(store.get(KEY))).value == b"anew"
     async with node(tmp_path) as store:
         assert (await settled(store.get(KEY))).value == b"anew"
+
+
+LEAF = b"%04x" % int.from_bytes(index_key(KEY)[:2], "big")
+POINTERS = {"volume": (HASH_BYTES + 7, 0x20), "offset": (HASH_BYTES + 7 + 4, 0x20)}
+"""What they point to says nothing of them, so they aren't mended."""
+
+
+async def listed(store: NodeStore) -> dict[bytes, Listed]:
+    records, _ = read_listing(await settled(store.hashes(LEAF)))
+    return {record.key: record for record in records}
+
+
+@pytest.mark.parametrize("place", [*PLACES, *POINTERS])
+async def test_a_listing_never_leaves_a_record_out_whose_entry_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(mending, "_IDLE_PART", 0.0)
+    monkeypatch.setattr(tree_check, "_IDLE_PART", 0.0)
+    await filled(tmp_path)
+    async with node(tmp_path) as store:
+        expected = await listed(store)
+    flip(tmp_path, *(PLACES | POINTERS)[place])
+    async with node(tmp_path) as store:
+        try:
+            found = await listed(store)
+            assert found[KEY].damaged
+            assert found | {KEY: expected[KEY]} == expected
+        except CorruptRecord:
+            assert place in ("hash, high", "hash, low", "key")
+
+        if place in POINTERS:
+            await settled(store.set(KEY, b"anew"))
+            expected[KEY] = (await listed(store))[KEY]
+        async with asyncio.timeout(10):  # nobody waits for the next pass
+            while not await is_listed_as(store, expected):
+                await asyncio.sleep(0.01)
+
+
+async def is_listed_as(store: NodeStore, expected: dict[bytes, Listed]) -> bool:
+    try:
+        return await listed(store) == expected
+    except CorruptRecord:
+        return False
 
 
 @pytest.mark.parametrize("offset", [HASH_BYTES + 7, HASH_BYTES + 7 + 4])
