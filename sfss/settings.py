@@ -240,6 +240,8 @@ class Settings:
     """Of one batch: its files; the bytes of its body, or of the files in its answer; the bytes of its list of paths."""
     batches_max: int = _whole(4, 1, 4096)
     """Batches that one process has in hand at a time; more are refused with 503."""
+    batch_seconds_max: float = _seconds(600.0)
+    """How long one batch may be in hand; what it hasn't got to by then is for another one."""
     key_encoding: str = _setting("percent", _one_of("percent", "base64"))
 
     origins: tuple[str, ...] = _setting((), _origins)

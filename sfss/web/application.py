@@ -50,9 +50,11 @@ class Application:
             file_bytes_max=settings.max_content_size,
             files_max=settings.batch_files_max,
             bytes_max=settings.batch_bytes_max,
+            seconds_max=settings.batch_seconds_max,
             list_bytes_max=settings.batch_list_bytes_max,
             request_timeout_s=settings.request_timeout_seconds,
             patience_s=settings.body_grace_seconds,
+            rate_min=settings.body_rate_min,
         )
         page = StatusHandler(store, status, counters, operators, settings.ready_fails_on)
         self._routes: dict[str, dict[str, Handler]] = {

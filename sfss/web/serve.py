@@ -17,6 +17,7 @@ from sfss.settings import Settings
 from sfss.store import Store
 from sfss.tls import Tls
 from sfss.web.application import Application
+from sfss.web.batches.room import WINDOW_BYTES
 from sfss.web.connection import ConnectionLimits
 from sfss.web.counters import SharedCounters, WorkerCounters
 from sfss.web.door import ACCEPTS_MAX
@@ -54,6 +55,7 @@ async def serve(
         if opened is None:
             return
         store, status = opened
+        check_batches(settings)
         memory = BodyMemory(settings.body_memory_max)
         application = Application(store, status, settings, counters, memory)
         server = WebServer(
@@ -78,6 +80,18 @@ async def serve(
         gc.freeze()
         await stop.wait()
         await server.close(settings.stop_timeout_seconds)
+
+
+def check_batches(settings: Settings) -> None:
+    """Say so where batches have no room."""
+    needed = WINDOW_BYTES + max(settings.max_content_size, settings.batch_list_bytes_max)
+    if settings.body_memory_max < needed:
+        _log.warning(
+            "/files:get and /files:put are refused where they need more than BODY_MEMORY_MAX, which is %d: %d is "
+            "enough",
+            settings.body_memory_max,
+            needed,
+        )
 
 
 def connections_max(settings: Settings) -> int:

@@ -17,10 +17,12 @@ from web_tier import RawClient, Reply, SlowStore, eventually, form, make_certifi
 
 from sfss.errors import CorruptRecord, Outcome, QuorumUnavailable, SfssError
 from sfss.memory import MemoryStore
+from sfss.settings import load_settings
 from sfss.store import NO_CALL, Call, Record, Written
 from sfss.web.batches.putting import TURN_FILES
 from sfss.web.batches.room import READS_MAX, WRITES_MAX
 from sfss.web.connection import ConnectionLimits
+from sfss.web.serve import check_batches
 
 RECORDS = "Content-Type: application/x-sfss-files"
 
@@ -213,6 +215,23 @@ async def test_a_body_cut_off_tells_of_what_was_stored_before() -> None:
     assert gone == 404
 
 
+async def test_files_that_came_with_what_breaks_a_body_are_stored_and_told() -> None:
+    store = SlowStore(held=True)
+    many = records(*((f"{number}", b"1") for number in range(WRITES_MAX + 1)), end=False)
+    last = records(("a", b"1"), ("b", b"2"), end=False)
+    async with web_tier(store) as web, await web.connect() as client:
+        await client.send(put_of(b"%x\r\n%b\r\n" % (len(many), many), "Transfer-Encoding: chunked"))
+        await eventually(lambda: len(store.calls) == WRITES_MAX)
+        await client.send(b"%x\r\n%b\r\nno chunk\r\n" % (len(last), last))
+        await asyncio.sleep(0.05)
+        store.gate.set()
+        reply = await client.reply()
+
+    assert (reply.status, reply.closes) == (400, True)
+    assert [line.get("path") for line in given(reply)][-3:] == ["a", "b", None]
+    assert given(reply)[-1]["failed"] == 0
+
+
 async def test_a_client_that_resets_has_stored_what_was_whole() -> None:
     async with web_tier() as web:
         async with await web.connect() as client:
@@ -394,11 +413,33 @@ async def test_one_batch_too_many_is_refused_at_once_and_single_requests_go_on()
 
 
 async def test_no_memory_for_a_window_refuses_a_batch_at_once() -> None:
-    async with web_tier(body_memory=4 * 1024 * 1024) as web:
+    async with web_tier(body_memory=16 * 1024 * 1024) as web:
+        web.memory.hold(10 * 1024 * 1024)
         refused = await web.ask(get_of("a"))
+        web.memory.release(10 * 1024 * 1024)
 
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
         assert web.memory.held == 0
+
+
+async def test_where_there_never_is_memory_for_a_batch_nobody_is_told_to_come_back() -> None:
+    async with web_tier(body_memory=4 * 1024 * 1024) as web:
+        refused = await web.ask(get_of("a"))
+
+    assert (refused.status, refused.headers.get("retry-after")) == (501, None)
+    assert "send each file by itself" in json.loads(refused.body)["message"]
+
+
+def test_a_start_says_that_memory_does_not_suffice_for_batches(caplog: pytest.LogCaptureFixture) -> None:
+    check_batches(load_settings(None, {}, {"body_memory_max": 16 * 1024 * 1024}))
+    assert not caplog.messages
+
+    check_batches(load_settings(None, {}, {"body_memory_max": 8 * 1024 * 1024}))
+
+    assert caplog.messages == [
+        "/files:get and /files:put are refused where they need more than BODY_MEMORY_MAX, which is 8388608: 12582912 "
+        "is enough"
+    ]
 
 
 # --- pace ---
@@ -472,6 +513,50 @@ async def test_a_reader_that_takes_nothing_is_cut_off() -> None:
             await eventually(lambda: not web.server.tasks)
 
         assert web.memory.held == 0
+
+
+async def test_a_reader_that_takes_too_little_is_cut_off() -> None:
+    settings = {"body_grace_seconds": 0.2, "body_rate_min": 1 << 30}
+    async with web_tier(settings=settings) as web:
+        for number in range(20):
+            web.store.set(b"%d" % number, bytes(1024 * 1024))
+        with slow_socket(web.port) as sock:
+            sock.sendall(get_of(*(str(number) for number in range(20))))
+            loop = asyncio.get_running_loop()
+            while web.server.tasks or not web.server.counters.get("aborted"):
+                await loop.run_in_executor(None, sock.recv, 1)  # a byte now and then
+                await asyncio.sleep(0.01)
+
+        assert web.memory.held == 0
+
+
+async def test_a_batch_that_takes_too_long_ends_with_what_to_send_again() -> None:
+    async with web_tier(settings={"batch_seconds_max": 0.1}) as web, await web.connect() as client:
+        await client.send(put_of(records(("a", b"1"), end=False), "Content-Length: 1000000"))
+        await eventually(lambda: web.store.records)
+        await asyncio.sleep(0.1)
+        await client.send(records(("b", b"1"), end=False))
+        reply = await client.reply()
+
+    assert (reply.status, reply.closes) == (408, True)
+    assert [(line.get("path"), line.get("error")) for line in given(reply)] in (
+        [("a", None), (None, "too_slow")],
+        [("a", None), ("b", None), (None, "too_slow")],
+    )
+
+
+async def test_an_answer_that_takes_too_long_ends_with_what_to_ask_for_again() -> None:
+    store = SlowStore(held=True)
+    async with web_tier(store, settings={"batch_seconds_max": 0.1}) as web, await web.connect() as client:
+        await client.send(get_of(*(str(number) for number in range(1000))))
+        await eventually(lambda: store.calls)
+        await asyncio.sleep(0.1)
+        store.gate.set()
+        got = given(await client.reply())
+
+    statuses = [line.get("status") for line in got[:-1]]
+    assert statuses == [404] * len(store.calls) + [413] * (1000 - len(store.calls))
+    assert got[-2]["error"] == "batch_full"
 
 
 async def test_a_reader_that_leaves_ends_its_batch() -> None:

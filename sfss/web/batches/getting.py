@@ -34,7 +34,8 @@ def lines_of(body: bytes) -> list[bytes]:
 
 
 class Getting:
-    """One batch of reads. `bytes_max`: when so many bytes of files are sent, no more are asked for."""
+    """One batch of reads. `bytes_max`, `seconds_max`: when so many bytes of files are sent, or so much time is over, no
+    more are asked for. A client that has had `patience_s` to take a piece is held to `rate_min` bytes a second."""
 
     def __init__(
         self,
@@ -45,7 +46,10 @@ class Getting:
         request: Request,
         *,
         bytes_max: int,
+        seconds_max: float,
         timeout_s: float,
+        patience_s: float,
+        rate_min: int,
     ) -> None:
         self._store = store
         self._keys = keys
@@ -53,7 +57,11 @@ class Getting:
         self._writer = writer
         self._request = request
         self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+        self._until = time.monotonic() + seconds_max
         self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._rate_min = rate_min
         self._sent_bytes = 0
         self._files = 0
         self._failed = 0
@@ -72,7 +80,7 @@ class Getting:
                     break
                 pieces = self._come()
                 if pieces:
-                    await answer.send(pieces)
+                    await self._send(answer, pieces)
                     await asyncio.sleep(0)  # others get their turn, also where nothing has to be waited for
                 else:
                     await settled_reply(on_their_way[0][1])
@@ -84,6 +92,16 @@ class Getting:
             counters.add("batch_files_given", self._files - self._failed)
             counters.add("batch_files_failed", self._failed)
         return answer.last([self._writer.end(Totals(self._files, self._failed))])
+
+    async def _send(self, answer: PiecewiseAnswer, pieces: list[bytes]) -> None:
+        size = sum(map(len, pieces))
+        patience_s = self._patience_s + size / self._rate_min if self._rate_min else None
+        try:
+            async with asyncio.timeout(patience_s):
+                await answer.send(pieces)
+        except TimeoutError:
+            self._request.connection.server.counters.add("aborted")
+            raise Refused(408, "too_slow", f"the client took {size} bytes in over {patience_s:.0f} s") from None
 
     def _ask_more(self, to_ask: Iterator[bytes]) -> None:
         room = self._window.files - len(self._on_their_way)
@@ -113,6 +131,10 @@ class Getting:
         if self._sent_bytes >= self._bytes_max:
             return Refused(
                 413, "batch_full", f"{self._sent_bytes} bytes are in this answer; ask for this file in another batch"
+            )
+        if time.monotonic() >= self._until:
+            return Refused(
+                413, "batch_full", f"this answer took over {self._seconds_max:g} s; ask for this file in another batch"
             )
         if path.encode() != line:
             return BadRequest("path is not UTF-8")

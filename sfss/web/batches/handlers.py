@@ -23,7 +23,8 @@ _RECORDS = records.CONTENT_TYPE.decode()
 
 class BatchHandlers:
     """POST of `/files:get` and `/files:put`. A batch has up to `files_max` files and `bytes_max` bytes of body, or of
-    files in its answer; a list of paths has up to `list_bytes_max`."""
+    files in its answer, and takes up to `seconds_max`; a list of paths has up to `list_bytes_max`. A client is held to
+    `rate_min` bytes a second both ways, once it has had `patience_s`."""
 
     def __init__(
         self,
@@ -37,8 +38,10 @@ class BatchHandlers:
         files_max: int,
         bytes_max: int,
         list_bytes_max: int,
+        seconds_max: float,
         request_timeout_s: float,
         patience_s: float,
+        rate_min: int,
     ) -> None:
         self._store = store
         self._memory = memory
@@ -50,7 +53,9 @@ class BatchHandlers:
         self._bytes_max = bytes_max
         self._list_bytes_max = list_bytes_max
         self._timeout_s = request_timeout_s
+        self._seconds_max = seconds_max
         self._patience_s = patience_s
+        self._rate_min = rate_min
 
     def get(self, request: Request) -> Answered:
         request.operation = "batch_get"
@@ -73,7 +78,10 @@ class BatchHandlers:
                 _writer(request),
                 request,
                 bytes_max=self._bytes_max,
+                seconds_max=self._seconds_max,
                 timeout_s=self._timeout_s,
+                patience_s=self._patience_s,
+                rate_min=self._rate_min,
             )
             return await getting.answer(paths)
 
@@ -92,6 +100,7 @@ class BatchHandlers:
                 request,
                 files_max=self._files_max,
                 bytes_max=self._bytes_max,
+                seconds_max=self._seconds_max,
                 timeout_s=self._timeout_s,
                 patience_s=self._patience_s,
             )

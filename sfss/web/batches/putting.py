@@ -44,10 +44,11 @@ class Putting:
         *,
         files_max: int,
         bytes_max: int,
+        seconds_max: float,
         timeout_s: float,
         patience_s: float,
     ) -> None:
-        """`patience_s`: how long no byte of the body may come."""
+        """`seconds_max`: how long the body may take. `patience_s`: how long no byte of it may come."""
         self._store = store
         self._keys = keys
         self._memory = memory
@@ -55,9 +56,13 @@ class Putting:
         self._request = request
         self._files_max = files_max
         self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+        self._until = time.monotonic() + seconds_max
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._waited_s = 0.0
+        self._end: SfssError | None = None
+        """Why no more is read of the body."""
         self._on_their_way: deque[tuple[str, bytes, bytes, Any]] = deque()
         """Path, key, bytes, and the reply or a promise of it."""
         self._keys_under_way: set[bytes] = set()
@@ -110,10 +115,14 @@ class Putting:
         """The next bytes of the body, none at its end."""
         request = self._request
         body = request.body
-        if request.connection.server.hurrying:
-            raise Stopping("the server stops; send the files that aren't told of once more")
-        data = body.read_nowait() if body.exception() is None else b""
+        if self._end is not None:
+            raise self._end
+        self._end = self._late()
+        # Not `read_nowait`: that tells of a broken body before what had come of it by then.
+        data = body._read_nowait(-1)
         if not data:
+            if self._end is not None:
+                raise self._end
             began = time.monotonic()
             request.connection.await_more(self._waited_s)
             try:
@@ -124,9 +133,23 @@ class Putting:
             finally:
                 request.connection.body_taken()
             self._waited_s += time.monotonic() - began
-        if body.total_bytes > self._bytes_max:
-            raise TooLarge(f"the body has over {self._bytes_max} bytes; send the other files in another batch")
+        over = body.total_bytes - self._bytes_max
+        if over > 0:
+            self._end = TooLarge(f"the body has over {self._bytes_max} bytes; send the other files in another batch")
+            data = data[:-over]
+            if not data:
+                raise self._end
         return bytes(data)
+
+    def _late(self) -> SfssError | None:
+        """Why what has come by now is the last that is read."""
+        if self._request.connection.server.hurrying:
+            return Stopping("the server stops; send the files that aren't told of once more")
+        if time.monotonic() >= self._until:
+            return Refused(
+                408, "too_slow", f"the batch took over {self._seconds_max:g} s; send the other files in another batch"
+            )
+        return None
 
     async def _begin(self, sent: Sent) -> None:
         """Send a file on its way, when there is room for it."""

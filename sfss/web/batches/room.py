@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sfss.errors import Busy
+from sfss.web.errors import Refused
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Request
 
@@ -33,6 +34,13 @@ class BatchRoom:
         if self._batches >= self._batches_max:
             raise Busy(f"{self._batches} batches are in hand; send one more when one of them is answered")
         held = WINDOW_BYTES + bytes_more
+        if held > self._memory.bytes_max:
+            raise Refused(
+                501,
+                "unsupported",
+                f"a batch takes {held} bytes of BODY_MEMORY_MAX, which is {self._memory.bytes_max} here; send each "
+                "file by itself",
+            )
         self._memory.hold(held)
         self._count(request, 1)
         try:
