@@ -1815,12 +1815,15 @@ class Manifest:
                     fields = line.rstrip("\n").split("\t")
                     if line.endswith("\n") and len(fields) == 4:
                         self._stored[fields[0]] = (fields[1], fields[2])
+        self._path = os.path.realpath(path)
         self._sink = open(path, "a", encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
         if self._sink.tell() and not _ends_line(path):
             self._sink.write("\n")
 
     def has(self, item: Item) -> bool:
-        """Whether a file was stored as it is now."""
+        """Whether a file was stored as it is now, or is this one, which changes with each file that is."""
+        if os.path.basename(item.local) == os.path.basename(self._path) and os.path.realpath(item.local) == self._path:
+            return True
         return self._stored.get(item.path) == (str(item.size), str(item.mtime_ns))
 
     def add(self, items: list[Item]) -> None:

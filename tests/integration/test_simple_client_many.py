@@ -68,6 +68,18 @@ async def test_a_folder_goes_in_and_comes_back_the_same(tmp_path: Path) -> None:
     assert "1,502 skipped" in skipped[1]
 
 
+async def test_a_manifest_in_the_folder_itself_is_no_file_of_it(tmp_path: Path) -> None:
+    there = grow(tmp_path / "there", 3)
+    async with web_tier() as web:
+        first = await run("put", "-r", there, "--port", web.port, "--manifest", there / "manifest")
+        again = await run("put", "-r", there, "--port", web.port, "--manifest", there / "manifest")
+        sent = (await web.get("manifest")).status
+
+    assert "stored 5 files" in first[1]
+    assert "stored 0 files" in again[1]
+    assert sent == 404
+
+
 async def test_a_file_that_was_changed_is_sent_again_and_a_torn_manifest_is_gone_on_with(tmp_path: Path) -> None:
     there = grow(tmp_path / "there", 3)
     manifest = tmp_path / "manifest"
