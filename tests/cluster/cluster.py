@@ -201,7 +201,9 @@ class Cluster:
                 if part.running:
                     part.resume()
                 else:
-                    await part.start()
+                    part.launch()
+            # Those that were launched before, too: they may not listen yet.
+            await asyncio.gather(*(part.serving() for part in tier))
         await self.ready()
 
     async def close(self) -> None:
