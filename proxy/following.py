@@ -71,6 +71,8 @@ class Following:
         """Who gave no ring for the number that it tells, and why not."""
         self._told: dict[Peer, tuple[int, str]] = {}
         """Of whom it was last logged that this ring can't be learnt, and why not."""
+        self._quiet = Rests(_USELESS_S_MIN, _USELESS_S_MAX, coordinator.monotonic)
+        """Whom nothing is logged of for a while, should another reason and the last one come by turns."""
         self._rests = Rests(_USELESS_S_MIN, _USELESS_S_MAX, coordinator.monotonic)
         self._waiting: dict[WaitsForRing, tuple[int, Peer]] = {}
         """Requests that wait for a ring, and who is asked for it."""
@@ -151,6 +153,7 @@ class Following:
         else:
             self._useless.pop(peer, None)
             self._told.pop(peer, None)
+            self._quiet.forget(peer)
             self._rests.forget(peer)
 
     def _learnt(self, peer: Peer, _: asyncio.Task[None]) -> None:
@@ -166,8 +169,9 @@ class Following:
 
     def _tell(self, peer: Peer, number: int, why: str) -> None:
         """Log it once, however often requests that wait for the ring have it asked for."""
-        if self._told.get(peer) != (number, why):
+        if self._told.get(peer) != (number, why) and self._quiet.is_over(peer):
             self._told[peer] = number, why
+            self._quiet.rest(peer)
             _log.warning("the ring can't be learnt from %s: %s", peer.name, why)
 
     async def _take_over_from(self, peer: Peer, number: int) -> None:
@@ -200,6 +204,7 @@ class Following:
         self._members.keep([member.name for member in record.members], coordinator.options.deadline_s)
         forget_replaced(self._useless, placed.peers)
         forget_replaced(self._told, placed.peers)
+        self._quiet.keep(placed.peers)
         self._rests.keep(placed.peers)
         _log.info("ring %d is in use: %s", record.number, told(record))
         for number, task in self._learning.values():

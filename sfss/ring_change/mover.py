@@ -42,6 +42,9 @@ _LOOK_S = 5.0
 _RELEASE_S = 30.0
 """How long to go on while no old copy becomes removable; they harm nobody."""
 
+_SAY_S = 60.0
+"""How long the same isn't said again, should two things be in the way by turns."""
+
 
 FirstRing = Callable[[dict[str, Identity]], Awaitable[RingRecord]]
 """Makes the record of ring 1, which no node has, of who the nodes are that answered. Raises `SetupError`."""
@@ -72,7 +75,8 @@ class Mover:
         self._monotonic = monotonic
         self._sleep = sleep
         self._cluster = ""
-        self._said = ""
+        self._said: dict[str, float] = {}
+        """What was said to be in the way, the newest last, and when."""
         self._gone: set[str] = set()
         self._stage = ""
         self._filling: Filling | None = None
@@ -115,11 +119,11 @@ class Mover:
                 self._names |= dict.fromkeys(member.name for member in latest.record.members)
         if not held:
             reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
-            raise SetupError(f"no node answers ({reasons})")
+            raise SetupError(f"no node answers ({reasons}); start them, or correct their addresses")
         clusters = {identity.cluster: name for name, identity in identities.items() if identity.cluster}
         if len(clusters) > 1:
             found = ", ".join(f"{name} to {cluster}" for cluster, name in clusters.items())
-            raise SetupError(f"these nodes belong to several clusters: {found}")
+            raise SetupError(f"these nodes belong to several clusters: {found}; name those of one")
         if not latest.number:
             raise SetupError("the nodes belong to no cluster yet; start a proxy, which founds it")
         self._cluster = next(iter(clusters))
@@ -383,11 +387,13 @@ class Mover:
         return identity.cluster == self._cluster and identity.node not in members
 
     async def _wait_for(self, trouble: object) -> None:
-        """Say what is in the way, unless that was said last, and wait until it is worth another try."""
-        told = str(trouble)
-        if told != self._said:
-            self._said = told
-            self._say(f"waiting: {told}")
+        """Say what is in the way, unless that was said last or just now, and wait until it is worth another try."""
+        told, now = str(trouble), self._monotonic()
+        if told not in list(self._said)[-1:]:
+            self._said = {line: at for line, at in self._said.items() if now < at + _SAY_S}
+            if told not in self._said:
+                self._said[told] = now
+                self._say(f"waiting: {told}")
         await self._sleep(_PAUSE_S)
 
 

@@ -372,8 +372,15 @@ async def test_why_a_ring_can_not_be_had_is_logged_once_however_often_it_is_aske
     await ask_often(Unreachable("gone"))
     assert len(lab.node("b").asked) == 5
     assert logged() == ["the ring can't be learnt from b:1: gone"]
+    await asyncio.sleep(1.0)
     await ask_often(Unreachable("refused"))
     assert logged()[1:] == ["the ring can't be learnt from b:1: refused"]
+
+    for number in range(600):
+        lab.node("b").failing = Unreachable("refused" if number % 2 else "gone")
+        lab.following.after(3, lab.peer("b"), Request(lab))
+        await asyncio.sleep(0.1)
+    assert len(logged()) < 10, "two reasons by turns, for a minute"
 
     lab.node("b").failing = None
     lab.node("b").keep(ring(3, "bcd"))

@@ -14,6 +14,7 @@ from sfss.pace import Pace
 from sfss.ring_change.ending import Outcome
 from sfss.ring_change.mover import Mover
 from sfss.ring_change.node import Overtaken
+from sfss.ring_change.trouble import Trouble
 from sfss.ring_change.wish import Wish
 from sfss.ring_keeper import KeptRing
 from sfss.ring_plan import Change, next_ring
@@ -676,6 +677,23 @@ async def test_at_any_pace_it_is_soon_noticed_that_a_change_was_given_up() -> No
     async with asyncio.timeout(20):
         assert await moving is Outcome.GIVEN_UP
     lab.check_acknowledged(expected)
+
+
+@in_virtual_time
+async def test_two_things_that_are_in_the_way_by_turns_are_said_now_and_then() -> None:
+    lab = RingLab(1, THREE)
+    mover = lab.mover()
+
+    for number in range(300):
+        await mover._wait_for(Trouble({"a:1": "gone" if number % 2 else "late"}))
+    by_turns = len(lab.said)
+    for _ in range(60):
+        await mover._wait_for(Trouble({"a:1": "gone"}))
+
+    assert set(lab.said) == {"waiting: a:1: gone", "waiting: a:1: late"}
+    assert 4 <= by_turns <= 24, "ten minutes"
+    assert len(lab.said) - by_turns <= 1
+    assert lab.said[-1] == "waiting: a:1: gone"
 
 
 @in_virtual_time
