@@ -69,7 +69,10 @@ def read_ring_file(directory: Path, state: NodeState) -> RingFile:
     except (BadRequest, ValueError, TypeError, KeyError) as error:
         raise SetupError(f"{path} is damaged: {error}; restore it or wipe the directory") from None
     if held.number < state.ring:
-        raise SetupError(f"{path} has ring {held.number}, and the node had {state.ring}: it is an older copy")
+        raise SetupError(
+            f"{path} has ring {held.number}, and the node had {state.ring}: it is an older copy; put the newer one "
+            "back, or wipe the directory"
+        )
     return RingFile(kept, dropped, removing)
 
 

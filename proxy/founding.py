@@ -62,7 +62,8 @@ class Founding:
             if loop.time() >= until:
                 count = len(self._peers)
                 raise SetupError(
-                    f"{count - away} of {count} nodes answer, and a new cluster is founded with all of them ({reasons})"
+                    f"{count - away} of {count} nodes answer, and a new cluster is founded with all of them "
+                    f"({reasons}); start the others, or correct their addresses"
                 )
             if reasons != trouble:
                 trouble = reasons

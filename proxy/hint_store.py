@@ -91,7 +91,7 @@ class HintStore:
                 self._replace(error)
         except OSError as error:
             self.close()
-            raise SetupError(f"hints can't be kept in {path}: {error}") from None
+            raise SetupError(f"hints can't be kept in {path}: {error}; make room there, or remove the file") from None
 
     def close(self) -> None:
         """Idempotent."""

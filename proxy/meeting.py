@@ -55,7 +55,10 @@ async def met(
         except (SfssError, TimeoutError) as error:
             if not ahead and loop.time() >= until:
                 reason = str(error) or type(error).__name__
-                raise SetupError(f"the ring has changed, and node {teller.name} doesn't tell it: {reason}") from None
+                raise SetupError(
+                    f"the ring has changed, and node {teller.name} doesn't tell it ({reason}); see to that node, and "
+                    "start this once more"
+                ) from None
             if not ahead:
                 await asyncio.sleep(_RETRY_S)
 

@@ -17,7 +17,7 @@ from proxy.peer import Peer
 from proxy.placed_ring import PlacedRing
 from proxy.rests import forget_replaced
 from proxy.state import Notes, StateDirectory
-from sfss.errors import SfssError, WrongCluster
+from sfss.errors import SfssError, WrongCluster, of_other_cluster
 from sfss.ring_record import RingRecord
 from sfss.store import Identity, Seen, settled
 
@@ -54,7 +54,7 @@ class Roll:
             raise self.lost(peer, identity)
         self._lost.pop(peer, None)
         if identity.cluster != self.cluster:
-            raise WrongCluster(f"node {peer.name} belongs to cluster {identity.cluster}, not to {self.cluster}")
+            raise WrongCluster(of_other_cluster(f"node {peer.name}", identity.cluster, self.cluster))
         ring = self.ring
         if identity.ring > ring.number:
             return  # who belongs where is in that ring; it is examined once more under that one

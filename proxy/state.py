@@ -245,7 +245,10 @@ class StampReserve:
         try:
             self._ceiling = self._save_ahead_of(self.floor)
         except OSError as error:
-            raise SetupError(f"the state directory can't be written: {error.strerror or error}") from None
+            raise SetupError(
+                f"the state directory can't be written: {error.strerror or error}; make room there, or choose "
+                "another one"
+            ) from None
         self._renew_from = self._ceiling - _stamps(_RENEW_S)
 
     def covers(self, stamp: int) -> bool:

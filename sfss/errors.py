@@ -53,6 +53,14 @@ class WrongCluster(SfssError):
     """The caller's ring or cluster is not the one that this node belongs to."""
 
 
+def of_other_cluster(name: str, found: str, wanted: str) -> str:
+    """What to say of a node that was met where one of another cluster should be."""
+    return (
+        f"{name} belongs to cluster {found or '-'}, not to {wanted}: correct its address, or give it an empty data "
+        "directory if nobody needs what it has"
+    )
+
+
 class StaleRing(WrongCluster):
     """The caller placed the key by another ring than the node's, which has the number `ring`; 0: it has none."""
 

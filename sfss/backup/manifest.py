@@ -91,7 +91,9 @@ class Manifest:
             newer = int(meta["format"]) > FORMAT
         except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
             self._database.close()
-            raise SetupError(f"{path} can't be used as a manifest: {error}") from None
+            raise SetupError(
+                f"{path} can't be used as a manifest: {error}; put it back from a copy, or go on with another folder"
+            ) from None
         if newer:
             self._database.close()
             raise SetupError(f"{path} was written by a newer sfss; use that one")

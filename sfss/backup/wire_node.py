@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sfss.addresses import host_and_port
 from sfss.backup.tree import Node
-from sfss.errors import SetupError, WrongCluster
+from sfss.errors import SetupError, WrongCluster, of_other_cluster
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.acquaintance import Acquaintance, introduce
 from sfss.ring_keeper import HeldRing
@@ -48,12 +48,12 @@ class WireNode:
 
     def _check(self, identity: Identity) -> None:
         if not identity.cluster:
-            raise WrongCluster(f"{self.name} belongs to no cluster")
+            raise WrongCluster(f"{self.name} belongs to no cluster; start a proxy, which founds it")
         if identity.cluster != (self.cluster or identity.cluster):
-            raise WrongCluster(f"{self.name} belongs to cluster {identity.cluster}, not to {self.cluster}")
+            raise WrongCluster(of_other_cluster(self.name, identity.cluster, self.cluster))
         known = self.acquaintance.node
         if known and identity.node != known:
-            raise WrongCluster(f"at {self.name} there was node {known} and now is {identity.node}")
+            raise WrongCluster(f"at {self.name} there was node {known} and now is {identity.node}; put it back")
         self.cluster = identity.cluster
 
 
@@ -88,7 +88,8 @@ class WireNodes:
                 "that reaches them"
             )
         if len(clusters) > 1:
-            raise SetupError(f"the nodes belong to two clusters: {clusters}")
+            found = ", ".join(f"{name} to {cluster}" for cluster, name in clusters.items())
+            raise SetupError(f"these nodes belong to several clusters: {found}; name the proxies of one")
         self._cluster = next(iter(clusters))
         for node in nodes:
             node.cluster = self._cluster

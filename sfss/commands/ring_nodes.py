@@ -170,7 +170,8 @@ class RingCluster:
         if fingerprint and fingerprint != ring.fingerprint:
             raise SetupError(
                 f"node {name} was bound to another ring ({fingerprint[:8]}, not {ring.fingerprint[:8]}): nodes, "
-                f"zones, weights, N or partitions in {self.source} differ from those of the existing files"
+                f"zones, weights, N or partitions in {self.source} differ from those of the existing files; put them "
+                "back as they were when the cluster was founded"
             )
 
     def remembered_ring(self) -> RingRecord | None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from sfss.addresses import host_and_port
-from sfss.errors import Unreachable, WrongCluster
+from sfss.errors import Unreachable, WrongCluster, of_other_cluster
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.acquaintance import Acquaintance, introduce
 from sfss.ring_keeper import HeldRing, Prepared, Voted
@@ -112,4 +112,4 @@ class WireNode:
         if self._met.node != node:
             raise WrongCluster(f"at {self._name} there was node {node} and now is {self._met.node}; put it back")
         if self._met.cluster != cluster:
-            raise WrongCluster(f"{self._name} belongs to cluster {self._met.cluster or '-'}, not to {cluster}")
+            raise WrongCluster(of_other_cluster(self._name, self._met.cluster, cluster))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sfss.errors import SetupError, SfssError
+from sfss.errors import SetupError, SfssError, of_other_cluster
 from sfss.ring import NodeRing
 from sfss.ring_change.filling import ask_branches
 from sfss.ring_change.node import Nodes
@@ -87,7 +87,7 @@ async def join(
         except SfssError as error:
             raise SetupError(f"{name} can't join: {error}") from None
         if bound.cluster != cluster:
-            raise SetupError(f"{name} belongs to cluster {bound.cluster}, not to {cluster}")
+            raise SetupError(of_other_cluster(name, bound.cluster, cluster))
     return {name: identity.node for name, identity in met.items()}
 
 
@@ -97,9 +97,7 @@ async def _check_empty(
     """A node with files of its own would bring them along: tombstones of such files may be gone everywhere. One that
     was told that it has left takes its time to remove what it had."""
     if identity.cluster not in ("", cluster):
-        raise SetupError(
-            f"{name} belongs to cluster {identity.cluster}, not to {cluster}; give it an empty data directory"
-        )
+        raise SetupError(of_other_cluster(name, identity.cluster, cluster))
     if identity.state != "ok":
         raise SetupError(f"{name} is {identity.state}; give it an empty data directory")
     held = await _files_of(nodes, name)
@@ -121,4 +119,4 @@ async def _files_of(nodes: Nodes, name: str) -> int:
     try:
         return sum(branch.records for branch in await nodes.ask(name, lambda node: ask_branches(node, b"")))
     except SfssError as error:
-        raise SetupError(f"{name} doesn't tell what it holds ({error})") from None
+        raise SetupError(f"{name} doesn't tell what it holds ({error}); see to it, and ask once more") from None
