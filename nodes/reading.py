@@ -15,11 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Final
 
 from nodes.neighbourhood import NEIGHBOURHOOD_BYTES, Neighbourhoods
+from nodes.page_cache import PageCache
 from nodes.volume import Volumes
 from sfss.errors import Busy, Expired
 from sfss.store import WIRE_VALUE_BYTES_MAX
+
+_COPIED_BYTES_MAX: Final = 32 * 1024
+"""Up to this size a value is read into a buffer that is there already, and copied."""
 
 
 class _ColdRead:
@@ -65,8 +70,9 @@ class ValueReader:
         self._waiting_max = waiting_max
         self._flags = os.RWF_NOWAIT
         self._neighbourhoods = Neighbourhoods()
-        # One buffer for all reads that return at once: a fresh one each would have to be zeroed first.
-        self._buffer = memoryview(bytearray(WIRE_VALUE_BYTES_MAX))
+        self._page_cache = PageCache()
+        # One buffer for all small reads that return at once: a fresh one each would have to be zeroed first.
+        self._buffer = memoryview(bytearray(_COPIED_BYTES_MAX))
         self.waiting = 0
         self.cold_reads = 0
 
@@ -77,8 +83,11 @@ class ValueReader:
             return b""
         if not self._flags or size > WIRE_VALUE_BYTES_MAX:
             return None
-        view = self._buffer[:size]
         try:
+            if size > _COPIED_BYTES_MAX:
+                value = self._page_cache.read(self._volumes.fd(number), offset, size)
+                return value if len(value) == size else None
+            view = self._buffer[:size]
             if os.preadv(self._volumes.fd(number), (view,), offset, self._flags) == size:
                 return bytes(view)
         except BlockingIOError:
