@@ -179,6 +179,8 @@ class Link(asyncio.Protocol):
             if result is MORE:
                 if promise.done():
                     self._drop(len(data))
+                if replies.missing:
+                    self._receive_in_place()
                 break
             pending.popleft()
             if not promise.done():
@@ -190,6 +192,21 @@ class Link(asyncio.Protocol):
             self._unasked()
             return
         owner.has_room()
+
+    def _receive_in_place(self) -> None:
+        """Have the rest of a large block received where it will stay."""
+        transport = self._transport
+        if transport is not None and transport.receives_into:
+            room = self._replies.room()
+            if room is not None:
+                transport.receive_into(room, self._received)
+
+    def _received(self, count: int) -> None:
+        """So much of a large block came; what ends it comes as all else does."""
+        self.heard = True
+        self._replies.took(count)
+        if self.pending and self.pending[0].promise.done():
+            self._drop(count)
 
     def eof_received(self) -> bool:
         # Nothing more can be answered: who waits shall not wait until what is unsent is taken.

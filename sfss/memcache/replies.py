@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sfss.errors import SfssError
 from sfss.memcache.block import Block
 from sfss.memcache.line import Line
 from sfss.memcache.requests import LINE_BYTES_MAX
 from sfss.store import WIRE_VALUE_BYTES_MAX
+
+ROOM_BYTES_MIN: Final = 64 * 1024
+"""A block of which more than this is missing is received in place."""
 
 T = TypeVar("T")
 
@@ -44,6 +47,16 @@ class ReplyParser:
     def missing(self) -> int:
         """Bytes of the present block that are still to come."""
         return self._block.missing if self._block is not None else 0
+
+    def room(self) -> memoryview | None:
+        """Where to receive the rest of the present block, if that is much; `took` is to be told of what came."""
+        block = self._block
+        return block.room() if block is not None and block.keep and block.missing > ROOM_BYTES_MIN else None
+
+    def took(self, count: int) -> None:
+        """So many bytes came into the room."""
+        if self._block is not None:
+            self._block.took(count)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""

@@ -7,12 +7,15 @@ the way of every request. All are made on the loop's thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Transport:
     """A connected stream. `connection_lost` of its protocol is called exactly once, from the loop."""
+
+    receives_into = False
+    """Whether `receive_into` may be called."""
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
         """Tell another protocol what happens from now on. Its `connection_made` is the caller's to call."""
@@ -40,6 +43,11 @@ class Transport:
 
     def resume_reading(self) -> None:
         """Read again."""
+        raise NotImplementedError
+
+    def receive_into(self, room: memoryview, took: Callable[[int], None]) -> None:
+        """Put what comes next into `room` until that is full. Each time `took` is told how many bytes came; then no
+        view of what is full is left here."""
         raise NotImplementedError
 
     def write(self, data: bytes) -> None:

@@ -484,6 +484,29 @@ async def test_an_error_line_fails_its_request_and_the_connection_goes_on() -> N
         assert server.service.counters.total_connections <= 2
 
 
+async def test_a_caller_who_leaves_in_the_middle_of_a_large_value_leaves_the_connection_in_step() -> None:
+    halves = asyncio.Event(), asyncio.Event()
+    value = random.Random(2).randbytes(1_000_000)
+    record = stamped(b"large", value, 5)
+
+    async def answer_in_halves(reader: Any, writer: Any, number: int) -> None:
+        for half, left in ((500_000, halves[0]), (100, halves[1])):
+            head = b"VA %d s%d f0 A0 V5 H%016x O%b\r\n"
+            writer.write(head % (len(value), len(value), record.checksum, await opaque_of(reader)) + value[:half])
+            await writer.drain()
+            await left.wait()
+            writer.write(value[half:] + b"\r\n")
+
+    async with scripted(answer_in_halves) as port, client_of(port, ClientLimits(links=1)) as client:
+        left, stayed = client.get(b"large", within(20)), client.get(b"large", within(20))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        for half in halves:
+            half.set()
+
+        assert await stayed == record
+
+
 async def test_too_many_bytes_for_callers_who_left_close_the_connection_for_the_sake_of_others() -> None:
     size = 1_000_000
 

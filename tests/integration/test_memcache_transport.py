@@ -148,6 +148,64 @@ async def test_a_large_stream_arrives_whole(pair: tuple[socket.socket, socket.so
     assert protocol.told == ["made", "eof", "lost"]
 
 
+async def test_what_is_received_in_place_lies_there_and_what_follows_goes_to_the_protocol(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    protocol = Notes(keep_open=True)
+    transport = SocketTransport(asyncio.get_running_loop(), ours, protocol)
+    data = os.urandom(READ_BYTES * 20 + 17)
+    kept = bytearray(READ_BYTES * 17)
+    counts: list[int] = []
+
+    transport.receive_into(memoryview(kept), counts.append)
+    await asyncio.get_running_loop().sock_sendall(theirs, data)
+    theirs.close()
+
+    while "eof" not in protocol.told:
+        await asyncio.sleep(0)
+    assert bytes(kept) + protocol.received == data
+    assert sum(counts) == len(kept)
+    kept.clear()  # raises while any view of it is left
+    transport.abort()
+    await protocol.lost
+
+
+async def test_a_stream_that_ends_while_it_is_received_in_place_has_ended(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    protocol = Notes()
+    transport = SocketTransport(asyncio.get_running_loop(), ours, protocol)
+    kept = bytearray(100)
+
+    transport.receive_into(memoryview(kept), lambda count: None)
+    theirs.send(b"abc")
+    theirs.close()
+
+    await protocol.lost
+    assert bytes(kept[:3]) == b"abc"
+    assert (protocol.received, protocol.told) == (b"", ["made", "eof", "lost"])
+
+
+async def test_a_fault_of_whoever_receives_in_place_closes_the_connection(
+    pair: tuple[socket.socket, socket.socket], caplog: Any
+) -> None:
+    ours, theirs = pair
+    protocol = Notes()
+    transport = SocketTransport(asyncio.get_running_loop(), ours, protocol)
+
+    def fail(count: int) -> None:
+        raise ZeroDivisionError("oops")
+
+    transport.receive_into(memoryview(bytearray(3)), fail)
+    theirs.send(b"abcdef")
+
+    await protocol.lost
+    assert (protocol.received, protocol.told) == (b"", ["made", "lost"])
+    assert "oops" in caplog.text
+
+
 async def test_a_reset_is_told_once_and_later_writes_go_nowhere(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     protocol = Notes()

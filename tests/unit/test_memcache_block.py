@@ -40,3 +40,30 @@ def test_a_block_that_nobody_wants_costs_nothing() -> None:
 
     assert block.missing == 0
     assert block._pieces == []
+
+
+@given(data=st.binary(min_size=1, max_size=300), had=st.integers(0, 299), cut=st.integers(1, 300))
+def test_the_rest_of_a_block_can_be_received_in_place(data: bytes, had: int, cut: int) -> None:
+    block = Block(len(data))
+    block.fill(data[: min(had, len(data) - 1)], 0)
+    rest = data[-block.missing :]
+
+    room = block.room()
+    for at in range(0, len(rest), cut):
+        piece = rest[at : at + cut]
+        room[at : at + len(piece)] = piece
+        block.took(len(piece))
+    del room
+
+    assert block.missing == 0
+    assert block.value() == data
+
+
+def test_a_block_received_in_place_is_given_out_without_a_copy() -> None:
+    block = Block(100_000)
+    room = block.room()
+    room[:] = b"x" * 100_000
+    block.took(100_000)
+    del room
+
+    assert block.value() is block.value()
