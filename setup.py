@@ -28,10 +28,10 @@ tests_require = [
 
 COMPILED = {
     "wire": {
-        "sfss": "keys promise record stamps",
+        "sfss": "keys promise record ring stamps",
         "sfss/memcache": "answers block client connection exchanges lane line link own replies requests ring_exchanges"
         " server service sighting_exchange socket_transport tls_transport transport",
-        "sfss/memcache/commands": "dispatch own_forms retrieval storage",
+        "sfss/memcache/commands": "dispatch own_forms retrieval storage words",
     },
     "web": {
         "sfss/web": "answers application conditions connection counters files memory origins outbox paths pieces"

@@ -46,8 +46,8 @@ class RepeatedHead:
         if (
             end < 0
             or len(data) != end + len(self._rest) + self.body_bytes
-            or not data.startswith(self._rest, end)
-            or not data.startswith(self._start)
+            or data[end : end + len(self._rest)] != self._rest
+            or data[:start] != self._start
         ):
             return ""
         target = data[start:end]

@@ -9,7 +9,6 @@ import re
 import socket
 import time
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, Final
 
 from sfss import __version__
@@ -72,7 +71,8 @@ class WebServer:
         self._port = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_s = min(SWEEP_S_MAX, limits.idle_s / 4, limits.body_grace_s / 4, limits.reader_stall_s / 4)
-        self._ids = map((os.urandom(4).hex() + "-%x").__mod__, count())
+        self._ids = os.urandom(4).hex().encode()
+        self._ids_given = 0
         self._headers = b""
         self._headers_second = 0
 
@@ -125,7 +125,8 @@ class WebServer:
         """The id that follows a request through the logs: the client's own, if it is a sane one."""
         if given is not None and _SANE_REQUEST_ID.fullmatch(given):
             return given.encode()
-        return next(self._ids).encode()
+        self._ids_given += 1
+        return b"%b-%d" % (self._ids, self._ids_given)
 
     def common_headers(self) -> bytes:
         """Header lines of every answer, made anew each second."""

@@ -40,7 +40,7 @@ def _read(service: Service, request: Request) -> Answer:
 
 
 def _found(service: Service, record: Record | None, with_value: object, raw: bool, opaque: bytes | None) -> Buffers:
-    ending = b" O%b\r\n" % opaque if opaque else b"\r\n"
+    ending = _ending(opaque)
     if record is None:
         service.counters.get_misses += 1
         return b"EN" + ending
@@ -55,6 +55,10 @@ def _found(service: Service, record: Record | None, with_value: object, raw: boo
             line = b"VA %d s%d f%d A%d V%d H%b%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
             return with_block(line, record.value)
     return b"HD s%d f%d A%d V%d H%b%b%b" % (size, flags, expires, version, checksum, kind, ending)
+
+
+def _ending(opaque: bytes | None) -> bytes:
+    return b" O%b\r\n" % opaque if opaque else b"\r\n"
 
 
 def _set(service: Service, request: Request) -> Answer:
@@ -73,18 +77,19 @@ def _delete(service: Service, request: Request) -> Answer:
             service.counters.delete_hits += 1
             return _written(written, opaque)
         service.counters.delete_misses += 1
-        return b"NF O%b\r\n" % opaque if opaque else b"NF\r\n"
+        return b"NF" + _ending(opaque)
 
     return answer(service.store.delete(request.key, request.call), finish)
 
 
 def _written(written: Written, opaque: bytes | None) -> bytes:
-    told = b"HD V%d H%b B%d/%d" % (written.version, hex16(written.checksum), written.durable, written.copies)
-    return told + (b" O%b\r\n" % opaque if opaque else b"\r\n")
+    checksum, ending = hex16(written.checksum), _ending(opaque)
+    return b"HD V%d H%b B%d/%d%b" % (written.version, checksum, written.durable, written.copies, ending)
 
 
 def _apply(service: Service, request: Request) -> Answer:
     tombstone, flags, expires, version, checksum, opaque = request.arguments
+    ending = _ending(opaque)
     value = request.value
     if tombstone:
         service.counters.cmd_delete += 1
@@ -94,8 +99,8 @@ def _apply(service: Service, request: Request) -> Answer:
 
     def finish(applied: Applied) -> bytes:
         code = b"HD" if applied.accepted else b"NS"
-        told = b"%b V%d H%b B%d/1" % (code, applied.version, hex16(applied.checksum), applied.durable)
-        return told + (b" O%b\r\n" % opaque if opaque else b"\r\n")
+        durable = 1 if applied.durable else 0
+        return b"%b V%d H%b B%d/1%b" % (code, applied.version, hex16(applied.checksum), durable, ending)
 
     return answer(service.replica.apply(request.key, record, request.call), finish)
 
