@@ -71,7 +71,7 @@ def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_B
     raw = path.encode()
     if encoding == "base64":
         key = base64.b64encode(raw)
-    elif b"%" in raw or b" " in raw or raw[:1] in (b"?", b"@"):  # a checked path has no control characters
+    elif "%" in path or " " in path or path[:1] in ("?", "@"):  # a checked path has no control characters
         key = _ESCAPED.sub(lambda match: b"%%%02X" % match.group()[0], raw)
     else:
         key = raw
