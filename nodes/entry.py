@@ -85,6 +85,19 @@ def is_whole(key: bytes, packed: bytes) -> bool:
     return packed[BODY_BYTES:] == check.to_bytes(4, "little")
 
 
+def unflipped(key: bytes, packed: bytes) -> bytes | None:
+    """The whole entry that one flipped bit made this one of; None where more is damaged (but for one in ten million,
+    for which something else is found). A fifth of a millisecond."""
+    if len(packed) != ENTRY_BYTES:
+        return None
+    bits = int.from_bytes(packed, "big")
+    for place in range(8 * ENTRY_BYTES):
+        candidate = (bits ^ 1 << place).to_bytes(ENTRY_BYTES, "big")
+        if is_whole(key, candidate):
+            return candidate
+    return None
+
+
 def names_its_key(key: bytes, packed: bytes) -> bool:
     """Whether an entry that is not whole is under the key that it was put under, as far as can be told: then the
     record of that key is damaged, and not gone."""

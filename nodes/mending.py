@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from nodes.entry import BODY_BYTES, ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unpack_fields
+from nodes.entry import BODY_BYTES, ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unflipped, unpack_fields
 from nodes.index import Index
 from nodes.indexer import Indexer
 from nodes.scan import Found, reader_of, record_at
@@ -78,7 +78,8 @@ class Mender:
     async def _mend(self, rotten: Rotten) -> bool:
         if len(rotten.entry) != ENTRY_BYTES:
             return False
-        number, offset = unpack_fields(rotten.entry)[:2]
+        # A flipped bit may be one of those that say where the record is.
+        number, offset = unpack_fields(unflipped(rotten.key, rotten.entry) or rotten.entry)[:2]
         volume = self._volumes.by_number.get(number)
         if volume is None:
             return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nodes.bounds import Bounds
-from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unpack_fields
+from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unflipped, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
 from nodes.tree import Tree
@@ -75,8 +75,11 @@ class Figures:
     def remove(self, key: bytes, entry: bytes) -> None:
         """An entry is gone. `key` is the index's key."""
         if not is_whole(key, entry):
-            self.mended(key)
-            return  # an index page is rotten; nobody knows what it counted for
+            whole = unflipped(key, entry)
+            if whole is None:
+                self.mended(key)
+                return  # an index page is rotten; nobody knows what it counted for
+            entry = whole
         volume, _, value_bytes, _, _, version, checksum, kind, _, _ = unpack_fields(entry)
         self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)
         self.changed.add(volume)

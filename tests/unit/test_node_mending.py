@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes import mending, tree_check
+from nodes import mending, scrub, tree_check
 from nodes.checker import check_directory
 from nodes.entry import HASH_BYTES, index_key
 from nodes.store import NodeStore
@@ -18,6 +18,12 @@ from tests.unit.small_nodes import node
 
 COUNT = 700
 KEY = b"key/577"
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mending, scrub, tree_check):
+        monkeypatch.setattr(module, "_IDLE_PART", 0.0)
 
 
 async def filled(directory: Path) -> None:
@@ -53,6 +59,8 @@ PLACES = {
     "version": (HASH_BYTES + 7 + 31, 0x40),
     "kind": (HASH_BYTES + 7 + 40, 0x02),
     "check": (HASH_BYTES + 7 + 44, 0x10),
+    "volume": (HASH_BYTES + 7, 0x20),
+    "offset": (HASH_BYTES + 7 + 4, 0x20),
 }
 """Offset from the key's beginning, and bit; docs/format.rst. The key is 7 bytes long."""
 
@@ -75,22 +83,27 @@ async def test_a_flipped_bit_in_key_or_entry_is_mended_while_the_node_serves(tmp
         assert await all_there(store)
 
 
+@pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("place", PLACES)
-async def test_what_was_written_meanwhile_is_not_undone_by_mending(tmp_path, place):
+async def test_what_was_written_meanwhile_is_not_undone_by_mending_and_counted_once(tmp_path, place, committed):
     await filled(tmp_path)
     flip(tmp_path, *PLACES[place])
     async with node(tmp_path) as store:
         await settled(store.set(KEY, b"anew"))
+        if committed:
+            await store._indexer.commit()
 
         await store._scrubber.scrub()
 
         assert (await settled(store.get(KEY))).value == b"anew"
+        assert store.stats()["curr_items"] == str(COUNT + 1)
+    assert check_directory(tmp_path, print) == 0
     async with node(tmp_path) as store:
         assert (await settled(store.get(KEY))).value == b"anew"
 
 
 LEAF = b"%04x" % int.from_bytes(index_key(KEY)[:2], "big")
-POINTERS = {"volume": (HASH_BYTES + 7, 0x20), "offset": (HASH_BYTES + 7 + 4, 0x20)}
+POINTERS = {"volume, two bits": (HASH_BYTES + 7, 0x30), "offset, two bits": (HASH_BYTES + 7 + 4, 0x30)}
 """What they point to says nothing of them, so they aren't mended."""
 
 
@@ -100,11 +113,7 @@ async def listed(store: NodeStore) -> dict[bytes, Listed]:
 
 
 @pytest.mark.parametrize("place", [*PLACES, *POINTERS])
-async def test_a_listing_never_leaves_a_record_out_whose_entry_is_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    monkeypatch.setattr(mending, "_IDLE_PART", 0.0)
-    monkeypatch.setattr(tree_check, "_IDLE_PART", 0.0)
+async def test_a_listing_never_leaves_a_record_out_whose_entry_is_damaged(tmp_path: Path, place: str) -> None:
     await filled(tmp_path)
     async with node(tmp_path) as store:
         expected = await listed(store)
@@ -132,11 +141,11 @@ async def is_listed_as(store: NodeStore, expected: dict[bytes, Listed]) -> bool:
         return False
 
 
-@pytest.mark.parametrize("offset", [HASH_BYTES + 7, HASH_BYTES + 7 + 4])
-async def test_an_entry_that_points_elsewhere_is_told_and_stays_an_error(tmp_path, offset):
+@pytest.mark.parametrize("place", POINTERS)
+async def test_an_entry_that_points_elsewhere_is_told_and_stays_an_error(tmp_path, place):
     """Nothing says which record it was: one that it points to by chance may be an older one."""
     await filled(tmp_path)
-    flip(tmp_path, offset, 0x20)
+    flip(tmp_path, *POINTERS[place])
     async with node(tmp_path) as store:
         await store._scrubber.scrub()
 
