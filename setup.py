@@ -39,7 +39,7 @@ COMPILED = {
         "sfss/web/batches": "getting keys outcomes putting records room",
     },
     "proxy": {"proxy": "coordinator counters gathering health latency options peer placed_ring reading writing"},
-    "nodes": {"nodes": "bounds entry format index overlay reading store tree volume writer"},
+    "nodes": {"nodes": "appender batch bounds entry format index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""
 

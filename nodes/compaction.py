@@ -35,6 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from nodes.batch import Write
 from nodes.entry import index_key
 from nodes.format import RECORD_HEADER_BYTES, VOLUME_HEADER_BYTES, Kind, RecordHeader, record_key_bytes
 from nodes.index import Index
@@ -47,7 +48,7 @@ from nodes.reserve import Reserve
 from nodes.scan import reader_of, record_at, skim
 from nodes.spares import SPARES_MAX, Spares, give_back, set_aside
 from nodes.volume import Volume, Volumes, volume_path
-from nodes.writer import Write, Writer
+from nodes.writer import Writer
 from sfss.errors import SfssError
 from sfss.promise import Promise, new_promise
 from sfss.store import KEY_BYTES_MAX, checksum_of

@@ -30,8 +30,7 @@ from nodes.overlay import DAMAGED_PREFIX, IN_TREE, Figures, Overlay
 from nodes.ring_file import RingFile
 from nodes.scan import Batch, Damage, Found, reader_of, walk
 from nodes.tree import Tree
-from nodes.volume import Volume, find_volumes, volume_path
-from nodes.writer import new_header
+from nodes.volume import Volume, find_volumes, new_header, volume_path
 
 _COMMIT_ENTRIES = 50_000
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from nodes import index as indexes
+from nodes.batch import Write
 from nodes.compaction import Compactor
 from nodes.crash_note import CrashNote
 from nodes.dropping import Dropper
@@ -46,7 +47,7 @@ from nodes.ring_file import read_ring_file, with_ring
 from nodes.scrub import Scrubber
 from nodes.spares import Spares
 from nodes.volume import Volumes
-from nodes.writer import Write, Writer
+from nodes.writer import Writer
 from sfss.errors import (
     BadRequest,
     Busy,

@@ -68,6 +68,11 @@ def make_directory(path: Path) -> None:
         sync_directory(directory.parent)
 
 
+def new_header(number: int, position: int, node: bytes) -> VolumeHeader:
+    """A volume to begin, with a salt of its own."""
+    return VolumeHeader(number, position, node, int.from_bytes(os.urandom(8), "little"))
+
+
 def create_volume(directory: Path, header: VolumeHeader, spare: Path | None = None) -> int:
     """Make an empty volume, durably, and return its descriptor, open for reading and writing. `spare` is a file to
     write over; it is gone afterwards, or on failure.

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nodes import compaction, housekeeping, identity, index, writer
+from nodes import appender, compaction, housekeeping, identity, index
 from nodes.format import VOLUME_HEADER_BYTES
 from nodes.options import NodeOptions
 from nodes.store import NodeStore
@@ -64,7 +64,7 @@ _disk = threading.Lock()
 def take_turns_on_disk(patch: pytest.MonkeyPatch) -> None:
     """Let `killed` see the disk between the steps of the node's threads, never within one."""
     for owner, name in (
-        (writer._Appender, "do"),
+        (appender.Appender, "do"),
         (index.Index, "commit"),
         (compaction, "set_aside"),
         (identity.DataDirectory, "save"),

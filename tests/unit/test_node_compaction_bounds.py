@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from nodes import compaction
+from nodes.batch import Write
 from nodes.store import NodeStore
-from nodes.writer import Write
 from sfss.store import settled
 from tests.unit.small_nodes import node
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from small_nodes import SMALL, killed, newest_volume, node, take_turns_on_disk
 
-from nodes import command, housekeeping, rings, writer
+from nodes import appender, command, housekeeping, rings
+from nodes.batch import Batch
 from nodes.checker import check_directory
 from nodes.identity import DataDirectory
 from nodes.ring_file import RING, read_ring_file, write_ring_file
@@ -165,16 +166,16 @@ async def test_a_ring_waits_for_deletes_that_go_on_where_files_find_no_room(
 ) -> None:
     async with node(tmp_path) as store:
         change = await bound(store)
-        append = writer._Appender._append
+        append = appender.Appender._append
         go_on = threading.Event()
 
-        def full(self: writer._Appender, batch: writer._Batch) -> None:
+        def full(self: appender.Appender, batch: Batch) -> None:
             if not batch.privileged:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             go_on.wait(10)
             append(self, batch)
 
-        monkeypatch.setattr(writer._Appender, "_append", full)
+        monkeypatch.setattr(appender.Appender, "_append", full)
         store._writer.hold(True)
         gone = Record(b"", 0, 0, 0, 8, checksum_of(b"a", b"", 0, 0, 8, True), True)
         delete = store.apply(b"a", gone, Call(ring=1))

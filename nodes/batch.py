@@ -1,0 +1,179 @@
+"""What is on its way to disk: writes, and the batches that they are laid out in.
+
+Offsets, positions and headers are decided when a batch is made, on the loop, so the thread that appends it does system
+calls only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from nodes.entry import pack_entry
+from nodes.format import (
+    BATCH_HEADER_BYTES,
+    RECORD_HEADER_BYTES,
+    Kind,
+    VolumeHeader,
+    pack_batch_header,
+    pack_record_header,
+)
+from nodes.volume import Volume
+from sfss.errors import SfssError
+from sfss.promise import Promise
+
+BATCH_RECORDS_MAX: Final = 500
+"""With two buffers a record, just under the 1,024 that one pwritev takes (Linux, IOV_MAX)."""
+
+_JOIN_BYTES_MAX: Final = 512
+"""Values up to here are copied behind their header: a copy is cheaper than another buffer for the kernel to walk."""
+
+
+class Write:
+    """One record on its way to disk, and who waits for it.
+
+    `moves` is the entry that a compaction's copy replaces; None for a client's write. `entry` is set when the write is
+    laid out in a volume. It is settled once it is durable or, with `error` set, never will be. Plain attributes
+    throughout: one is made for every write, and the batch's layout reads them all.
+    """
+
+    __slots__ = (
+        "answer",
+        "checksum",
+        "entry",
+        "error",
+        "expires",
+        "flags",
+        "index_key",
+        "key",
+        "kind",
+        "moves",
+        "promise",
+        "settled",
+        "size",
+        "value",
+        "version",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        index_key: bytes,
+        kind: int,
+        key: bytes,
+        value: bytes,
+        flags: int,
+        expires: int,
+        version: int,
+        checksum: int,
+        moves: bytes | None = None,
+    ) -> None:
+        self.index_key = index_key
+        self.kind = kind
+        self.key = key
+        self.value = value
+        self.flags = flags
+        self.expires = expires
+        self.version = version
+        self.checksum = checksum
+        self.moves = moves
+        self.size = RECORD_HEADER_BYTES + len(key) + len(value)
+        self.entry = b""
+        self.settled = False
+        self.error: SfssError | None = None
+        self.promise: Promise[Any] | None = None
+        self.answer: object = None
+        self.waiters: list[tuple[Promise[Any], object]] | None = None
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it may use the reserve: it is what makes room, now or later."""
+        return self.kind != Kind.FILE or self.moves is not None
+
+    def wait(self, promise: Promise[Any], answer: object) -> None:
+        """Have `promise` get `answer` once the record is durable, or the error."""
+        if self.promise is None:
+            self.promise = promise
+            self.answer = answer
+        elif self.waiters is None:
+            self.waiters = [(promise, answer)]
+        else:
+            self.waiters.append((promise, answer))
+
+    def settle(self, error: SfssError | None) -> None:
+        """Tell all that wait."""
+        self.settled = True
+        self.error = error
+        self.value = b""
+        waiters = [(self.promise, self.answer)] if self.promise is not None else []
+        if self.waiters is not None:
+            waiters += self.waiters
+        for promise, answer in waiters:
+            if not promise.done():
+                if error is None:
+                    promise.set_result(answer)
+                else:
+                    promise.set_exception(error)
+
+
+class Batch:
+    """What the thread does in one go. `begins` is the header of the volume to begin first, if any; `size` the bytes of
+    the records; `failures` how many batches had failed when it was laid out: after one more, its place is wrong."""
+
+    __slots__ = ("begins", "buffers", "end", "failures", "offset", "privileged", "size", "sync", "volume", "writes")
+
+    def __init__(
+        self,
+        volume: Volume,
+        begins: VolumeHeader | None,
+        offset: int,
+        writes: list[Write],
+        size: int,
+        durable: int,
+        sync: bool,
+        failures: int,
+    ) -> None:
+        self.volume = volume
+        self.begins = begins
+        self.writes = writes
+        self.size = size
+        self.offset = offset
+        self.end = offset + BATCH_HEADER_BYTES + size
+        self.sync = sync
+        self.failures = failures
+        privileged = True
+        salt = volume.header.salt
+        base = volume.header.position
+        number = volume.header.number
+        buffers = [pack_batch_header(salt, base + offset, size, durable)]
+        offset += BATCH_HEADER_BYTES
+        for write in writes:
+            kind = write.kind
+            value = write.value
+            value_bytes = len(value)
+            flags, expires, version, checksum = write.flags, write.expires, write.version, write.checksum
+            head = pack_record_header(
+                salt, base + offset, kind, write.key, value_bytes, flags, expires, version, checksum
+            )
+            if value_bytes <= _JOIN_BYTES_MAX:
+                buffers.append(head + value)
+            else:
+                buffers.append(head)
+                buffers.append(value)
+            write.entry = pack_entry(
+                write.index_key, number, offset, value_bytes, flags, expires, version, checksum, kind
+            )
+            offset += write.size
+            if kind == Kind.FILE and write.moves is None:
+                privileged = False
+        self.buffers = buffers
+        self.privileged = privileged
+
+
+class SyncJob:
+    """A wish to have everything appended so far on disk."""
+
+    __slots__ = ("then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
