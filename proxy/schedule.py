@@ -26,7 +26,7 @@ class Schedule:
     """When each region is due. Times in seconds of `monotonic`.
 
     `partitions` is the ring's number of them; `interval_s` 0 is never, but for marked regions; `retry_s` is for what
-    could be compared only in part.
+    could be compared only in part, which doesn't wait for longer than its turn either.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Schedule:
     ) -> None:
         self._shift = HASH_BITS - (partitions.bit_length() - 1)
         self._interval_s = interval_s or _NEVER
-        self._retry_s = retry_s
+        self._retry_s = min(retry_s, self._interval_s)
         self._monotonic = monotonic
         self._began = monotonic()
         self._compared_at: dict[int, float] = {}

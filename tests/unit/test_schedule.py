@@ -179,6 +179,16 @@ def test_what_was_compared_in_part_is_tried_again_soon():
     assert [turn for turn in run_until(schedule, ticks, ticks.now + 31.0) if turn[1] == region]
 
 
+def test_what_was_compared_in_part_waits_no_longer_than_for_its_turn():
+    ticks = Ticks()
+    schedule = schedule_of(ticks, interval_s=256.0, retry_s=300.0)
+    run_until(schedule, ticks, ticks.now + 256.0, whole=False)  # an owner of all regions is away
+
+    turns = run_until(schedule, ticks, ticks.now + 256.0)
+
+    assert {region for _, region in turns} == set(range(REGIONS))
+
+
 def test_without_an_interval_only_marked_regions_are_compared():
     ticks = Ticks()
     schedule = schedule_of(ticks, interval_s=0.0)
