@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,3 +64,58 @@ async def client_of(port: int, limits: ClientLimits | None = None, **options: An
         yield client
     finally:
         await client.close()
+
+
+WAYS = ("whole", "byte by byte", "with more behind it")
+"""How hostile input is sent."""
+
+_SLOW_BYTES = 300
+"""Of what is long, so many go byte by byte at its beginning and its end; what lies between goes whole."""
+
+
+class RawClient:
+    """A connection that sends bytes as they are."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def answer(self, said: bytes, way: str) -> bytes:
+        """What is answered to what is said, before the answer to a `mn` that comes after it."""
+        await self._say(said, way, b"mn\r\n")
+        if way != "with more behind it":
+            self._writer.write(b"mn\r\n")
+        async with asyncio.timeout(20):
+            return (await self._reader.readuntil(b"MN\r\n")).removesuffix(b"MN\r\n")
+
+    async def last_answer(self, said: bytes, way: str) -> bytes:
+        """All that is answered until the server closes the connection."""
+        received = b""
+        # The server need not read all that it refuses.
+        with contextlib.suppress(ConnectionError):
+            await self._say(said, way, b"get a\r\n")
+            async with asyncio.timeout(20):
+                while piece := await self._reader.read(4096):
+                    received += piece
+        return received
+
+    async def _say(self, said: bytes, way: str, behind: bytes) -> None:
+        if way == "byte by byte":
+            middle = slice(_SLOW_BYTES, max(_SLOW_BYTES, len(said) - _SLOW_BYTES))
+            singly = [said[at : at + 1] for at in range(len(said))]
+            for piece in (*singly[: middle.start], said[middle], *singly[middle.stop :]):
+                self._writer.write(piece)
+                await self._writer.drain()
+                await asyncio.sleep(0)
+        else:
+            self._writer.write(said + (behind if way == "with more behind it" else b""))
+
+
+@asynccontextmanager
+async def connected(server: MemcacheServer) -> AsyncIterator[RawClient]:
+    """A connection to a server, without a client's manners."""
+    reader, writer = await asyncio.open_connection(HOST, server.port)
+    try:
+        yield RawClient(reader, writer)
+    finally:
+        writer.transport.abort()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import shutil
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
@@ -13,7 +12,7 @@ from pathlib import Path
 import aiomcache
 import pymemcache
 import pytest
-from memcache_tier import HOST
+from memcache_tier import HOST, WAYS, connected
 from store_servers import KINDS, serving_kind
 
 from sfss import __version__
@@ -93,6 +92,11 @@ STAYS = [
     (b"get " + b"k" * 251 + b"\r\n", b"CLIENT_ERROR "),
     (b"get a\x01b\r\n", b"CLIENT_ERROR "),
     (b"get a\x7fb\r\n", b"CLIENT_ERROR "),
+    (b"get a\tb\r\n", b"CLIENT_ERROR "),
+    (b"mg " + b"k" * 251 + b" v s f A V H O1\r\n", b"CLIENT_ERROR "),
+    (b"md a\x01b V H B O1\r\n", b"CLIENT_ERROR "),
+    (b"ms " + b"k" * 251 + b" 6 F0 A0 V H B O1\r\nget a\n\r\n", b"CLIENT_ERROR "),
+    (b"ms a\x7fb 6 F0 A0 V H B O1\r\nget a\n\r\n", b"CLIENT_ERROR "),
     (b"set " + b"k" * 251 + b" 0 0 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
     (b"set a x 0 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
     (b"set a -1 0 6\r\nget a\n\r\n", b"CLIENT_ERROR "),
@@ -115,21 +119,15 @@ CLOSES = [
 ]
 
 
-def named(said: bytes) -> str:
-    """What a test of these bytes is called."""
-    return repr(said[:24])[2:-1]
+@pytest.mark.parametrize("way", WAYS)
+async def test_hostile_input_gets_one_line_and_the_connection_stays_in_step(server: MemcacheServer, way: str) -> None:
+    async with connected(server) as client:
+        for said, begins in STAYS:
+            answer = await client.answer(said, way)
 
-
-@pytest.mark.parametrize(("said", "begins"), STAYS, ids=[named(said) for said, _ in STAYS])
-async def test_hostile_input_gets_one_line_and_the_connection_stays_in_step(
-    server: MemcacheServer, said: bytes, begins: bytes
-) -> None:
-    answer = await answers(server, said)
-
-    assert answer.startswith(begins)
-    assert answer.endswith(b"\r\n")
-    assert answer.count(b"\r\n") == 1
-    assert await answers(server, b"get a\r\n") == b"END\r\n"
+            assert answer.startswith(begins), (said[:100], answer)
+            assert answer.count(b"\r\n") == 1, (said[:100], answer)
+        assert await client.answer(b"get a\r\n", way) == b"END\r\n"
 
 
 async def test_the_hash_tree_is_told_by_who_keeps_one_and_refused_by_the_others(server: MemcacheServer) -> None:
@@ -141,19 +139,11 @@ async def test_the_hash_tree_is_told_by_who_keeps_one_and_refused_by_the_others(
         assert told.startswith(b"SERVER_ERROR not supported here: get @ ")
 
 
-@pytest.mark.parametrize(("said", "answer"), CLOSES, ids=[named(said) for said, _ in CLOSES])
-async def test_input_that_nothing_can_follow_closes_the_connection(
-    server: MemcacheServer, said: bytes, answer: bytes
-) -> None:
-    reader, writer = await asyncio.open_connection(HOST, server.port)
-    writer.write(said + b"get a\r\n")
-
-    received = b""
-    with contextlib.suppress(ConnectionResetError):  # the server need not read all that it refuses
-        while piece := await asyncio.wait_for(reader.read(4096), 20):
-            received += piece
-    writer.close()
-    assert received == answer
+@pytest.mark.parametrize("way", WAYS)
+async def test_input_that_nothing_can_follow_closes_the_connection(server: MemcacheServer, way: str) -> None:
+    for said, answer in CLOSES:
+        async with connected(server) as client:
+            assert await client.last_answer(said, way) == answer, said[:100]
     assert await answers(server, b"get a\r\n") == b"END\r\n"
 
 

@@ -154,6 +154,8 @@ FAULTS = {
         (
             "tests/integration/test_web_hostile.py",
             "tests/integration/test_memcache_hostile.py",
+            "tests/integration/test_memcache_kinds.py",
+            "tests/integration/test_memcache_troubled.py",
             "tests/unit/test_memcache_conversations.py",
         ),
     ),
