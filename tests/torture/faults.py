@@ -163,6 +163,7 @@ FAULTS = {
         "random schedules: a node against a dict, coordinators and what they repair against the checker",
         (
             "tests/unit/test_node_model.py",
+            "tests/unit/test_node_model_memcache.py",
             "tests/unit/test_proxy_linearizable.py",
             "tests/unit/test_proxy_repairs.py",
         ),
@@ -173,6 +174,7 @@ FAULTS = {
             f"{CLUSTER}planted_faults.py",
             f"{CLUSTER}tombstones.py",
             f"{CLUSTER}anti_entropy.py",
+            "tests/unit/test_node_model.py",
             "tests/unit/test_proxy_linearizable.py",
             "tests/unit/test_proxy_repairs.py",
             "tests/unit/test_purging_schedules.py",
