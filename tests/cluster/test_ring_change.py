@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from sfss.memcache.client import MemcacheClient
+from sfss.ring import Member, NodeRing
+from sfss.ring_plan import Change, next_ring
 from tests.cluster.cluster import Cluster
 from tests.cluster.command import Ended, begin, sfss
 from tests.cluster.parts import Part
@@ -117,6 +119,54 @@ async def test_nodes_come_are_replaced_and_go_under_load_and_no_acknowledged_wri
         assert [await ring_of(node) for node in cluster.nodes[2:]] == [5, 5, 5]
         assert [await files_of(node) for node in cluster.nodes[:2]] == [0, 0]
         assert [await files_of(node) > 0 for node in cluster.nodes[2:]] == [True] * 3
+
+
+FILE_BYTES = 48 * 1024
+
+
+async def bytes_received(cluster: Cluster) -> int:
+    """By all nodes over the network, whatever they were."""
+    clients = [MemcacheClient(*node.address) for node in cluster.nodes]
+    try:
+        return sum([int((await client.stats())["bytes_read"]) for client in clients])
+    finally:
+        for client in clients:
+            await client.close()
+
+
+async def test_changes_move_at_most_a_tenth_more_than_the_ideal_bytes(tmp_path, fault_seconds):
+    async with cluster_of(tmp_path / "c", 4, 1, proxies=1, webs=0) as cluster:
+        commands = RingCommands(cluster)
+        a, b, c, d, e = map(name_of, cluster.nodes)
+        keys = [b"moved/%d" % number for number in range(200)]
+        client = MemcacheClient(*cluster.proxies[0].address)
+        await asyncio.gather(*(client.set(key, key.ljust(FILE_BYTES, b".")) for key in keys))
+        await client.close()
+        ring = NodeRing([Member(name) for name in (a, b, c, d)], 3, partitions=PARTITIONS)
+        changes = {("--add", e, "--remove", b, "--weight", f"{d}=2"): Change(add=(e,), remove=(b,), weights={d: 2})}
+        if fault_seconds:  # each kind by itself, too
+            changes |= {
+                ("--add", b): Change(add=(b,)),
+                ("--weight", f"{d}=1"): Change(weights={d: 1}),
+                ("--remove", c): Change(remove=(c,)),
+                ("--replace", f"{a}={c}"): Change(replace={a: c}),
+            }
+        for words, change in changes.items():
+            following = next_ring(ring, change, lambda nodes: min(3, nodes))
+            ideal = sum(FILE_BYTES * len(owners(following, key) - owners(ring, key)) for key in keys)
+            before = await bytes_received(cluster)
+
+            await commands.apply(*words)
+
+            moved = await bytes_received(cluster) - before
+            print(f"{' '.join(words)}: {moved:,} bytes moved, {moved / ideal:.3f} of the ideal")
+            assert ideal <= moved <= 1.1 * ideal, words
+            ring = following
+            commands.know_all_nodes()
+
+
+def owners(ring: NodeRing, key: bytes) -> set[str]:
+    return {ring.members[index].name for index in ring.owners(key)}
 
 
 async def test_a_change_whose_mover_and_parts_are_killed_is_carried_on_and_loses_nothing(

@@ -81,16 +81,20 @@ async def test_each_change_ends_with_every_file_on_its_owners_and_nowhere_else(k
     assert {node.kept.held.number for node in lab.nodes.values()} == {3}
 
 
+@pytest.mark.parametrize("kind", CHANGES)
 @in_virtual_time
-async def test_nothing_moves_that_is_there_already() -> None:
-    lab = lab_for(CHANGES["add"][1], THREE)
+async def test_no_copy_moves_but_to_new_owners_and_to_each_once(kind: str) -> None:
+    before, change = CHANGES[kind]
+    lab = lab_for(change, before)
     keys = [b"file/%d" % number for number in range(40)]
     for key in keys:
-        lab.write(key, record_of(key, 1), on=3)
+        lab.write(key, record_of(key, 1), on=min(3, len(before)))
+    had = {key: set(lab.owners(lab.ring, lab.partition(key))[0]) for key in keys}
 
-    await lab.apply(CHANGES["add"][1])
+    await lab.apply(change)
 
-    assert lab.applied == len(lab.nodes["d:1"].records)
+    has = {key: set(lab.owners(lab.ring, lab.partition(key))[0]) for key in keys}
+    assert lab.applied == sum(len(has[key] - had[key]) for key in keys)
     lab.check_all({key: record_of(key, 1) for key in keys})
 
 
