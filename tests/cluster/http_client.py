@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 
@@ -26,6 +26,8 @@ class Answer:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
+    unsent: bool = False
+    """Whether it came before the body was sent."""
 
 
 class HttpClient:
@@ -43,12 +45,22 @@ class HttpClient:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         seconds: float = 15.0,
+        *,
+        ask_first: bool = False,
     ) -> Answer:
-        """Ask once. Raises `NotSent` or `NoAnswer`; the next request makes a new connection then."""
+        """Ask once. With `ask_first` the body is sent only once the server says that it may come. Raises `NotSent` or
+        `NoAnswer`; the next request makes a new connection then."""
         try:
             async with asyncio.timeout(seconds):
                 reader, writer = await self._connection()
-                writer.write(self._head(method, target, len(body), headers or {}) + body)
+                expect = {"Expect": "100-continue"} if ask_first else {}
+                head = self._head(method, target, len(body), {**(headers or {}), **expect})
+                if ask_first:
+                    writer.write(head)
+                    answer = await self._read_answer(reader, method)
+                    if answer.status != 100:
+                        return replace(answer, unsent=True)
+                writer.write(body if ask_first else head + body)
                 await writer.drain()
                 return await self._read_answer(reader, method)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
@@ -75,14 +87,11 @@ class HttpClient:
         return "\r\n".join([*lines, "", ""]).encode()
 
     async def _read_answer(self, reader: asyncio.StreamReader, method: str) -> Answer:
-        while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            status = int(head[0].split(" ", 2)[1])
-            if status >= 200:
-                break
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        status = int(head[0].split(" ", 2)[1])
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         body = b""
-        if method != "HEAD" and status not in (204, 304):
+        if method != "HEAD" and status not in (100, 204, 304):
             body = await self._read_body(reader, headers)
         if headers.get("connection", "").lower() == "close":
             self.close()
