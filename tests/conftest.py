@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -32,6 +33,11 @@ from tests.planted import TRIES
 # Not in pytest_configure: the conftest of a folder that stands on the command line is imported before that, and imports
 # the packages.
 use_sources()
+
+# What Python compiles is kept, also where the environment says otherwise: tests start hundreds of processes, each of
+# which starts in two thirds of the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sfss.ring import PARTITIONS
 from sfss.web.proxies import ASK_AGAIN_S_MIN, ASK_S_MAX
@@ -253,3 +255,15 @@ class Cluster:
         else:
             print(self.tails())
             self.kill()
+
+
+@contextmanager
+def shared(directory: Path, **options: Any) -> Generator[Cluster]:
+    """A cluster that several tests use one after the other, each with an event loop of its own."""
+    cluster = Cluster(directory, **options)
+    try:
+        asyncio.run(cluster.start())
+        yield cluster
+        asyncio.run(cluster.close())
+    finally:
+        cluster.kill()

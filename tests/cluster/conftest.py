@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Generator
 from types import FrameType
 
 import pytest
 
-from tests.cluster.cluster import LIVE, Cluster
+from tests.cluster.cluster import LIVE, Cluster, shared
 from tests.cluster.history import History
 
 TEST_S_MAX = 150.0
@@ -52,13 +51,8 @@ def _bounded(request: pytest.FixtureRequest) -> Generator[None]:
 
 @pytest.fixture(scope="package")
 def _standing(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("standing"))
-    try:
-        asyncio.run(cluster.start())
+    with shared(tmp_path_factory.mktemp("standing")) as cluster:
         yield cluster
-        asyncio.run(cluster.close())
-    finally:
-        cluster.kill()
 
 
 @pytest.fixture

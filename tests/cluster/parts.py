@@ -176,9 +176,7 @@ def python_command(module: str, plant: str = "") -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of the parts: this interpreter's packages, and no settings of the user's own. They keep what
-    Python compiles: hundreds of them start, each in two thirds of the time."""
+    """The environment of the parts: this interpreter's packages, and no settings of the user's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SFSS_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     root = str(Path(__file__).parents[2])
     return kept | {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]), "PYTHONUNBUFFERED": "1"}

@@ -21,7 +21,7 @@ from nodes.small_file import read_small_file
 from sfss.errors import SfssError
 from sfss.memcache.client import MemcacheClient
 from sfss.ring_keeper import HeldRing, KeptRing
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import NODE_OPTIONS, Cluster, shared
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.history import WRITES, History, Outcome
 from tests.cluster.parts import Part
@@ -37,13 +37,8 @@ KEYS = keys_of("k")
 
 @pytest.fixture(scope="module")
 def _refilling(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("refilling"), nodes=3, proxies=1, webs=1, proxy_settings=QUICK)
-    try:
-        asyncio.run(cluster.start())
+    with shared(tmp_path_factory.mktemp("refilling"), nodes=3, proxies=1, webs=1, proxy_settings=QUICK) as cluster:
         yield cluster
-        asyncio.run(cluster.close())
-    finally:
-        cluster.kill()
 
 
 @pytest.fixture
@@ -311,9 +306,12 @@ async def test_a_flipped_bit_in_what_a_node_knows_of_itself_refuses_its_start_in
 
 async def test_full_disks_refuse_writes_and_go_on_reading_and_deleting(tmp_path, history):
     with ExitStack() as stack:
-        disks = [stack.enter_context(SmallDisk(tmp_path / f"disk{number}", 192 << 20)) for number in range(3)]
+        disks = [stack.enter_context(SmallDisk(tmp_path / f"disk{number}", 96 << 20)) for number in range(3)]
         cluster = Cluster(
-            tmp_path / "c", nodes=3, data={f"node-{number}": disk.path for number, disk in enumerate(disks)}
+            tmp_path / "c",
+            nodes=3,
+            data={f"node-{number}": disk.path for number, disk in enumerate(disks)},
+            node_options=[*NODE_OPTIONS, "--reserve-mib", "16"],
         )
         stack.callback(cluster.kill)
         async with cluster:
@@ -343,7 +341,7 @@ async def fill_and_free_as(client: Client, cluster: Cluster, disks: list[SmallDi
 
     # Two: writes are refused, once what was kept in reserve or taken ahead is used up.
     disks[1].fill()
-    refused = [e for e in [await client.put(f"extra/{n}", 400_000) for n in range(400)] if e.outcome is not Outcome.OK]
+    refused = [e for e in [await client.put(f"extra/{n}", 400_000) for n in range(240)] if e.outcome is not Outcome.OK]
     assert len(refused) > 50
     assert {e.status for e in refused[20:]} <= {507, 503}
     assert 507 in {e.status for e in refused}

@@ -30,6 +30,7 @@ from sfss.store import Applied, Call, Identity, Record
 from tests.planted import TRIES
 from tests.unit.simulated_network import Link
 from tests.unit.simulated_repairs import SETTINGS, coarse_regions, simulate
+from tests.unit.simulated_trouble import Crashes
 from tests.unit.tree_store import ForgetfulStore
 from tests.unit.virtual_time import run
 
@@ -138,7 +139,7 @@ def test_a_node_that_is_trusted_for_what_an_earlier_life_got_is_caught() -> None
         def trust(self, epoch: int) -> Identity:
             return super().trust(self.epoch)
 
-    assert caught(node=ForgetsItsLives)
+    assert caught(node=ForgetsItsLives, crashes=Crashes(every_s=20.0))  # many lives, and short ones
 
 
 def test_a_suspect_node_whose_word_counts_is_caught() -> None:
