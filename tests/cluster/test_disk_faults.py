@@ -263,7 +263,10 @@ async def test_bits_that_flip_on_one_node_are_found_never_served_and_lose_nothin
         with closing(Client("keeper", refilling.web_addresses, history, rng)) as keeper:
             for key in kept:
                 await keeper.put(key, 2000)
-        assert await read_own(node, kept) == (len(kept), 0)
+        # While a proxy takes it for down it is passed over, and brought what it missed from a hint.
+        async with asyncio.timeout(30):
+            while await read_own(node, kept) != (len(kept), 0):
+                await asyncio.sleep(0.1)
 
     history.check()
 
