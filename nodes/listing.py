@@ -21,16 +21,12 @@ from nodes.entry import HASH_BYTES, is_whole, names_its_key, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
 from nodes.overlay import Overlay, is_purged
-from nodes.tree_check import is_off
+from nodes.tree_check import BREATH_RECORDS, BREATH_S, is_off
 from sfss.errors import Busy, CorruptRecord
 from sfss.hash_tree import LEAF_DIGITS, LISTED_MAX, Listed, hash_range, write_branches, write_listed, write_listing
 
 _WAITING_MAX = 64
 """Listings asked for and not answered; one more is refused as busy. Each holds a copy of what isn't indexed."""
-
-_BREATH_RECORDS = 200
-_BREATH_S = 0.0002
-"""After so many records the interpreter is left to others: it is held for about half a millisecond."""
 
 _SLICE_ENTRIES = 500
 
@@ -117,8 +113,8 @@ def _list(
             damaged = True
             on_doubt()
         lines.append(write_listed(Listed(key[HASH_BYTES:], version, checksum, kind == Kind.TOMBSTONE, size, damaged)))
-        if not len(lines) % _BREATH_RECORDS:
-            time.sleep(_BREATH_S)
+        if not len(lines) % BREATH_RECORDS:
+            time.sleep(BREATH_S)
     return write_listing(lines, next(told, None) is not None)
 
 

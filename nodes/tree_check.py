@@ -27,6 +27,10 @@ _SLICE_ENTRIES = 500
 _IDLE_PART = 20.0
 """Seconds of pause for each second of work."""
 
+BREATH_RECORDS = 200
+BREATH_S = 0.0002
+"""After so many records the interpreter is left to others: it is held for about half a millisecond."""
+
 
 class Correction(NamedTuple):
     """What a leaf is off by: `digest` to XOR, `records` to add."""
@@ -103,15 +107,17 @@ def is_off(index: Index, leaf: int) -> bool:
     """Whether entries below a leaf are missing that it was made of, or it was not made of those that are there: a key
     was damaged, or a damaged entry was written over, and it isn't mended yet. For any thread. Not told of a leaf with
     more entries than one listing has."""
-    number, place = divmod(leaf, PAGE_LEAVES)
+    region, place = divmod(leaf, PAGE_LEAVES)
     with index.frozen() as commit:
         entries = commit.between(leaf.to_bytes(2), (leaf + 1).to_bytes(2) if leaf + 1 < LEAVES else None, LISTED_MAX)
-        page = commit.tree_page(number)
-        bound, known_damaged = _counting(commit, number)
+        page = commit.tree_page(region)
+        bound, known_damaged = _counting(commit, region)
     if len(entries) == LISTED_MAX:
         return False
     digest = count = damaged = 0
-    for key, entry in entries:
+    for number, (key, entry) in enumerate(entries, 1):
+        if not number % BREATH_RECORDS:
+            time.sleep(BREATH_S)
         if not is_whole(key, entry):
             damaged += names_its_key(key, entry)
         elif not is_purged(entry, bound):
@@ -119,7 +125,7 @@ def is_off(index: Index, leaf: int) -> bool:
             digest ^= damaged_digest(checksum) if key in known_damaged else checksum
             count += 1
     try:
-        digests, counts = unpack_page(number, page) if page else empty_page()
+        digests, counts = unpack_page(region, page) if page else empty_page()
     except ValueError:
         return True
     if damaged:  # what they were in the tree nobody knows

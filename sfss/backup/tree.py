@@ -59,7 +59,7 @@ class Cluster(Protocol):
 
 class Newest(NamedTuple):
     """The newest record of a key that any node listed, and whether those that listed it prove it (`View`). `reads_one`:
-    only if they do is it known that a reader who is told less was told what is old."""
+    a reader hears one node, so it may be told less than this, proven or not, and be told what is old."""
 
     record: Listed
     proven: bool
