@@ -92,7 +92,7 @@ def test_writes_of_two_coordinators_are_sure_only_if_both_ask_first(asking, sure
         ).outcomes
         return sum(count for name, count in outcomes.items() if name.endswith("unknown"))
 
-    assert (sum(unknown(seed) for seed in range(6)) == 0) is sure
+    assert any(unknown(seed) for seed in range(6)) is not sure
 
 
 def test_most_operations_succeed_in_bad_weather():

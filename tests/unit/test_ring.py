@@ -2,6 +2,7 @@
 
 import random
 from bisect import bisect_left
+from functools import cache
 
 import pytest
 import xxhash
@@ -11,24 +12,30 @@ from uhashring import HashRing
 
 from sfss.errors import SetupError
 from sfss.keys import hash_key
-from sfss.ring import POINTS, Member, NodeRing, ServerRing
+from sfss.ring import PARTITIONS, POINTS, Member, NodeRing, ServerRing
 
 
 def members(count: int, zones: int = 0) -> list[Member]:
     return [Member(f"10.0.0.{n}:7900", zone=f"z{n % zones}" if zones else "") for n in range(1, count + 1)]
 
 
+@cache
+def ring_of(count: int, copies: int, zones: int = 0) -> NodeRing:
+    """Of that many nodes. Tests share it: to make one takes most of their time."""
+    return NodeRing(members(count, zones), copies)
+
+
 @pytest.mark.parametrize("copies", [1, 2, 3])
 @pytest.mark.parametrize("count", range(3, 13))
 def test_every_node_has_its_share_within_a_tenth(count, copies):
-    shares = NodeRing(members(count), copies).shares()
+    shares = ring_of(count, copies).shares()
 
     assert 0.9 < min(shares) <= max(shares) < 1.1
 
 
 @pytest.mark.parametrize("count", range(3, 13))
 def test_first_owners_which_serve_the_bytes_of_reads_are_balanced_too(count):
-    ring = NodeRing(members(count), 3)
+    ring = ring_of(count, 3)
     first = [0] * count
     for owners in ring.table:
         first[owners[0]] += 1
@@ -38,7 +45,7 @@ def test_first_owners_which_serve_the_bytes_of_reads_are_balanced_too(count):
 
 
 def test_owners_are_distinct_and_as_many_as_asked():
-    ring = NodeRing(members(5), 3)
+    ring = ring_of(5, 3)
 
     assert all(len(set(owners)) == 3 for owners in ring.table)
 
@@ -64,7 +71,7 @@ def test_a_node_of_twice_the_weight_keeps_twice_as_much():
 
 @pytest.mark.parametrize("count", [3, 5, 11])
 def test_adding_a_node_moves_about_its_share(count):
-    before, after = NodeRing(members(count), 3), NodeRing(members(count + 1), 3)
+    before, after = ring_of(count, 3), ring_of(count + 1, 3)
 
     moved = 0
     for old, new in zip(before.table, after.table, strict=True):
@@ -94,19 +101,21 @@ def test_the_order_of_members_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("nodes", "copies", "partitions"),
     [
-        NodeRing(members(4), 3),
-        NodeRing(members(3), 2),
-        NodeRing(members(3), 3, partitions=4096),
-        NodeRing(members(3, 3), 3),
-        NodeRing([*members(2), Member("10.0.0.3:7900", weight=2)], 3),
-        NodeRing([*members(2), Member("10.0.0.3:7901")], 3),
+        (members(4), 3, PARTITIONS),
+        (members(3), 2, PARTITIONS),
+        (members(3), 3, 4096),
+        (members(3, 3), 3, PARTITIONS),
+        ([*members(2), Member("10.0.0.3:7900", weight=2)], 3, PARTITIONS),
+        ([*members(2), Member("10.0.0.3:7901")], 3, PARTITIONS),
     ],
     ids=["nodes", "copies", "partitions", "zones", "weights", "address"],
 )
-def test_the_fingerprint_tells_rings_apart(other):
-    assert NodeRing(members(3), 3).fingerprint != other.fingerprint
+def test_the_fingerprint_tells_rings_apart(nodes, copies, partitions):
+    other = NodeRing(nodes, copies, partitions=partitions)
+
+    assert ring_of(3, 3).fingerprint != other.fingerprint
 
 
 def test_placement_never_changes_between_releases():
@@ -132,7 +141,7 @@ def test_what_makes_no_ring_is_refused_in_words(nodes, copies, partitions, messa
 
 
 def test_equal_rings_share_their_owner_tuples():
-    ring = NodeRing(members(12), 3)
+    ring = ring_of(12, 3)
 
     assert len({id(owners) for owners in ring.table}) <= 12 * 11 * 10
 
