@@ -8,6 +8,7 @@ import asyncio
 import hypothesis.strategies as st
 import pytest
 from hypothesis import Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from sfss.errors import SfssError
@@ -105,5 +106,7 @@ class NodeOnALyingDisk(NodeAgainstDict):
 def test_a_node_whose_disk_does_not_sync_is_caught():
     tries = settings(max_examples=100, stateful_step_count=30, phases=[Phase.generate], database=None)
 
-    with pytest.raises((AssertionError, SfssError)):  # something else than was stored, or nothing that can be read
+    # Something else than was stored; nothing that can be read; or a node that goes on otherwise when the same is done
+    # once more, since what such a disk loses is a matter of time. With a disk that syncs none of the three ever comes.
+    with pytest.raises((AssertionError, SfssError, Flaky)):
         run_state_machine_as_test(NodeOnALyingDisk, settings=tries)
