@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -29,6 +30,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.seconds
+
+    @property
+    def _clock_resolution(self) -> float:
+        """How early a timer may be taken for due: never. With asyncio's nanosecond two tasks that wait for less than
+        that would wake each other for ever, and no time would pass."""
+        return math.ulp(self.seconds)
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, _: float) -> None:
+        pass
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """No threads: what would go to one is done at once."""
