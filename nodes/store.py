@@ -734,12 +734,11 @@ class NodeStore:
     ) -> None:
         if answer.done():
             return  # whoever asked has left
-        volume, offset, size, flags, expires, version, checksum, _, _, _ = unpack_fields(packed)
+        _, _, size, flags, expires, version, checksum, _, _, _ = unpack_fields(packed)
         if isinstance(error, OSError) and error.errno in _SHORT_OF:
             answer.set_exception(Busy(f"the node is short of something: {error.strerror}"))
         elif isinstance(error, OSError):
-            _log.error("volume %d can't be read at %d: %s", volume, offset, error)
-            answer.set_exception(self._corrupt(lookup, packed))
+            answer.set_exception(self._corrupt(lookup, packed, f"can't be read: {error}"))
         elif error is not None:
             answer.set_exception(error)
         elif len(value) != size or checksum_of(lookup[HASH_BYTES:], value, flags, expires, version, False) != checksum:
@@ -747,12 +746,13 @@ class NodeStore:
         else:
             answer.set_result(Record(value, size, flags, expires, version, checksum, False))
 
-    def _corrupt(self, lookup: bytes, packed: bytes) -> CorruptRecord:
+    def _corrupt(self, lookup: bytes, packed: bytes, why: str = "failed its checksum") -> CorruptRecord:
         self._corrupt_records += 1
-        self._note_damage_of(lookup, packed)
         volume, offset = unpack_fields(packed)[:2]
-        _log.error("volume %d: the record at %d failed its checksum", volume, offset)
-        return CorruptRecord(f"the record at {offset} in volume {volume} failed its checksum")
+        if lookup not in self._damaged:  # else that was said when it was found, and readers may be many
+            _log.error("volume %d: the record at %d %s", volume, offset, why)
+        self._note_damage_of(lookup, packed)
+        return CorruptRecord(f"the record at {offset} in volume {volume} {why}")
 
     def _note_damage_of(self, lookup: bytes, packed: bytes) -> None:
         # Both the scrubber's thread and a read are behind the loop: what they found may have been written again.
@@ -770,9 +770,9 @@ class NodeStore:
     def _verified(self, lookup: bytes, packed: bytes) -> Entry:
         try:
             return unpack_entry(lookup, packed)
-        except CorruptRecord as error:
+        except CorruptRecord:
             self._corrupt_records += 1
-            _log.error("%s", error)
+            self._scrubber.look_soon()  # which says what it finds, once
             raise
 
     # --- rules ---------------------------------------------------------------------------------------

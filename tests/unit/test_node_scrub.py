@@ -68,6 +68,19 @@ async def test_rot_that_counts_is_an_error_from_then_on_and_can_be_written_again
         assert store.stats()["damaged_records"] == "0"
 
 
+async def test_however_often_rot_is_read_it_is_logged_once(tmp_path, caplog):
+    async with node(tmp_path) as store:
+        await filled(store)
+        damage(tmp_path, b"002 002 002")
+
+        for _ in range(5):
+            with pytest.raises(CorruptRecord):
+                await settled(store.read(b"k2"))
+
+        assert [line for line in caplog.messages if "failed its checksum" in line] == caplog.messages[:1]
+        assert store.stats()["corrupt_records"] == "5"
+
+
 async def test_rot_in_garbage_is_counted_and_harms_nobody(tmp_path):
     async with node(tmp_path) as store:
         await filled(store)
