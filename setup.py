@@ -74,7 +74,7 @@ def extensions() -> list[Extension]:
     made = mypycify([*options, *sources], opt_level="2", debug_level="0", separate=libraries)
     for extension in made:
         # What no other library calls needs no table to be called by: 1 % fewer instructions, and 7 % smaller.
-        extension.extra_compile_args += [] if sys.platform == "win32" else ["-fvisibility=hidden"]
+        extension.extra_compile_args.append("-fvisibility=hidden")
     return made
 
 
