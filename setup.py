@@ -28,7 +28,7 @@ tests_require = [
 
 COMPILED = {
     "wire": {
-        "sfss": "keys promise record ring stamps",
+        "sfss": "groups keys promise record ring stamps",
         "sfss/memcache": "answers block client connection exchanges lane line link own replies requests ring_exchanges"
         " server service sighting_exchange socket_transport tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage words",
@@ -38,7 +38,9 @@ COMPILED = {
         " proxies repeated_head requests retry_budget server uploads versions",
         "sfss/web/batches": "getting keys outcomes putting records room",
     },
-    "proxy": {"proxy": "coordinator counters gathering health latency options peer placed_ring reading writing"},
+    "proxy": {
+        "proxy": "coordinator counters gathering grouping health latency options peer placed_ring reading writing"
+    },
     "nodes": {"nodes": "appender batch bounds entry format index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""

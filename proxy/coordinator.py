@@ -10,11 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from proxy.counters import Counters
 from proxy.figures import Figures, check_topic
 from proxy.gathering import Gathering
+from proxy.grouping import Deliveries, GroupRead
 from proxy.health import Health
 from proxy.options import Options
 from proxy.peer import Peer
@@ -22,6 +23,7 @@ from proxy.placed_ring import Owners, PlacedRing
 from proxy.reading import Read
 from proxy.writing import Write
 from sfss.errors import Busy, Outcome, Unavailable
+from sfss.groups import Item, each
 from sfss.keys import hash_key
 from sfss.promise import Promise, Turn, promised, turn_of
 from sfss.stamps import StampClock, too_far_ahead
@@ -114,7 +116,7 @@ class Coordinator:
         self._shift = placed.shift
         self._table = placed.table
         # In the order of their beginning, which a set doesn't keep: a simulated schedule must repeat exactly.
-        self._in_flight: dict[Gathering | Write, None] = {}
+        self._in_flight: dict[Gathering | GroupRead | Write, None] = {}
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -138,6 +140,20 @@ class Coordinator:
     def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
         return Write(self, key, b"", 0, 0, True, call).start()
 
+    def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Reply[list[Any]]:
+        """Read several keys with one question to each node; what isn't plain is left out (`sfss.groups`)."""
+        self._admit_read()
+        return GroupRead(self, keys).start(call)
+
+    def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Reply[list[Any]]:
+        """Write several files; what can be stamped at once goes to each node in one request."""
+        together = Deliveries()
+        outcomes = each(
+            lambda item: Write(self, item.key, item.value, item.flags, item.expires, False, call).start(together), items
+        )
+        together.send()
+        return outcomes
+
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         check_topic(topic)
         return promised(self.loop.create_task(self.figures.of_topic(topic), name="stats"))
@@ -155,12 +171,15 @@ class Coordinator:
         self.figures.close()
 
     def _read(self, key: bytes, call: Call, whole: bool) -> Reply[Record | None]:
+        self._admit_read()
+        return Read(self, key, call, whole).start()
+
+    def _admit_read(self) -> None:
         if len(self._in_flight) >= self.options.in_flight_max:
             self.counters.busy += 1
             raise Busy(f"{len(self._in_flight)} requests in flight")
         if self._hedges_saved < _HEDGES_SAVED_MAX:
             self._hedges_saved += self.options.hedge_budget
-        return Read(self, key, call, whole).start()
 
     def take_over(self, placed: PlacedRing) -> None:
         """Go over to another ring. Requests under way end under the one that they began with, or begin again."""
@@ -250,13 +269,13 @@ class Coordinator:
     def dismiss(self, size: int) -> None:
         self._bytes -= size
 
-    def watch(self, request: Gathering | Write) -> None:
+    def watch(self, request: Gathering | GroupRead | Write) -> None:
         """Call the request's `overdue` when it is due, until `unwatch`; its `break_off` where that raises."""
         self._in_flight[request] = None
         if self._timer is None:
             self._timer = self.loop.call_later(self.options.sweep_s, self._sweep)
 
-    def unwatch(self, request: Gathering | Write) -> None:
+    def unwatch(self, request: Gathering | GroupRead | Write) -> None:
         self._in_flight.pop(request, None)
         if self._drained is not None and not self._in_flight and not self._drained.done():
             self._drained.set_result(None)

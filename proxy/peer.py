@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from proxy.latency import Latency
-from sfss.store import NO_CALL, Call, Replica, Reply
+from sfss.groups import each
+from sfss.memcache.client import MemcacheClient
+from sfss.store import NO_CALL, Call, Record, Replica, Reply
 
 _HEDGE_EVERY: Final = 128
 """After so many reads, when to hedge is worked out anew."""
@@ -78,3 +81,18 @@ class Peer:
         if not self.reads_until_hedge:
             self.reads_until_hedge = _HEDGE_EVERY
             self.hedge_s = max(self.read_latency.quantile(0.95) or 0.0, _HEDGE_S_MIN)
+
+    def read_many(self, keys: Sequence[bytes], whole: bool, call: Call) -> Reply[list[Any]]:
+        """Read or inspect several keys; in the list errors stand as values."""
+        replica = self.replica
+        if isinstance(replica, MemcacheClient):
+            return replica.read_many(keys, whole, call)
+        ask = replica.read if whole else replica.inspect
+        return each(lambda key: ask(key, call), keys)
+
+    def apply_many(self, records: Sequence[tuple[bytes, Record]], call: Call) -> Reply[list[Any]]:
+        """Write several records; in the list errors stand as values."""
+        replica = self.replica
+        if isinstance(replica, MemcacheClient):
+            return replica.apply_many(records, call)
+        return each(lambda record: replica.apply(record[0], record[1], call), records)

@@ -41,6 +41,7 @@ from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
+    from proxy.grouping import Deliveries
 
 _SURELY_NOT_APPLIED: Final = (
     BadRequest,
@@ -139,15 +140,16 @@ class Write:
         self._error: Exception | None = None
         self._promise: Promise[Written | None] | None = None
 
-    def start(self) -> Reply[Written | None]:
-        """Begin. None is the answer of a delete that found nothing."""
+    def start(self, together: Deliveries | None = None) -> Reply[Written | None]:
+        """Begin. None is the answer of a delete that found nothing. What can be sent at once goes with `together`,
+        which the caller sends."""
         coordinator = self._coordinator
         coordinator.admit(self._size)
         version = None
         if not (self._tombstone or self._shared or coordinator.must_ask(self.key, self._owners)):
             version = coordinator.stamp_unasked()
         if version is not None:
-            self._send(version)
+            self._send(version, together)
         elif self._tombstone:
             # Strict even where R = 1: what it finds decides whether anything is written.
             self._inquire(Read(coordinator, self.key, self._call, False, True))
@@ -223,7 +225,7 @@ class Write:
 
     # 2. sending
 
-    def _send(self, version: int) -> None:
+    def _send(self, version: int, together: Deliveries | None = None) -> None:
         coordinator = self._coordinator
         key, value, flags, expires, tombstone = self.key, self._value, self._flags, self._expires, self._tombstone
         checksum = checksum_of(key, value, flags, expires, version, tombstone)
@@ -231,9 +233,9 @@ class Write:
         self._record = record
         coordinator.joined(self)
         self._sent = True
-        self._deliver(record)
+        self._deliver(record, together)
 
-    def _deliver(self, record: Record) -> None:
+    def _deliver(self, record: Record, together: Deliveries | None = None) -> None:
         coordinator, owners = self._coordinator, self._owners
         self._votes = None if owners.joint is None else {}
         skip = not coordinator.health.well and coordinator.enough_are_well(owners)
@@ -242,6 +244,9 @@ class Write:
         for peer in peers:
             if skip and peer.down:
                 self._refused(peer, Unreachable(f"skipped: {peer.error}"))
+                continue
+            if together is not None:
+                together.add(peer, self, record, self._call)
                 continue
             self._give(peer, record)
             if self._left:
@@ -264,13 +269,18 @@ class Write:
     # 3. counting answers
 
     def _replied(self, peer: Peer, call: Call, reply: Promise[Applied]) -> None:
+        if reply.cancelled():
+            self.heard(peer, call, Expired("cancelled", Outcome.UNKNOWN))
+        else:
+            self.heard(peer, call, reply.exception() or reply.result())
+
+    def heard(self, peer: Peer, call: Call, outcome: Applied | BaseException) -> None:
+        """Count what a replica answered in the round of `call`."""
         # Each round has a call of its own, also one under the same ring: a replica counts once in it.
         if self._left or call is not self._call:
             return  # to a question of a round that was left: what it may have stored is among the doubtful
-        if reply.cancelled():
-            self._refused(peer, Expired("cancelled", Outcome.UNKNOWN))
-        elif error := reply.exception():
-            failure = error if isinstance(error, Exception) else Expired(str(error), Outcome.UNKNOWN)
+        if not isinstance(outcome, Applied):
+            failure = outcome if isinstance(outcome, Exception) else Expired(str(outcome), Outcome.UNKNOWN)
             if isinstance(failure, StaleRing) and self._follow_ring(peer, failure):
                 return
             coordinator = self._coordinator
@@ -283,7 +293,7 @@ class Write:
             peer.apply_latency.record(self._coordinator.monotonic() - self._started)
             if peer.silences or peer.down or peer.suspect:
                 self._coordinator.health.answered(peer, self._started)
-            self._count(peer, reply.result())
+            self._count(peer, outcome)
         if not self._settled:
             self._decide()
 

@@ -4,6 +4,8 @@
 a memcache client and the in-memory store of the tests implement it, so each of them can stand behind the web
 tier or behind the memcache server.
 
+`GroupStore` is for stores that serve several keys in one request.
+
 `Replica` is what a coordinator sees of one node: raw records with their versions, tombstones included, and
 writes that are stored only if newer. A node's disk store and the memcache client (to a node) implement it.
 
@@ -22,8 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from sfss.groups import Item as Item
 from sfss.promise import Promise
 from sfss.record import NO_CALL as NO_CALL
 from sfss.record import Applied as Applied
@@ -70,6 +73,17 @@ class Store(Protocol):
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         """Figures by name (docs/wire.rst), all strings. `topic` as in `stats <topic>`; `BadRequest` if unknown."""
+
+
+@runtime_checkable
+class GroupStore(Protocol):
+    """A store that serves several keys in one request. In the lists that are answered, errors stand as values."""
+
+    def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> list[Any] | Promise[list[Any]]:
+        """For each key `Record`, None or an error; `LeftOut` of those to be asked for alone."""
+
+    def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> list[Any] | Promise[list[Any]]:
+        """For each item `Written` or an error. Of two items of one key the later one stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,12 @@ from typing import Any, Final
 
 from sfss.addresses import host_and_port, reason_of
 from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
+from sfss.groups import Item
 from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
     Apply,
+    ApplyGroup,
     AskHashes,
     AskIdentity,
     AskPurged,
@@ -35,7 +37,9 @@ from sfss.memcache.exchanges import (
     ClassicSet,
     Exchange,
     Fetch,
+    FetchGroup,
     Put,
+    PutGroup,
     Remove,
 )
 from sfss.memcache.lane import Lane
@@ -51,8 +55,8 @@ from sfss.store import KEY_BYTES_MAX, NO_CALL, Applied, Call, Identity, Purged, 
 
 _log = logging.getLogger("sfss.memcache")
 
-_SEQUENCES: Final = 10_000_000
-"""Opaques count up to here: 7 digits, a dot and 24 bytes of request id are the 32 that an opaque may have."""
+_SEQUENCES: Final = 1_000_000
+"""Opaques count up to here: a group's star, 6 digits, a dot and 24 bytes of request id are the 32 that one may have."""
 
 
 class Dialect(Enum):
@@ -204,6 +208,26 @@ class MemcacheClient:
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Promise[dict[str, str]]:
         return self._ask(self._reads, AskStats(topic), call)
+
+    # GroupStore, and the same of replicas
+
+    def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Promise[list[Any]]:
+        self._needs_sfss("get_many")
+        return self._ask(self._reads, FetchGroup([_checked(key) for key in keys], True, False, call), call)
+
+    def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Promise[list[Any]]:
+        self._needs_sfss("set_many")
+        puts = [Put(_checked(item.key), item.value, item.flags, item.expires, call) for item in items]
+        return self._ask(self._writes, PutGroup(puts), call)
+
+    def read_many(self, keys: Sequence[bytes], whole: bool, call: Call = NO_CALL) -> Promise[list[Any]]:
+        self._needs_sfss("read_many")
+        return self._ask(self._reads, FetchGroup([_checked(key) for key in keys], whole, True, call), call)
+
+    def apply_many(self, records: Sequence[tuple[bytes, Record]], call: Call = NO_CALL) -> Promise[list[Any]]:
+        self._needs_sfss("apply_many")
+        applies = [Apply(_checked(key), record, call) for key, record in records]
+        return self._ask(self._writes, ApplyGroup(applies), call)
 
     # Replica
 

@@ -75,7 +75,10 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._service = server.service
         self._limits = server.limits
-        self._parser = RequestParser(COMMANDS, LANES, server.reserve, server.limits.value_bytes_max)
+        # The access log has a line for each request.
+        self._parser = RequestParser(
+            COMMANDS, LANES, server.reserve, server.limits.value_bytes_max, not server.access_log
+        )
         self._transport: Transport | None = None
         self._slots: deque[Slot] = deque()
         self._held: Request | None = None
@@ -216,7 +219,9 @@ class Connection(asyncio.Protocol):
     def _take_requests(self) -> bool:
         """Take requests until there are no more (False) or a limit is reached (True)."""
         slots, limits, parser = self._slots, self._limits, self._parser
-        for _ in range(TURN_REQUESTS_MAX):
+        begun = 0
+        while begun < TURN_REQUESTS_MAX:
+            begun += 1
             if slots and (
                 len(slots) >= limits.in_flight_max
                 or self._slot_bytes + len(slots) * self._reply_bytes > limits.waiting_bytes_max
@@ -243,6 +248,8 @@ class Connection(asyncio.Protocol):
                 self._held = request
                 return True
             self._held = None
+            if request.more is not None:
+                begun += len(request.more)
             self._begin(request)
         if not self._gave_way:
             self._gave_way = True
@@ -268,7 +275,9 @@ class Connection(asyncio.Protocol):
             earlier = slot.request
             if earlier is None or slot.pending is None or slot.pending.promise.done():
                 continue
-            if (writes or earlier.writes) and (key == earlier.key or not key or not earlier.key):
+            if not (writes or earlier.writes):
+                continue
+            if key == earlier.key or not key or not earlier.key or earlier.more is not None:
                 return True
         return False
 
@@ -291,10 +300,10 @@ class Connection(asyncio.Protocol):
         if server.bytes_held > server.limits.bytes_held_max and not request.command.light:
             self._service.counters.rejected_busy += 1
             self._service.counters.errors += 1
-            answer: Answer = BUSY
+            answer: Answer = BUSY * request.lines
         elif server.closing and not request.noreply:
             # Whoever asks learns for sure that nothing was begun, and goes elsewhere.
-            answer = STOPPING
+            answer = STOPPING * request.lines
         else:
             answer = carry_out(self._service, request)
         if isinstance(answer, bytes) and not (self._slots or reserved or request.noreply or begun):
@@ -303,7 +312,7 @@ class Connection(asyncio.Protocol):
             self._out_bytes += len(answer)
             return
         if type(answer) is Pending:
-            held = len(request.value)
+            held = request.held_bytes
             server.bytes_held += held - reserved
             self._wait(request, answer, begun, held)
             return

@@ -9,6 +9,7 @@ that isn't the one asked for.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sfss.errors import BadRequest, ConnectionLost, CorruptRecord, Outcome, SfssError
@@ -106,6 +107,10 @@ class Fetch(Exchange):
         self._raw = raw
         self._call = call
         self._found: own.Found | None = None
+
+    def forget(self) -> None:
+        """Forget what has come of an answer: the request is sent once more."""
+        self._found = None
 
     def request(self, milliseconds: int) -> bytes:
         self._found = None
@@ -269,6 +274,104 @@ def written_of(stored: own.Stored) -> Written:
     if not stored.newest:
         raise OutOfStep("NS answers another request")
     return Written(stored.version, stored.checksum, stored.durable, stored.copies)
+
+
+class Group(Exchange):
+    """Several exchanges of one kind, sent and answered one behind the other; its result is the list of theirs, errors
+    as values.
+
+    Each line has the same opaque, which begins with a star: so a server knows that they belong together. One that
+    doesn't, answers them all the same.
+    """
+
+    __slots__ = ("_members", "_results")
+
+    def __init__(self, members: Sequence[Exchange]) -> None:
+        super().__init__(sum([member.size for member in members]))
+        self._members = members
+        self._results: list[Any] = []
+
+    def _begin(self, opaque: bytes) -> None:
+        self._results = []
+        for member in self._members:
+            member.opaque = opaque
+            member.promise = self.promise
+            member.repeated = self.repeated
+
+    def request(self, milliseconds: int) -> Buffers:
+        self._begin(b"*" + self.opaque)
+        pieces: list[bytes] = []
+        for member in self._members:
+            request = member.request(milliseconds)
+            if isinstance(request, bytes):
+                pieces.append(request)
+            else:
+                pieces.extend(request)
+        return b"".join(pieces)
+
+    def take(self, replies: ReplyParser) -> Any:
+        members, results = self._members, self._results
+        while len(results) < len(members):
+            try:
+                result = members[len(results)].take(replies)
+            except OutOfStep:
+                raise
+            except SfssError as error:
+                if self.repeated and self.writes:
+                    error.outcome = Outcome.UNKNOWN  # as in `Link`: the first sending may have been carried out
+                result = error
+            if result is MORE:
+                return MORE
+            results.append(result)
+        return results
+
+    def fail(self, error: SfssError) -> None:
+        """Tell the caller; what has been answered stays answered."""
+        promise = self.promise
+        if promise.done():
+            return
+        if self._results:
+            promise.set_result(self._results + [error] * (len(self._members) - len(self._results)))
+        else:
+            promise.set_exception(error)
+
+
+class FetchGroup(Group):
+    """Reads that differ in their keys only."""
+
+    __slots__ = ("_call", "_fetches", "_flags", "_keys")
+
+    def __init__(self, keys: Sequence[bytes], value: bool, raw: bool, call: Call) -> None:
+        self._fetches = [Fetch(key, value, raw, call) for key in keys]
+        super().__init__(self._fetches)
+        self._keys = keys
+        self._flags = b"%b s f A V H%b" % (b" v" if value else b"", b" Y" if raw else b"")
+        self._call = call
+
+    def request(self, milliseconds: int) -> Buffers:
+        opaque = b"*" + self.opaque
+        self._begin(opaque)
+        for fetch in self._fetches:
+            fetch.forget()
+        end = self._flags + tail(self._call, milliseconds, opaque)
+        return b"mg " + (end + b"mg ").join(self._keys) + end
+
+
+class ApplyGroup(Group):
+    """Stamped writes."""
+
+    __slots__ = ()
+
+    writes = True
+
+
+class PutGroup(Group):
+    """Unstamped sets."""
+
+    __slots__ = ()
+
+    writes = True
+    repeatable = False
 
 
 class AskStats(Exchange):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sfss.errors import SfssError
+from sfss.groups import GROUP_KEYS_MAX
 from sfss.memcache.block import Block
 from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, UnknownCommand, client_error, error_line
 from sfss.memcache.line import Line
@@ -43,10 +44,24 @@ class Request:
 
     `ordered`: later requests of its connection for the same key must see its effect, as memcached's clients expect;
     requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides
-    `Store`: `replica`, `updater` or `flushable`. `writes`: it may change what is stored.
+    `Store`: `replica`, `updater` or `flushable`. `writes`: it may change what is stored. `group`: the opaque that it
+    has in common with its neighbours, by which they are a group; `more`: those of them that came with it.
     """
 
-    __slots__ = ("arguments", "call", "command", "key", "needs", "noreply", "ordered", "size", "value", "writes")
+    __slots__ = (
+        "arguments",
+        "call",
+        "command",
+        "group",
+        "key",
+        "more",
+        "needs",
+        "noreply",
+        "ordered",
+        "size",
+        "value",
+        "writes",
+    )
 
     def __init__(
         self,
@@ -68,13 +83,30 @@ class Request:
         self.needs = command.needs
         self.writes = command.writes
         self.value = b""
+        self.group: bytes | None = None
+        self.more: list[Request] | None = None
+
+    @property
+    def lines(self) -> int:
+        """How many answers it is due."""
+        return 1 if self.more is None else 1 + len(self.more)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of its values."""
+        size = len(self.value)
+        if self.more is not None:
+            for request in self.more:
+                size += len(request.value)
+        return size
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A row of the command table.
 
-    `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out. A line has
+    `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out, `handle_many` a group
+    of them. A line has
     `words_min` to `words_max` words, its name among them; `flags` are the letters that a meta command takes.
     `size_at` is the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are
     those of its requests, unless their flags say otherwise. `light`: it touches no file and takes no memory, so that a
@@ -91,6 +123,7 @@ class Command:
     writes: bool = False
     light: bool = False
     flags: frozenset[bytes] = frozenset()
+    handle_many: Callable[[Service, list[Request]], Answer] | None = None
 
 
 Lane: TypeAlias = Callable[[Line], "Request | None"]
@@ -111,7 +144,7 @@ class RequestParser:
     `lanes` are by the first three bytes of a line. `reserve(size)` is asked for each piece of a block that doesn't
     arrive whole, and may say no, which refuses the request. It isn't asked for what was merely announced: that costs a
     peer nothing. What it granted (`reserved`) is the caller's to release once the request or its refusal is out, or
-    the connection gone.
+    the connection gone. With `grouping`, requests of a group that are there whole come as one, in `Request.more`.
     """
 
     def __init__(
@@ -120,13 +153,16 @@ class RequestParser:
         lanes: Mapping[bytes, Lane],
         reserve: Callable[[int], bool] = lambda size: True,
         value_bytes_max: int = WIRE_VALUE_BYTES_MAX,
+        grouping: bool = True,
     ) -> None:
         self._commands = commands
         self._lanes = lanes
         self._reserve = reserve
         self._value_bytes_max = value_bytes_max
+        self._grouping = grouping
         self._buffer = b""
         self._at = 0
+        self._end = 0
         self._line = Line()
         self._head: Request | None = None
         self._block = Block(0)
@@ -160,6 +196,64 @@ class RequestParser:
 
     def next(self) -> Request | Refusal | None:
         """The next whole request, or a refusal, or None: more bytes are needed."""
+        came = self._next_one()
+        if isinstance(came, Request) and came.group is not None and self._grouping:
+            self._gather(came)
+        return came
+
+    def _gather(self, first: Request) -> None:
+        """Take the further requests of a group, as far as they are there whole."""
+        more: list[Request] = []
+        lane = self._lanes[first.command.name + b" "]
+        tail = self._tail_of(first)
+        while len(more) < GROUP_KEYS_MAX - 1:
+            request = self._like(first, tail) if tail else self._whole(lane)
+            if request is None or request.group != first.group or request.command is not first.command:
+                break
+            self._at = self._end
+            more.append(request)
+        self._line.begin(b"", 0)  # as after a line that fits
+        if more:
+            first.more = more
+
+    def _tail_of(self, request: Request) -> bytes:
+        """What stood behind the key in the line that was taken last; nothing of a request with a block."""
+        if request.size >= 0:
+            return b""
+        begin = self._buffer.rfind(b"\n", 0, self._at - 1) + 1
+        return self._buffer[begin + len(request.command.name) + 1 + len(request.key) : self._at]
+
+    def _like(self, first: Request, tail: bytes) -> Request | None:
+        """The next request, if its line differs from that of `first` in the key only: so it needn't be taken apart."""
+        buffer, line = self._buffer, self._line
+        line.begin(buffer, self._at)
+        line.takes(first.command.name)
+        line.takes(b" ")
+        key = line.key()
+        end = line.at + len(tail)
+        if not line.fits or buffer[line.at : end] != tail:
+            return None
+        self._end = end
+        request = Request(first.command, key, first.arguments, -1, False, False, first.call)
+        request.group = first.group
+        return request
+
+    def _whole(self, lane: Lane) -> Request | None:
+        """The next request, if it and its block are all there."""
+        buffer, line = self._buffer, self._line
+        line.begin(buffer, self._at)
+        request = lane(line)
+        if request is None or not 0 <= request.size <= self._value_bytes_max:
+            return None
+        at = line.at
+        end = at + request.size
+        if buffer[end : end + 2] != b"\r\n":
+            return None
+        request.value = buffer[at:end]
+        self._end = end + 2
+        return request
+
+    def _next_one(self) -> Request | Refusal | None:
         if self._closed:
             return None
         if self._head is not None:

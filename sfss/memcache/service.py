@@ -12,7 +12,7 @@ from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.ring_keeper import RingKeeper
 from sfss.stamps import StampClock
-from sfss.store import Comparable, Flushable, Purgeable, Refillable, Replica, Store, Updater, Witness
+from sfss.store import Comparable, Flushable, GroupStore, Purgeable, Refillable, Replica, Store, Updater, Witness
 
 WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
@@ -56,7 +56,8 @@ class Service:
     """One store as a memcache server offers it.
 
     `offers` names the contracts that the store implements besides `Store`; `replica` and `updater` are the store again
-    as those. They raise `Unsupported` where it is none: `dispatch` refuses before that.
+    as those. They raise `Unsupported` where it is none: `dispatch` refuses before that. `grouped` is the store as one
+    that serves groups by itself; None where each key of a group is asked for alone.
     `settings` and `figures` are what `stats settings` and `stats` tell of the server itself.
     """
 
@@ -71,6 +72,7 @@ class Service:
         figures: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.store = store
+        self.grouped = store if isinstance(store, GroupStore) else None
         # Looked at once: asking whether a store fits a protocol takes microseconds.
         self._replica = store if isinstance(store, Replica) else None
         self._comparable = store if isinstance(store, Comparable) else None

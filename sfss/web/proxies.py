@@ -21,7 +21,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from sfss.addresses import reason_of
@@ -36,6 +36,7 @@ from sfss.errors import (
     Unreachable,
     Unsupported,
 )
+from sfss.groups import Item, each, mapped
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import Dialect, MemcacheClient
 from sfss.promise import Promise, new_promise
@@ -146,6 +147,34 @@ class ProxyRing:
     def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
         return self._begin(key, call, lambda client, limited: client.delete(key, limited), of_read=False)
 
+    # --- GroupStore ---
+
+    def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Reply[list[Any]]:
+        """All from one proxy, which any key may be read through."""
+        if self._any_foreign():
+            return each(lambda key: self.get(key, call), keys)
+        return self._begin(keys[0], call, lambda client, limited: client.get_many(keys, limited), of_read=True)
+
+    def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Reply[list[Any]]:
+        """Each through the proxy that its key's writes go to; those of one proxy together."""
+        if self._any_foreign():
+            return each(lambda item: self.set(item.key, item.value, item.flags, item.expires, call), items)
+        orders = [self._ring.order(item.key) for item in items]
+        if orders.count(orders[0]) == len(orders):
+            return self._set_group(items, call)
+        parts: dict[tuple[int, ...], list[int]] = {}
+        for place, order in enumerate(orders):
+            parts.setdefault(order, []).append(place)
+        groups = list(parts.values())
+        replies = each(lambda places: self._set_group([items[place] for place in places], call), groups)
+        return mapped(replies, lambda answers: _in_places(groups, answers))
+
+    def _set_group(self, items: Sequence[Item], call: Call) -> Promise[list[Any]]:
+        return self._begin(items[0].key, call, lambda client, limited: client.set_many(items, limited), of_read=False)
+
+    def _any_foreign(self) -> bool:
+        return any(link.foreign for link in self._links)
+
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         if topic and any(link.foreign for link in self._links):
             raise Unsupported("foreign memcache servers have figures of their own on other topics, or none")
@@ -242,6 +271,15 @@ class ProxyRing:
     async def _try_out(self, link: _Link) -> None:
         self.notes[link.address] = str(await try_out(link.address, self._access))
         _log.info("%s is a %s", link.address, self.notes[link.address])
+
+
+def _in_places(groups: list[list[int]], answers: list[Any]) -> list[Any]:
+    """The outcomes of all keys in the order of the request, of those of its parts."""
+    outcomes: list[Any] = [None] * sum(map(len, groups))
+    for places, answer in zip(groups, answers, strict=True):
+        for at, place in enumerate(places):
+            outcomes[place] = answer if isinstance(answer, BaseException) else answer[at]
+    return outcomes
 
 
 class _Request:

@@ -24,11 +24,12 @@ from proxy.placed_ring import PlacedRing
 from proxy.quorum import Quorum
 from proxy.replay import Replay
 from sfss.errors import Busy, ConnectionLost, CorruptRecord, Expired, Outcome, SfssError, Unreachable
+from sfss.groups import Item, LeftOut
 from sfss.memory import MemoryStore
 from sfss.promise import Promise, new_promise
 from sfss.ring import Member, NodeRing
 from sfss.stamps import StampClock
-from sfss.store import NO_CALL, Call, Record, settled
+from sfss.store import NO_CALL, Call, Record, Written, settled
 from tests.cluster.linearizability import Operation
 from tests.unit.replica_lab import WALL, AlwaysReserved
 
@@ -151,6 +152,7 @@ class SimulatedCluster:
             store.bind("cluster", self._ring.number, self._ring.fingerprint)
         self._quorum = quorum or Quorum.over(3)
         self._value = 0
+        self._grouped = False
         self._mix = [8, 8, 3, 2]
         """How often clients set, get, head and delete."""
         self.histories: dict[bytes, list[Operation]] = {}
@@ -232,8 +234,12 @@ class SimulatedCluster:
     def _is_cut(self, index: int) -> bool:
         return self._cut_off_until[index] > self._loop.time()
 
-    async def run(self, *, clients: int, operations: int, keys: int = 2, pause_s: float = 0.01) -> None:
-        """Let clients work side by side, each on one coordinator; then wait until nothing is under way."""
+    async def run(
+        self, *, clients: int, operations: int, keys: int = 2, pause_s: float = 0.01, grouped: bool = False
+    ) -> None:
+        """Let clients work side by side, each on one coordinator; then wait until nothing is under way. `grouped`: half
+        of their reads and sets are of all keys in one group."""
+        self._grouped = grouped
         trouble = asyncio.ensure_future(self._make_trouble())
         await asyncio.gather(*(self._client(number, operations, keys, pause_s) for number in range(clients)))
         trouble.cancel()
@@ -252,8 +258,49 @@ class SimulatedCluster:
         coordinator = self.coordinators[number % len(self.coordinators)]
         for _ in range(operations):
             key = b"key/%d" % self._rng.randrange(keys)
-            await self._operate(coordinator, key, self._rng.choices(["set", "get", "head", "delete"], self._mix)[0])
+            kind = self._rng.choices(["set", "get", "head", "delete"], self._mix)[0]
+            if self._grouped and kind in ("set", "get") and self._rng.random() < 0.5:
+                every = [b"key/%d" % number for number in range(keys)]
+                await (self._set_many if kind == "set" else self._get_many)(coordinator, every)
+            else:
+                await self._operate(coordinator, key, kind)
             await asyncio.sleep(self._rng.expovariate(1 / pause_s))
+
+    async def _get_many(self, coordinator: Coordinator, keys: list[bytes]) -> None:
+        """As the web tier does: what a group leaves out is asked for alone."""
+        began = self._loop.time()
+        try:
+            outcomes = await settled(coordinator.get_many(keys))
+        except Busy:
+            return
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if isinstance(outcome, LeftOut):
+                self._count("get_many", "left out")
+                await self._operate(coordinator, key, "get")
+                continue
+            self._promise(key, outcome.version if outcome is not None else 0)
+            seen = None if outcome is None else outcome.flags
+            assert outcome is None or outcome.value == b"%d" % seen * 3
+            self.histories.setdefault(key, []).append((began, self._loop.time(), "r", seen))
+            self._count("get_many", "ok")
+
+    async def _set_many(self, coordinator: Coordinator, keys: list[bytes]) -> None:
+        began = self._loop.time()
+        numbers = range(self._value + 1, self._value + 1 + len(keys))
+        self._value += len(keys)
+        items = [Item(key, b"%d" % number * 3, number) for key, number in zip(keys, numbers, strict=True)]
+        outcomes = await settled(coordinator.set_many(items))
+        for key, number, outcome in zip(keys, numbers, outcomes, strict=True):
+            history = self.histories.setdefault(key, [])
+            if isinstance(outcome, Written):
+                self._acknowledge(key, outcome.version)
+                history.append((began, self._loop.time(), "w", number))
+                self._count("set_many", "ok")
+                continue
+            assert isinstance(outcome, SfssError)
+            if outcome.outcome is Outcome.UNKNOWN:
+                history.append((began, math.inf, "w", number))
+            self._count("set_many", outcome.outcome.value)
 
     async def _operate(self, coordinator: Coordinator, key: bytes, kind: str) -> None:
         history = self.histories.setdefault(key, [])

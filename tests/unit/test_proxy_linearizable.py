@@ -34,9 +34,9 @@ SETTINGS = {
 }
 
 
-async def simulate(seed, clients=8, operations=40, keys=2, **settings):
+async def simulate(seed, clients=8, operations=40, keys=2, grouped=False, **settings):
     cluster = SimulatedCluster(random.Random(seed), **settings)
-    await cluster.run(clients=clients, operations=operations, keys=keys)
+    await cluster.run(clients=clients, operations=operations, keys=keys, grouped=grouped)
     return cluster
 
 
@@ -67,6 +67,18 @@ def test_with_hints_every_history_is_linearizable_and_all_nodes_get_what_was_ack
     assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
     assert (cluster.behind(), cluster.marked) == ([], []), f"seed {seed}"
     assert sum(hints.replayed for hints in cluster.hints)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:3])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_with_groups_every_history_is_linearizable_and_all_nodes_get_what_was_acknowledged(settings, seed, tally):
+    cluster = run(simulate(seed, clients=5, operations=30, keys=3, grouped=True, hints=True, **settings))
+    tally.update(cluster.figures())
+
+    assert is_clean(cluster), f"seed {seed}: {cluster.histories}"
+    assert (cluster.behind(), cluster.marked) == ([], []), f"seed {seed}"
+    assert cluster.outcomes["get_many ok"]
+    assert cluster.outcomes["set_many ok"]
 
 
 @pytest.mark.parametrize("sharing", [0, 4])
@@ -125,6 +137,12 @@ def test_answering_without_write_back_is_caught(monkeypatch):
     monkeypatch.setattr("proxy.coordinator.Read", NoWriteBack)
 
     assert caught(coordinators=3)
+
+
+def test_a_group_that_takes_the_first_answer_of_each_key_is_caught(monkeypatch):
+    monkeypatch.setattr("proxy.grouping._same", lambda one, other: True)
+
+    assert caught(coordinators=3, grouped=True)
 
 
 def test_nodes_that_store_whatever_comes_last_are_caught():

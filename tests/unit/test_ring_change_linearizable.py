@@ -40,9 +40,9 @@ def rings_are_worked_out_once(monkeypatch):
     monkeypatch.setattr(Placement, "node_ring", lambda *arguments: _node_ring(*arguments))
 
 
-async def simulate(seed, founders, change, clients=6, operations=20, keys=3, **settings):
+async def simulate(seed, founders, change, clients=6, operations=20, keys=3, grouped=False, **settings):
     cluster = SimulatedRingChange(random.Random(seed), founders, change, **settings)
-    await cluster.run(clients=clients, operations=operations, keys=keys, pause_s=0.05)
+    await cluster.run(clients=clients, operations=operations, keys=keys, pause_s=0.05, grouped=grouped)
     return cluster
 
 
@@ -74,6 +74,15 @@ def test_on_a_calm_network_no_request_fails_while_the_ring_changes(kind):
 
     assert {outcome.split()[1] for outcome in cluster.outcomes} == {"ok"}, cluster.outcomes
     assert is_clean(cluster)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_with_groups_every_history_is_linearizable_while_the_ring_changes(kind):
+    cluster = run(simulate(3, *CHANGES[kind], grouped=True))
+
+    assert is_clean(cluster), cluster.histories
+    assert cluster.outcomes["get_many ok"]
+    assert cluster.outcomes["set_many ok"]
 
 
 def caught(kinds=("all are replaced", "one becomes three"), **settings):

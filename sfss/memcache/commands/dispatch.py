@@ -6,9 +6,10 @@ import logging
 from typing import Final
 
 from sfss.errors import BadKey, BadRequest, Expired, SfssError, Unsupported
+from sfss.groups import LeftOut
 from sfss.log import of_call
 from sfss.memcache.answers import Answer
-from sfss.memcache.errors import FLUSH_NOT_ALLOWED, INTERNAL, UnknownCommand, error_line
+from sfss.memcache.errors import BUSY, FLUSH_NOT_ALLOWED, INTERNAL, UnknownCommand, error_line
 from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
 from sfss.store import NO_CALL
@@ -29,13 +30,22 @@ def carry_out(service: Service, request: Request) -> Answer:
         call = request.call
         if call is not NO_CALL and call.deadline <= service.monotonic():
             return error_reply(service, request, Expired("the deadline passed before the request was begun"))
+        if request.more is not None and command.handle_many is not None:
+            return command.handle_many(service, [request, *request.more])
         return command.handle(service, request)
     except Exception as error:
         return error_reply(service, request, error)
 
 
 def error_reply(service: Service, request: Request, error: BaseException) -> bytes:
-    """The line for what a handler or a store raised; anything but `SfssError` is a fault of ours, and logged."""
+    """The line for what a handler or a store raised, for each request of a group."""
+    return error_line_of(service, request, error) * request.lines
+
+
+def error_line_of(service: Service, request: Request, error: BaseException) -> bytes:
+    """The line for one request. Anything but `SfssError` is a fault of ours, and logged."""
+    if isinstance(error, LeftOut):
+        return BUSY
     service.counters.errors += 1
     if isinstance(error, SfssError):
         return error_line(error)

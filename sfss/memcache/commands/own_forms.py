@@ -6,10 +6,13 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from sfss.groups import Item, each
 from sfss.memcache import own
 from sfss.memcache.answers import Answer, Buffers, Pending, answer, with_block
+from sfss.memcache.commands.dispatch import error_line_of
 from sfss.memcache.commands.words import call_of
 from sfss.memcache.line import Line
 from sfss.memcache.numbers import FLAGS_MAX
@@ -17,6 +20,10 @@ from sfss.memcache.requests import Command, Request
 from sfss.memcache.service import Service
 from sfss.promise import Promise
 from sfss.store import NO_CALL, Applied, Call, Record, Written, hex16
+
+_V: Final = 0x56
+_STAR: Final = 0x2A
+"""The first byte of a group's opaque."""
 
 
 def _get(service: Service, request: Request) -> Answer:
@@ -40,7 +47,12 @@ def _read(service: Service, request: Request) -> Answer:
 
 
 def _found(service: Service, record: Record | None, with_value: object, raw: bool, opaque: bytes | None) -> Buffers:
-    ending = _ending(opaque)
+    line = _found_line(service, record, with_value, raw, _ending(opaque))
+    return with_block(line, record.value) if record is not None and line[0] == _V else line
+
+
+def _found_line(service: Service, record: Record | None, with_value: object, raw: bool, ending: bytes) -> bytes:
+    """The answer, without the block that one with VA announces."""
     if record is None:
         service.counters.get_misses += 1
         return b"EN" + ending
@@ -52,8 +64,7 @@ def _found(service: Service, record: Record | None, with_value: object, raw: boo
     else:
         service.counters.get_hits += 1
         if with_value:
-            line = b"VA %d s%d f%d A%d V%d H%b%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
-            return with_block(line, record.value)
+            return b"VA %d s%d f%d A%d V%d H%b%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
     return b"HD s%d f%d A%d V%d H%b%b%b" % (size, flags, expires, version, checksum, kind, ending)
 
 
@@ -88,31 +99,114 @@ def _written(written: Written, opaque: bytes | None) -> bytes:
 
 
 def _apply(service: Service, request: Request) -> Answer:
-    tombstone, flags, expires, version, checksum, opaque = request.arguments
-    ending = _ending(opaque)
-    value = request.value
-    if tombstone:
+    record = _record_of(request)
+    if record.tombstone:
         service.counters.cmd_delete += 1
     else:
         service.counters.cmd_set += 1
-    record = Record(value, len(value), flags, expires, version, checksum, tombstone)
+    ending = _ending(request.arguments[5])
+    return answer(service.replica.apply(request.key, record, request.call), lambda applied: _applied(applied, ending))
 
-    def finish(applied: Applied) -> bytes:
-        code = b"HD" if applied.accepted else b"NS"
-        durable = 1 if applied.durable else 0
-        return b"%b V%d H%b B%d/1%b" % (code, applied.version, hex16(applied.checksum), durable, ending)
 
-    return answer(service.replica.apply(request.key, record, request.call), finish)
+def _record_of(request: Request) -> Record:
+    tombstone, flags, expires, version, checksum, _ = request.arguments
+    value = request.value
+    return Record(value, len(value), flags, expires, version, checksum, tombstone)
+
+
+def _applied(applied: Applied, ending: bytes) -> bytes:
+    code = b"HD" if applied.accepted else b"NS"
+    durable = 1 if applied.durable else 0
+    return b"%b V%d H%b B%d/1%b" % (code, applied.version, hex16(applied.checksum), durable, ending)
+
+
+# Groups: as many answers as there are requests, each in its form, in one piece.
+
+
+def _get_many(service: Service, requests: list[Request]) -> Answer:
+    service.counters.cmd_get += len(requests)
+    first = requests[0]
+    with_value, _ = first.arguments
+    store, grouped = service.store, service.grouped
+    if not with_value:
+        reply = each(lambda request: store.head(request.key, request.call), requests)
+    elif grouped is None:
+        reply = each(lambda request: store.get(request.key, request.call), requests)
+    else:
+        reply = grouped.get_many([request.key for request in requests], first.call)
+    return answer(reply, lambda outcomes: _found_many(service, requests, outcomes, False))
+
+
+def _read_many(service: Service, requests: list[Request]) -> Answer:
+    service.counters.cmd_get += len(requests)
+    with_value, _ = requests[0].arguments
+    replica = service.replica
+    if with_value:
+        reply = each(lambda request: replica.read(request.key, request.call), requests)
+    else:
+        reply = each(lambda request: replica.inspect(request.key, request.call), requests)
+    return answer(reply, lambda outcomes: _found_many(service, requests, outcomes, True))
+
+
+def _found_many(service: Service, requests: list[Request], outcomes: list[Any], raw: bool) -> bytes:
+    with_value, opaque = requests[0].arguments
+    ending = _ending(opaque)
+    pieces: list[bytes] = []
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            pieces.append(error_line_of(service, request, outcome))
+            continue
+        line = _found_line(service, outcome, with_value, raw, ending)
+        pieces.append(line)
+        if line[0] == _V:
+            pieces.append(outcome.value)
+            pieces.append(b"\r\n")
+    return b"".join(pieces)
+
+
+def _set_many(service: Service, requests: list[Request]) -> Answer:
+    service.counters.cmd_set += len(requests)
+    store, grouped = service.store, service.grouped
+    items: list[Item] = []
+    for request in requests:
+        flags, expires, _ = request.arguments
+        items.append(Item(request.key, request.value, flags, expires))
+    call = requests[0].call
+    if grouped is None:
+        reply = each(lambda item: store.set(item.key, item.value, item.flags, item.expires, call), items)
+    else:
+        reply = grouped.set_many(items, call)
+    opaque = requests[0].group
+    return answer(reply, lambda outcomes: _lines(service, requests, outcomes, lambda done: _written(done, opaque)))
+
+
+def _apply_many(service: Service, requests: list[Request]) -> Answer:
+    service.counters.cmd_set += len(requests)
+    replica = service.replica
+    reply = each(lambda request: replica.apply(request.key, _record_of(request), request.call), requests)
+    ending = _ending(requests[0].group)
+    return answer(reply, lambda outcomes: _lines(service, requests, outcomes, lambda done: _applied(done, ending)))
+
+
+def _lines(service: Service, requests: list[Request], outcomes: list[Any], line: Callable[[Any], bytes]) -> bytes:
+    return b"".join(
+        [
+            error_line_of(service, request, outcome) if isinstance(outcome, BaseException) else line(outcome)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+    )
 
 
 def _no_long_way(command: Command, words: list[bytes]) -> Request:
     raise NotImplementedError("own forms are read by their lanes")
 
 
-GET: Final = Command(b"mg", _no_long_way, _get)
-READ: Final = Command(b"mg", _no_long_way, _read, needs="replica")
-SET: Final = Command(b"ms", _no_long_way, _set, size_at=2, writes=True)
-SET_STAMPED: Final = Command(b"ms", _no_long_way, _apply, size_at=2, writes=True, needs="replica")
+GET: Final = Command(b"mg", _no_long_way, _get, handle_many=_get_many)
+READ: Final = Command(b"mg", _no_long_way, _read, needs="replica", handle_many=_read_many)
+SET: Final = Command(b"ms", _no_long_way, _set, size_at=2, writes=True, handle_many=_set_many)
+SET_STAMPED: Final = Command(
+    b"ms", _no_long_way, _apply, size_at=2, writes=True, needs="replica", handle_many=_apply_many
+)
 DELETE: Final = Command(b"md", _no_long_way, _delete, writes=True)
 DELETE_STAMPED: Final = Command(b"md", _no_long_way, _apply, writes=True, needs="replica")
 
@@ -124,7 +218,12 @@ def mg_lane(line: Line) -> Request | None:
     line.takes(b" s f A V H")
     raw = line.has(b" Y")
     call, opaque = _tail_of(line)
-    return Request(READ if raw else GET, key, (value, opaque), -1, False, False, call) if line.ends() else None
+    if not line.ends():
+        return None
+    request = _marked(Request(READ if raw else GET, key, (value, opaque), -1, False, False, call), opaque)
+    if request.group is not None and value:
+        request.group += b" v"  # what is asked for with values and without are two groups
+    return request
 
 
 def ms_lane(line: Line) -> Request | None:
@@ -148,8 +247,9 @@ def ms_lane(line: Line) -> Request | None:
         return None
     if stamped:
         arguments = (False, flags, expires, version, checksum, opaque)
-        return Request(SET_STAMPED, key, arguments, size, False, False, call)
-    return Request(SET, key, (flags, expires, opaque), size, False, False, call.as_shared() if shared else call)
+        return _marked(Request(SET_STAMPED, key, arguments, size, False, False, call), opaque)
+    call = call.as_shared() if shared else call
+    return _marked(Request(SET, key, (flags, expires, opaque), size, False, False, call), opaque)
 
 
 def md_lane(line: Line) -> Request | None:
@@ -167,6 +267,13 @@ def md_lane(line: Line) -> Request | None:
     if not line.ends():
         return None
     return Request(DELETE_STAMPED, key, (True, 0, expires, version, checksum, opaque), -1, False, False, call)
+
+
+def _marked(request: Request, opaque: bytes | None) -> Request:
+    """The request, as one of a group if its opaque says so."""
+    if opaque is not None and opaque[0] == _STAR:
+        request.group = opaque
+    return request
 
 
 def _stamp_of(line: Line) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 A window of files is on its way at a time; what has come is sent in pieces, and the next are asked for when the client
 has taken those. So neither a slow client nor a slow cluster has more than a window of files in memory.
+
+Small files are asked for in groups (`sfss.groups`), and what a group leaves out alone, as far as there is room.
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from sfss.errors import BadRequest, SfssError, Stopping
+from sfss.groups import GROUP_KEYS_MAX
 from sfss.promise import Promise
-from sfss.store import Record, Store
+from sfss.store import Call, GroupStore, Record, Store
 from sfss.web.answers import FOREIGN_BYTES_HEADERS, Answer
 from sfss.web.batches.items import JOINED_BYTES_MAX, Totals, Writer
 from sfss.web.batches.keys import KeyMaker
 from sfss.web.batches.outcomes import settled_reply, told_failure
-from sfss.web.batches.room import ReadWindow
+from sfss.web.batches.room import READS_MAX, ReadWindow
 from sfss.web.errors import Refused
 from sfss.web.pieces import PiecewiseAnswer
 from sfss.web.requests import Request
@@ -31,6 +35,20 @@ def lines_of(body: bytes) -> list[bytes]:
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix(b"\r") for line in lines]
+
+
+class _Asked:
+    """A file of the list. `reply`: its record, None, a promise of these or of its group's outcomes, or an error. `key`:
+    empty where it can't be asked for. `waits`: it was left out, and isn't asked for alone yet."""
+
+    __slots__ = ("alone", "key", "path", "reply", "waits")
+
+    def __init__(self, path: str, key: bytes, reply: Any) -> None:
+        self.path = path
+        self.key = key
+        self.reply = reply
+        self.waits = False
+        self.alone = False
 
 
 class Getting:
@@ -65,7 +83,14 @@ class Getting:
         self._sent_bytes = 0
         self._files = 0
         self._failed = 0
-        self._on_their_way: deque[tuple[str, Any]] = deque()
+        self._on_their_way: deque[_Asked] = deque()
+        self._grouped = store if isinstance(store, GroupStore) else None
+        self._groups: deque[tuple[Promise[list[Any]], list[_Asked]]] = deque()
+        """Asked and not handed out, in their order."""
+        self._left_out: deque[_Asked] = deque()
+        """To be asked for alone, in their order."""
+        self._alone = 0
+        """How many of those on their way were asked for alone."""
 
     async def answer(self, paths: list[bytes]) -> Answer:
         """Send all files but the last piece, which is returned."""
@@ -75,6 +100,7 @@ class Getting:
         to_ask = iter(paths)
         try:
             while True:
+                self._hand_out_groups()
                 self._ask_more(to_ask)
                 if not on_their_way:
                     break
@@ -83,11 +109,11 @@ class Getting:
                     await self._send(answer, pieces)
                     await asyncio.sleep(0)  # others get their turn, also where nothing has to be waited for
                 else:
-                    await settled_reply(on_their_way[0][1])
+                    await settled_reply(on_their_way[0].reply)
         finally:
-            for _, reply in on_their_way:
-                if isinstance(reply, Promise):
-                    reply.cancel()
+            for asked in on_their_way:
+                if isinstance(asked.reply, Promise):
+                    asked.reply.cancel()
             counters = self._request.connection.server.counters
             counters.add("batch_files_given", self._files - self._failed)
             counters.add("batch_files_failed", self._failed)
@@ -104,28 +130,86 @@ class Getting:
             raise Refused(408, "too_slow", f"the client took {size} bytes in over {patience_s:.0f} s") from None
 
     def _ask_more(self, to_ask: Iterator[bytes]) -> None:
-        room = self._window.files - len(self._on_their_way)
-        while room > 0:
-            line = next(to_ask, None)
-            if line is None:
-                return
-            self._on_their_way.append(self._ask(line))
-            room -= 1
+        window, on_their_way, left_out = self._window, self._on_their_way, self._left_out
+        while left_out and (self._alone < window.files or left_out[0] is on_their_way[0]):
+            self._ask_left_out(left_out.popleft())
+        if left_out:
+            return
+        if self._grouped is not None and window.small:
+            while not on_their_way or len(on_their_way) + GROUP_KEYS_MAX <= READS_MAX:
+                if not self._ask_group(self._grouped, list(islice(to_ask, GROUP_KEYS_MAX))):
+                    return
+            return
+        for line in islice(to_ask, max(0, window.files - len(on_their_way))):
+            asked = self._listed(line)
+            on_their_way.append(asked)
+            if asked.key:
+                self._ask_alone(asked)
 
-    def _ask(self, line: bytes) -> tuple[str, Any]:
-        """A path, and its record, a promise of it, or why there won't be one."""
+    def _listed(self, line: bytes) -> _Asked:
+        """A path of the list, and why it won't be asked for, if so."""
         path = line.decode("utf-8", "replace")
         refusal = self._refusal(path, line)
         if refusal is not None:
-            return path, refusal
+            return _Asked(path, b"", refusal)
         try:
-            key = self._keys.key_of(path)
-            return path, self._store.get(key, self._request.call(time.monotonic(), self._timeout_s))
-        except Exception as error:
-            return path, error
+            return _Asked(path, self._keys.key_of(path), None)
+        except BadRequest as error:
+            return _Asked(path, b"", error)
 
-    def _refusal(self, path: str, line: bytes) -> SfssError | None:
-        """Why a file isn't asked for at all."""
+    def _ask_group(self, store: GroupStore, lines: list[bytes]) -> bool:
+        """Ask for some files together; false where there are none left."""
+        listed = [self._listed(line) for line in lines]
+        self._on_their_way.extend(listed)
+        group = [asked for asked in listed if asked.key]
+        if group:
+            try:
+                reply = store.get_many([asked.key for asked in group], self._call())
+            except Exception as error:
+                for asked in group:
+                    asked.reply = error
+                return True
+            if isinstance(reply, Promise):
+                for asked in group:
+                    asked.reply = reply
+                self._groups.append((reply, group))
+            else:
+                self._hand_out(group, reply)
+        return bool(lines)
+
+    def _hand_out_groups(self) -> None:
+        groups = self._groups
+        while groups and groups[0][0].done():
+            reply, group = groups.popleft()
+            if reply.exception() is None:  # else it is that of each
+                self._hand_out(group, reply.result())
+
+    def _hand_out(self, group: list[_Asked], outcomes: list[Any]) -> None:
+        for asked, outcome in zip(group, outcomes, strict=True):
+            asked.reply = outcome
+            if isinstance(outcome, SfssError):
+                asked.waits = True
+                self._left_out.append(asked)
+
+    def _ask_left_out(self, asked: _Asked) -> None:
+        asked.waits = False
+        asked.reply = self._end()
+        if asked.reply is None:
+            self._ask_alone(asked)
+
+    def _ask_alone(self, asked: _Asked) -> None:
+        asked.alone = True
+        self._alone += 1
+        try:
+            asked.reply = self._store.get(asked.key, self._call())
+        except Exception as error:
+            asked.reply = error
+
+    def _call(self) -> Call:
+        return self._request.call(time.monotonic(), self._timeout_s)
+
+    def _end(self) -> SfssError | None:
+        """Why no more files are asked for."""
         if self._request.connection.server.hurrying:
             return Stopping("the server stops; ask for this file once more")
         if self._sent_bytes >= self._bytes_max:
@@ -136,6 +220,13 @@ class Getting:
             return Refused(
                 413, "batch_full", f"this answer took over {self._seconds_max:g} s; ask for this file in another batch"
             )
+        return None
+
+    def _refusal(self, path: str, line: bytes) -> SfssError | None:
+        """Why a file isn't asked for at all."""
+        end = self._end()
+        if end is not None:
+            return end
         if path.encode() != line:
             return BadRequest("path is not UTF-8")
         return None
@@ -146,12 +237,18 @@ class Getting:
         parts: list[bytes] = []
         size = 0
         while on_their_way and size < JOINED_BYTES_MAX:
-            path, reply = on_their_way[0]
+            asked = on_their_way[0]
+            path, reply = asked.path, asked.reply
+            if asked.waits:
+                break
             if isinstance(reply, Promise):
                 if not reply.done():
                     break
                 reply = reply.exception() or reply.result()
+                if isinstance(reply, list):
+                    break  # the group is to be handed out
             on_their_way.popleft()
+            self._alone -= asked.alone
             self._files += 1
             if isinstance(reply, Record):
                 self._window.took(reply.size)

@@ -2,6 +2,8 @@
 
 A window of files is on its way to the disks at a time, and the body is read on as these are answered. The lines are
 kept until the body has ended, because most clients read nothing before they have sent all.
+
+Small files that arrive together are written in groups (`sfss.groups`).
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from sfss.errors import SfssError, Stopping, TooLarge
+from sfss.errors import BadRequest, Outcome, SfssError, Stopping, TooLarge, Unreachable
+from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item
 from sfss.promise import Promise
-from sfss.store import Store, Written
+from sfss.store import Call, GroupStore, Store, Written
 from sfss.web.answers import Answer, body_answer
 from sfss.web.batches.items import Reader, Sent, Totals
 from sfss.web.batches.keys import KeyMaker
@@ -27,8 +30,25 @@ from sfss.web.requests import Request
 CONTENT_TYPE = "application/x-ndjson"
 _MULTI_STATUS = 207
 
+_NOT_BEGUN: Final = (Stopping, Unreachable)
+"""What is said of one file of a group that may go to another proxy: alone, by the rules for single files."""
+
 TURN_FILES: Final = 64
 """Files of one batch that are begun, or refused, in one turn of the loop."""
+
+
+class _Sending:
+    """A file on its way to the disks. `reply`: what became of it, an error, a promise of these, or the outcomes of its
+    group, where it has this `place`; None as long as the group isn't sent."""
+
+    __slots__ = ("key", "path", "place", "reply", "value")
+
+    def __init__(self, path: str, key: bytes, value: bytes, reply: Any) -> None:
+        self.path = path
+        self.key = key
+        self.value = value
+        self.reply = reply
+        self.place = -1
 
 
 class Putting:
@@ -63,8 +83,11 @@ class Putting:
         self._waited_s = 0.0
         self._end: SfssError | None = None
         """Why no more is read of the body."""
-        self._on_their_way: deque[tuple[str, bytes, bytes, Any]] = deque()
-        """Path, key, bytes, and the reply or a promise of it."""
+        self._grouped = store if isinstance(store, GroupStore) else None
+        self._on_their_way: deque[_Sending] = deque()
+        self._group: list[_Sending] = []
+        """The last of them, which aren't sent yet."""
+        self._group_bytes = 0
         self._keys_under_way: set[bytes] = set()
         self._bytes_under_way = 0
         self._lines: list[bytes] = []
@@ -123,6 +146,7 @@ class Putting:
         if not data:
             if self._end is not None:
                 raise self._end
+            self._send_group()
             began = time.monotonic()
             request.connection.await_more(self._waited_s)
             try:
@@ -157,37 +181,82 @@ class Putting:
             raise TooLarge(f"the batch has over {self._files_max} files; send the others in another batch")
         path, value, refusal = sent
         await self._settle(WRITES_MAX - 1, WINDOW_BYTES - len(value))
-        key = b""
-        reply: Any = refusal
+        sending = _Sending(path, b"", value, refusal)
         if refusal is None:
             try:
-                key = self._keys.key_of(path)
+                sending.key = key = self._keys.key_of(path)
+            except BadRequest as error:
+                sending.reply = error
+            else:
                 if key in self._keys_under_way:
                     await self._settle(0)  # the later one of two is to stay
-                reply = self._store.set(key, value, call=self._request.call(time.monotonic(), self._timeout_s))
-            except Exception as error:
-                reply = error
-        self._keys_under_way.add(key)
+                self._send(sending)
+        self._keys_under_way.add(sending.key)
         self._bytes_under_way += len(value)
-        self._on_their_way.append((path, key, value, reply))
+        self._on_their_way.append(sending)
+
+    def _send(self, sending: _Sending) -> None:
+        """Send a file, or keep it for its group."""
+        size = len(sending.value)
+        if self._grouped is None or size > GROUP_VALUE_BYTES_MAX:
+            self._send_alone(sending)
+            return
+        if len(self._group) == GROUP_KEYS_MAX or self._group_bytes + size > GROUP_BYTES_MAX:
+            self._send_group()
+        self._group.append(sending)
+        self._group_bytes += size
+
+    def _send_alone(self, sending: _Sending) -> None:
+        sending.place = -1
+        try:
+            sending.reply = self._store.set(sending.key, sending.value, call=self._call())
+        except Exception as error:
+            sending.reply = error
+
+    def _send_group(self) -> None:
+        """Send what is kept for a group."""
+        group, self._group, self._group_bytes = self._group, [], 0
+        if not group or self._grouped is None:
+            return
+        reply: Any
+        try:
+            reply = self._grouped.set_many([Item(sending.key, sending.value) for sending in group], self._call())
+        except Exception as error:
+            reply = error
+        for place, sending in enumerate(group):
+            sending.reply = reply
+            sending.place = place
+
+    def _call(self) -> Call:
+        return self._request.call(time.monotonic(), self._timeout_s)
 
     async def _settle(self, files: int, size: int = WINDOW_BYTES) -> None:
         """Wait until no more than `files` with `size` bytes are on their way."""
         while self._on_their_way and (len(self._on_their_way) > files or self._bytes_under_way > size):
-            await settled_reply(self._on_their_way[0][3])
+            self._send_group()
+            await settled_reply(self._on_their_way[0].reply)
             self._take_settled()
 
     def _take_settled(self) -> None:
         """Note what became of those that are answered, in their order."""
         on_their_way = self._on_their_way
         while on_their_way:
-            path, key, value, reply = on_their_way[0]
+            sending = on_their_way[0]
+            reply = sending.reply
             if isinstance(reply, Promise):
                 if not reply.done():
                     return
                 reply = reply.exception() or reply.result()
+            if reply is None:
+                return  # its group isn't sent yet
+            if isinstance(reply, list):
+                reply = reply[sending.place]
+                if isinstance(reply, _NOT_BEGUN) and reply.outcome is Outcome.NOT_APPLIED:
+                    self._send_alone(sending)
+                    continue
             on_their_way.popleft()
-            self._keys_under_way.discard(key)
+            path, value = sending.path, sending.value
+            self._keys_under_way.discard(sending.key)
             self._bytes_under_way -= len(value)
             if isinstance(reply, Written):
                 line = stored_line(path, reply, value)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sfss.errors import Busy
+from sfss.groups import GROUP_VALUE_BYTES_MAX
 from sfss.web.errors import Refused
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Request
@@ -58,18 +59,25 @@ class ReadWindow:
     """How many files may be asked for at a time, when only the sizes of those before tell how large the next will be.
 
     It begins small, and follows the largest of the last files: many small ones, few large ones. Where small ones are
-    followed by large ones all at once, `READS_MAX` of them may come.
+    followed by large ones all at once, `READS_MAX` of them may come. `small`: as far as is known all of them are so
+    small that a group gives them, and groups bring nothing large; then `READS_MAX` may be asked for in groups.
     """
 
-    __slots__ = ("_largest", "_memory")
+    __slots__ = ("_largest", "_largest_seen", "_memory")
 
     def __init__(self, memory: BodyMemory) -> None:
         self._memory = memory
         self._largest = WINDOW_BYTES // 8
+        self._largest_seen = 0
 
     def took(self, size: int) -> None:
         """A file of so many bytes has come."""
         self._largest = max(size, self._largest * 15 // 16, 1)
+        self._largest_seen = max(size, self._largest_seen * 15 // 16)
+
+    @property
+    def small(self) -> bool:
+        return self._largest_seen <= GROUP_VALUE_BYTES_MAX and not self._memory.full
 
     @property
     def files(self) -> int:

@@ -1,0 +1,247 @@
+"""Reads and writes of several keys, with one question to each node for all keys that it is asked about.
+
+A group of reads answers what is plain: as many replicas as a read needs, asked together, know the same version of the
+key. That is the first step of `proxy.reading` where all agree, and is answered by the same rule. Whatever else comes,
+an error, a silence, a difference, a ring that changes, is left out, and gets a read of its own when it is asked for
+again. Of a group of writes each is a `Write` as any other; only their way to the nodes is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from proxy.peer import Peer
+from proxy.placed_ring import FOR_ABSENCE, FOR_HIT, Owners
+from sfss.errors import Expired, Outcome, StaleRing
+from sfss.groups import LeftOut
+from sfss.promise import Promise
+from sfss.store import Call, Record, Reply
+
+if TYPE_CHECKING:
+    from proxy.coordinator import Coordinator
+    from proxy.writing import Write
+
+
+class GroupRead:
+    """One group of reads. The first owner of each key is asked for the value, the next for the version."""
+
+    __slots__ = (
+        "_asked",
+        "_coordinator",
+        "_finished",
+        "_found",
+        "_keys",
+        "_missing",
+        "_owners",
+        "_promise",
+        "_silent_at",
+        "_started",
+        "_unheard",
+        "due",
+    )
+
+    def __init__(self, coordinator: Coordinator, keys: Sequence[bytes]) -> None:
+        self._coordinator = coordinator
+        self._keys = keys
+        self._owners = [coordinator.owners(key) for key in keys]
+        self._found: list[Any] = [None] * len(keys)
+        """For each key what was heard of it so far; an error once it isn't plain."""
+        self._missing = [0] * len(keys)
+        """How many answers it needs before it counts."""
+        self._asked: dict[Peer, Promise[list[Any]]] = {}
+        self._unheard = 0
+        self._started = coordinator.monotonic()
+        self._silent_at = 0.0
+        self._finished = False
+        self._promise: Promise[list[Any]] | None = None
+        self.due = 0.0
+        """When `overdue` wants to be called (monotonic seconds)."""
+
+    def start(self, call: Call) -> Reply[list[Any]]:
+        """Ask, each replica at most twice: for values, and for versions."""
+        coordinator = self._coordinator
+        ring = coordinator.placed.number
+        well = coordinator.health.well
+        for_values: dict[Peer, list[int]] = {}
+        for_versions: dict[Peer, list[int]] = {}
+        hedge_s = 0.0
+        for place, owners in enumerate(self._owners):
+            asked = owners.needed[FOR_HIT]
+            if owners.joint is not None or owners.ring != ring or asked < owners.holders:
+                self._leave_out(place, "its owners change")
+                continue
+            peers = coordinator.in_order(owners)
+            if not well and any(peer.down or peer.suspect for peer in peers[:asked]):
+                self._leave_out(place, "too few replicas are well")
+                continue
+            self._missing[place] = asked
+            for_values.setdefault(peers[0], []).append(place)
+            for peer in peers[1:asked]:
+                for_versions.setdefault(peer, []).append(place)
+            hedge_s = max(hedge_s, peers[0].hedge_s)
+        ends_at = coordinator.ends_at(self._started, call)
+        node_call = coordinator.call_to_node(self._started, ends_at, ring, call.request_id)
+        self._silent_at = node_call.deadline
+        self.due = min(self._started + hedge_s, self._silent_at)
+        for whole, questions in ((True, for_values), (False, for_versions)):
+            for peer, places in questions.items():
+                self._ask(peer, whole, places, node_call)
+        if self._unheard:
+            self._promise = Promise(coordinator.turn)
+            coordinator.watch(self)
+            return self._promise
+        return self._outcomes()
+
+    def overdue(self, now: float) -> None:
+        """Called once `due` has passed: what is slow to come is left out, if the budget for asking twice allows it; in
+        any case what a node's whole deadline was not enough for."""
+        if self._finished:
+            return
+        if now >= self._silent_at:
+            for peer in self._asked:
+                self._coordinator.health.silent(peer, self._started)
+            self._finish()
+        elif self._coordinator.may_hedge():
+            self._finish()
+        else:
+            self.due = self._silent_at
+
+    def break_off(self, error: Exception) -> None:
+        """End it with `error`, since `overdue` raised."""
+        self._finished = True
+        if self._promise is not None and not self._promise.done():
+            self._promise.set_exception(error)
+
+    def _ask(self, peer: Peer, whole: bool, places: list[int], call: Call) -> None:
+        keys = self._keys
+        try:
+            reply = peer.read_many([keys[place] for place in places], whole, call)
+        except Exception as error:
+            self._fail(peer, places, error)
+            return
+        if isinstance(reply, Promise):
+            self._unheard += 1
+            self._asked[peer] = reply
+            reply.add_done_callback(partial(self._replied, peer, whole, places))
+        else:
+            self._take(places, whole, reply)
+
+    def _replied(self, peer: Peer, whole: bool, places: list[int], reply: Promise[list[Any]]) -> None:
+        if self._asked.get(peer) is reply:
+            del self._asked[peer]
+        if reply.cancelled():
+            self._fail(peer, places, Expired("cancelled"))
+        elif error := reply.exception():
+            self._fail(peer, places, error if isinstance(error, Exception) else Expired(str(error)))
+        else:
+            if peer.silences or peer.down or peer.suspect:
+                self._coordinator.health.answered(peer, self._started)
+            if not self._finished:
+                self._take(places, whole, reply.result())
+        self._unheard -= 1
+        if not (self._unheard or self._finished):
+            self._finish()
+
+    def _take(self, places: list[int], whole: bool, outcomes: list[Any]) -> None:
+        found, missing = self._found, self._missing
+        clock = self._coordinator.clock
+        for place, outcome in zip(places, outcomes, strict=True):
+            before = found[place]
+            if isinstance(outcome, Record):
+                if outcome.version > clock.last:
+                    clock.observe(outcome.version)
+            elif outcome is not None:
+                found[place] = outcome
+                continue
+            if isinstance(before, Exception):
+                continue
+            first = missing[place] == self._owners[place].needed[FOR_HIT]
+            missing[place] -= 1
+            if first or (isinstance(before, Record) and isinstance(outcome, Record) and _same(before, outcome)):
+                if first or whole:
+                    found[place] = outcome
+            elif before is not None or outcome is not None:
+                self._leave_out(place, "its replicas differ")
+
+    def _fail(self, peer: Peer, places: list[int], error: Exception) -> None:
+        if not isinstance(error, StaleRing):  # of rings, the reads see to it
+            self._coordinator.health.failed(peer, error, self._started)
+        for place in places:
+            self._leave_out(place, str(error))
+
+    def _leave_out(self, place: int, reason: str) -> None:
+        self._found[place] = LeftOut(reason)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._coordinator.unwatch(self)
+        promise = self._promise
+        if promise is not None and not promise.done():
+            promise.set_result(self._outcomes())
+
+    def _outcomes(self) -> list[Any]:
+        now = self._coordinator.now()
+        return [self._outcome(place, now) for place in range(len(self._keys))]
+
+    def _outcome(self, place: int, now: float) -> Any:
+        found = self._found[place]
+        if isinstance(found, Exception):
+            return found if isinstance(found, LeftOut) else LeftOut(str(found))
+        owners = self._owners[place]
+        if self._missing[place]:
+            return LeftOut("not all have answered")
+        if isinstance(found, Record) and found.live(now):
+            return found
+        return None if _tells_absence(owners) else LeftOut("to say that there is none more have to be asked")
+
+
+def _same(one: Record, other: Record) -> bool:
+    return one.version == other.version and one.checksum == other.checksum
+
+
+def _tells_absence(owners: Owners) -> bool:
+    return owners.needed[FOR_ABSENCE] <= owners.needed[FOR_HIT]
+
+
+class Deliveries:
+    """The records of a group of writes, gathered for each owner and sent to it at once."""
+
+    __slots__ = ("_by_peer",)
+
+    def __init__(self) -> None:
+        self._by_peer: dict[Peer, list[tuple[Write, Record, Call]]] = {}
+
+    def add(self, peer: Peer, write: Write, record: Record, call: Call) -> None:
+        """Have `record` go to a peer in the round of the write that `call` stands for."""
+        self._by_peer.setdefault(peer, []).append((write, record, call))
+
+    def send(self) -> None:
+        """Send all."""
+        for peer, deliveries in self._by_peer.items():
+            records = [(write.key, record) for write, record, _ in deliveries]
+            try:
+                reply = peer.apply_many(records, deliveries[0][2])
+            except Exception as error:
+                _tell(peer, deliveries, [error] * len(deliveries))
+                continue
+            if isinstance(reply, Promise):
+                reply.add_done_callback(partial(_replied, peer, deliveries))
+            else:
+                _tell(peer, deliveries, reply)
+
+
+def _replied(peer: Peer, deliveries: list[tuple[Write, Record, Call]], reply: Promise[list[Any]]) -> None:
+    if reply.cancelled():
+        outcomes: list[Any] = [Expired("cancelled", Outcome.UNKNOWN)] * len(deliveries)
+    elif error := reply.exception():
+        outcomes = [error] * len(deliveries)
+    else:
+        outcomes = reply.result()
+    _tell(peer, deliveries, outcomes)
+
+
+def _tell(peer: Peer, deliveries: list[tuple[Write, Record, Call]], outcomes: list[Any]) -> None:
+    for (write, _, call), outcome in zip(deliveries, outcomes, strict=True):
+        write.heard(peer, call, outcome)

@@ -1,0 +1,275 @@
+"""Groups on the wire: lines that belong together are one request to a server, and each of their keys has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from memcache_peer import FIRST_VERSION as V
+from memcache_peer import Clock, Peer, SlowStore, server_of
+
+from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk, SfssError
+from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
+from sfss.memcache.client import _SEQUENCES
+from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
+from sfss.memcache.exchanges import MORE, Apply, ApplyGroup, Exchange, FetchGroup, Group, Put, PutGroup
+from sfss.memcache.replies import OutOfStep, ReplyParser
+from sfss.memcache.server import ServerLimits
+from sfss.memory import MemoryStore
+from sfss.promise import new_promise
+from sfss.store import NO_CALL, Applied, Call, Record, Written, checksum_of, settled
+
+
+class Grouped(MemoryStore):
+    """A store that notes what it is asked for together."""
+
+    def __init__(self) -> None:
+        super().__init__(Clock())
+        self.read: list[list[bytes]] = []
+        self.written: list[list[bytes]] = []
+
+    def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Any:
+        self.read.append(list(keys))
+        return each(lambda key: self.get(key, call), keys)
+
+    def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Any:
+        self.written.append([item.key for item in items])
+        return each(lambda item: self.set(item.key, item.value, item.flags, item.expires, call), items)
+
+
+class Faulty(MemoryStore):
+    """A store in which one key is damaged, and another finds no room."""
+
+    def get(self, key: bytes, call: Call = NO_CALL) -> Any:
+        if key == b"damaged":
+            raise CorruptRecord("planted")
+        return super().get(key, call)
+
+    def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Any:
+        if key == b"no-room":
+            raise OutOfDisk("planted")
+        return super().set(key, value, flags, expires, call)
+
+
+def ready(exchange: Exchange, opaque: bytes = b"9.id") -> Any:
+    """An exchange as if sent."""
+    exchange.opaque = opaque
+    exchange.promise = new_promise()
+    exchange.request(1000)
+    return exchange
+
+
+def fetches(*keys: bytes) -> Group:
+    return FetchGroup(keys, True, False, NO_CALL)
+
+
+def puts(*keys: bytes) -> PutGroup:
+    return PutGroup([Put(key, b"value of " + key, 0, 0, NO_CALL) for key in keys])
+
+
+def asked(exchange: Exchange) -> bytes:
+    ready(exchange)
+    request = exchange.request(1000)
+    assert isinstance(request, bytes)
+    return request
+
+
+def taken(exchange: Exchange, reply: bytes, piece: int = 0) -> Any:
+    replies = ReplyParser()
+    result: Any = MORE
+    for at in range(0, len(reply), piece or len(reply)):
+        replies.feed(reply[at : at + (piece or len(reply))])
+        result = exchange.take(replies)
+    return result
+
+
+# --- the server ---
+
+
+async def test_the_lines_of_a_group_are_one_request_to_the_store() -> None:
+    store = Grouped()
+    peer = Peer(server_of(store))
+
+    peer.say(asked(puts(b"a", b"b", b"c")) + asked(fetches(b"a", b"c", b"none")))
+
+    assert store.written == [[b"a", b"b", b"c"]]
+    assert store.read == [[b"a", b"c", b"none"]]
+
+
+async def test_each_key_of_a_group_is_answered_as_alone() -> None:
+    store = Faulty(Clock())
+    store.set(b"a", b"1", 7)
+    peer = Peer(server_of(store))
+    keys = (b"a", b"damaged", b"none")
+
+    together = peer.say(asked(fetches(*keys)))
+    alone = [peer.say(b"mg %b v s f A V H U1000 O*9.id\r\n" % key) for key in keys]
+    stored = peer.say(asked(puts(b"b", b"no-room", b"c")))
+
+    assert together == b"".join(alone)
+    assert together.count(b"SERVER_ERROR corrupt\r\n") == 1
+    assert [line[:2] for line in stored.split(b"\r\n")] == [b"HD", b"SE", b"HD", b""]
+    assert (store.records[b"b"].value, store.records[b"c"].value) == (b"value of b", b"value of c")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+async def test_a_group_that_comes_in_pieces_is_answered_the_same(piece: int) -> None:
+    whole, pieces = Peer(server_of(Grouped())), Peer(server_of(Grouped()))
+    requests = asked(puts(b"a", b"b")) + asked(fetches(b"a", b"b", b"none"))
+
+    assert pieces.say(requests, piece) == whole.say(requests)
+    assert whole.sent.count(b" O*9.id\r\n") == 5
+
+
+async def test_only_lines_of_one_opaque_and_one_kind_are_a_group() -> None:
+    store = Grouped()
+    peer = Peer(server_of(store))
+    line = b"mg %b%b s f A V H O%b\r\n"
+
+    peer.say(line % (b"a", b" v", b"*1") + line % (b"b", b" v", b"*2") + line % (b"c", b" v", b"*2"))
+    peer.say(line % (b"d", b" v", b"*3") + line % (b"e", b"", b"*3"))
+    peer.say(line % (b"f", b" v", b"4") + line % (b"g", b" v", b"4"))
+
+    assert store.read == [[b"b", b"c"]]
+
+
+async def test_a_group_has_a_limit() -> None:
+    store = Grouped()
+
+    Peer(server_of(store)).say(asked(fetches(*(b"%d" % number for number in range(GROUP_KEYS_MAX + 3)))))
+
+    assert [len(keys) for keys in store.read] == [GROUP_KEYS_MAX, 3]
+
+
+async def test_records_of_a_node_are_read_and_written_in_groups() -> None:
+    peer = Peer(server_of(MemoryStore(Clock())))
+    record = Record(b"v", 1, version=V, checksum=checksum_of(b"a", b"v", 0, 0, V, False))
+    wrong = Record(b"v", 1, version=V, checksum=1)
+    applies = ApplyGroup([Apply(b"a", record, NO_CALL), Apply(b"b", wrong, NO_CALL), Apply(b"a", record, NO_CALL)])
+
+    applied = taken(ready(applies), peer.say(asked(applies)))
+    inspected = FetchGroup([b"a", b"b"], False, True, NO_CALL)
+    found = taken(ready(inspected), peer.say(asked(inspected)))
+
+    assert applied[0] == applied[2] == Applied(True, V, record.checksum, False)
+    assert isinstance(applied[1], SfssError)
+    assert found == [record.replaced(value=b""), None]
+
+
+async def test_what_is_too_large_for_a_group_is_left_out_of_it() -> None:
+    store = MemoryStore(Clock())
+    store.set(b"small", b"s" * GROUP_VALUE_BYTES_MAX)
+    store.set(b"large", b"l" * (GROUP_VALUE_BYTES_MAX + 1))
+    server = server_of(store)
+    group = fetches(b"large", b"small")
+
+    found = taken(ready(group), Peer(server).say(asked(group)))
+
+    assert isinstance(found[0], Busy)
+    assert found[1].value == b"s" * GROUP_VALUE_BYTES_MAX
+    assert server.service.counters.errors == 0
+
+
+async def test_a_refusal_of_a_whole_group_is_told_for_each_key() -> None:
+    server = server_of(limits=ServerLimits(bytes_held_max=10))
+    server.bytes_held = 11
+    group = fetches(b"a", b"b")
+
+    assert Peer(server).say(asked(group)) == b"SERVER_ERROR busy\r\n" * 2
+
+
+async def test_a_group_that_is_under_way_holds_back_what_must_come_after_it() -> None:
+    store = SlowStore()
+    peer = Peer(server_of(store))
+
+    peer.say(asked(puts(b"a", b"b")) + b"get b\r\n")
+    assert [name for name, _, _ in store.waiting] == ["set", "set"]
+
+    store.settle_all()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    store.settle_all()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert peer.sent.endswith(b"VALUE b 0 10\r\nvalue of b\r\nEND\r\n")
+
+
+# --- the client ---
+
+
+@pytest.mark.parametrize("piece", [0, 1, 5])
+async def test_answers_of_a_group_are_taken_in_their_order(piece: int) -> None:
+    checksum = checksum_of(b"a", b"v", 0, 0, 5, False)
+    reply = b"EN O*9.id\r\nVA 1 s1 f0 A0 V5 H%016x O*9.id\r\nv\r\nSERVER_ERROR corrupt\r\n" % checksum
+
+    found = taken(ready(fetches(b"none", b"a", b"b")), reply, piece)
+
+    assert found[:2] == [None, Record(b"v", 1, version=5, checksum=checksum)]
+    assert isinstance(found[2], CorruptRecord)
+
+
+async def test_an_answer_of_another_group_is_out_of_step() -> None:
+    with pytest.raises(OutOfStep):
+        taken(ready(fetches(b"a", b"b")), b"EN O*9.id\r\nEN O*8.id\r\n")
+
+
+async def test_what_a_lost_connection_had_answered_stays_answered() -> None:
+    group = ready(puts(b"a", b"b"))
+    group.sent = True
+    taken(group, b"HD V5 H%016x B2/3 O*9.id\r\nHD V6" % 1)
+
+    group.fail(ConnectionLost("planted", group.outcome))
+
+    written, lost = group.promise.result()
+    assert written == Written(5, 1, 2, 3)
+    assert isinstance(lost, ConnectionLost)
+    assert lost.outcome is Outcome.UNKNOWN
+
+
+async def test_a_refusal_of_a_repeated_group_leaves_its_writes_unknown() -> None:
+    group = ApplyGroup([Apply(b"a", Record(b"v", 1, version=5, checksum=7), NO_CALL)])
+    group.repeated = True
+
+    (refused,) = taken(ready(group), b"NS V6 H%016x B1/1 O*9.id\r\n" % 1)
+
+    assert refused.outcome is Outcome.UNKNOWN
+
+
+async def test_a_group_that_is_sent_once_more_is_read_anew() -> None:
+    group = ready(fetches(b"a", b"b"))
+    taken(group, b"EN O*9.id\r\nVA 1 s")
+
+    ready(group, b"10")
+
+    assert taken(group, b"EN O*10\r\nEN O*10\r\n") == [None, None]
+
+
+def test_the_opaque_of_a_group_fits_with_the_longest_request_id() -> None:
+    assert len(b"*%d." % (_SEQUENCES - 1)) + REQUEST_ID_BYTES_MAX == 32
+
+
+# --- many answers as one ---
+
+
+async def test_answers_that_come_later_keep_their_places() -> None:
+    first, last = new_promise(), new_promise()
+    reply = each({b"a": first, b"b": 2, b"c": last}.get, [b"a", b"b", b"c"])
+
+    last.set_exception(Busy("planted"))
+    first.set_result(1)
+
+    outcomes = await settled(mapped(reply, lambda told: told[::-1]))
+    assert isinstance(outcomes[0], Busy)
+    assert outcomes[1:] == [2, 1]
+
+
+async def test_no_more_is_read_for_a_group_than_a_reply_may_hold() -> None:
+    large = Record(bytes(GROUP_BYTES_MAX), GROUP_BYTES_MAX)
+    read: list[int] = []
+
+    outcomes = each(lambda number: read.append(number) or large, range(5))
+
+    assert len(read) == 2
+    assert [isinstance(outcome, LeftOut) for outcome in await settled(outcomes)] == [True] * 5

@@ -1,0 +1,209 @@
+"""Groups of a coordinator: what all asked replicas agree on is answered, the rest is left out; writes are as alone."""
+
+import asyncio
+
+import pytest
+
+from sfss.errors import Busy, CorruptRecord, OutOfDisk, QuorumUnavailable, StaleRing
+from sfss.groups import Item, LeftOut
+from sfss.store import settled
+from tests.unit.replica_lab import KEY, HintLab, Lab
+from tests.unit.virtual_time import in_virtual_time
+
+
+def keys_of(lab, count):
+    """Keys with the same owners in the same order as `KEY`."""
+    owners = lab.ring.owners(KEY)
+    return [key for key in (b"file/%d" % number for number in range(100)) if lab.ring.owners(key) == owners][:count]
+
+
+def held(lab, key, *replicas, **fields):
+    record = lab.record(b"value of " + key, key=key, **fields)
+    for replica in replicas or lab.replicas:
+        replica.hold(record, key)
+    return record
+
+
+def left_out(outcome):
+    return isinstance(outcome, LeftOut)
+
+
+@in_virtual_time
+async def test_what_as_many_as_needed_agree_on_is_answered():
+    lab = Lab()
+    one, two, none = keys_of(lab, 3)
+    records = [held(lab, one), held(lab, two, flags=3)]
+    lab.at_once()
+
+    assert lab.coordinator.get_many([one, none, two]) == [records[0], None, records[1]]
+    assert [replica.log for replica in lab.replicas] == [["read"] * 3, ["inspect"] * 3, []]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@in_virtual_time
+async def test_the_order_of_answers_does_not_matter(first):
+    lab = Lab()
+    (key,) = keys_of(lab, 1)
+    record = held(lab, key)
+    reply = lab.coordinator.get_many([key])
+
+    await lab.replicas[first].calls[0].answer()
+    assert not reply.done()
+    await lab.replicas[1 - first].calls[0].answer()
+
+    assert reply.result() == [record]
+    assert lab.coordinator.in_flight == 0
+
+
+@in_virtual_time
+async def test_a_deleted_and_an_expired_file_are_absent():
+    lab = Lab()
+    deleted, expired = keys_of(lab, 2)
+    held(lab, expired, expires=int(lab.now()) - 1)
+    tombstone = lab.record(tombstone=True, key=deleted)
+    for replica in lab.replicas:
+        replica.hold(tombstone, deleted)
+    lab.at_once()
+
+    assert lab.coordinator.get_many([deleted, expired]) == [None, None]
+
+
+@in_virtual_time
+async def test_where_replicas_differ_the_key_is_left_out_and_the_others_are_not():
+    lab = Lab()
+    a, b, c = lab.replicas
+    same, newer, missing, damaged = keys_of(lab, 4)
+    record = held(lab, same)
+    held(lab, newer, seconds_ago=60)
+    held(lab, newer, b, seconds_ago=30)
+    held(lab, missing, a, c)
+    held(lab, damaged)
+    lab.at_once()
+    read = a.read
+    a.read = lambda key, call: CorruptRecord("planted") if key == damaged else read(key, call)
+
+    outcomes = lab.coordinator.get_many([newer, same, missing, damaged])
+
+    assert outcomes[1] == record
+    assert [left_out(outcome) for outcome in outcomes] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("error", [Busy("planted"), StaleRing(7), CorruptRecord("planted")])
+@in_virtual_time
+async def test_a_replica_that_refuses_leaves_its_keys_out(error):
+    lab = Lab()
+    (key,) = keys_of(lab, 1)
+    held(lab, key)
+    lab.at_once()
+    lab.replicas[1].failing = error
+
+    assert left_out(lab.coordinator.get_many([key])[0])
+
+
+@in_virtual_time
+async def test_what_is_slow_is_left_out_as_far_as_reads_may_be_hedged():
+    lab = Lab(hedge_budget=0.0)
+    (key,) = keys_of(lab, 1)
+    held(lab, key)
+    lab.coordinator._hedges_saved = 1.0
+    loop = asyncio.get_running_loop()
+
+    began = loop.time()
+    first = await settled(lab.coordinator.get_many([key]))
+    hedged_s = loop.time() - began
+    began = loop.time()
+    second = await settled(lab.coordinator.get_many([key]))
+
+    assert left_out(first[0])
+    assert left_out(second[0])
+    assert hedged_s < lab.coordinator.options.node_deadline_s / 2
+    assert loop.time() - began >= lab.coordinator.options.node_deadline_s
+    assert all(lab.peer(replica).silences for replica in lab.replicas[:2])
+
+
+@in_virtual_time
+async def test_a_replica_that_is_down_is_not_asked():
+    lab = Lab()
+    (key,) = keys_of(lab, 1)
+    record = held(lab, key)
+    lab.at_once()
+    lab.peer(lab.replicas[0]).down = True
+    lab.health.well = False
+
+    assert lab.coordinator.get_many([key]) == [record]
+    assert lab.replicas[0].log == []
+
+
+@in_virtual_time
+async def test_a_group_counts_for_admission():
+    lab = Lab(in_flight_max=1)
+    keys = keys_of(lab, 2)
+    reply = lab.coordinator.get_many(keys)
+
+    with pytest.raises(Busy):
+        lab.coordinator.get_many(keys)
+    for replica in lab.replicas[:2]:
+        while replica.calls:
+            await replica.calls[0].answer()
+
+    assert reply.done()
+    assert lab.coordinator.get_many(keys) is not None
+
+
+@in_virtual_time
+async def test_each_write_of_a_group_has_its_own_stamp_and_outcome():
+    lab = Lab()
+    one, full = keys_of(lab, 2)
+    lab.at_once()
+    for replica in lab.replicas:
+        apply = replica.apply
+        replica.apply = lambda key, record, call, apply=apply: (
+            OutOfDisk("planted") if key == full else apply(key, record, call)
+        )
+
+    written, refused = await settled(lab.coordinator.set_many([Item(one, b"1", 5), Item(full, b"2")]))
+
+    assert written.durable >= 2
+    assert isinstance(refused, OutOfDisk)
+    assert lab.coordinator.bytes_in_flight == 0
+    for replica in lab.replicas:
+        assert (replica.store.records[one].value, replica.store.records[one].flags) == (b"1", 5)
+        assert full not in replica.store.records
+
+
+@in_virtual_time
+async def test_of_two_writes_of_one_key_in_a_group_the_later_one_stays():
+    lab = Lab()
+    lab.at_once()
+    (key,) = keys_of(lab, 1)
+
+    first, second = await settled(lab.coordinator.set_many([Item(key, b"1"), Item(key, b"2")]))
+
+    assert second.version > first.version
+    assert {replica.store.records[key].value for replica in lab.replicas} == {b"2"}
+
+
+@in_virtual_time
+async def test_a_node_that_missed_a_write_of_a_group_is_noted_for_it():
+    lab = HintLab()
+    one, two = keys_of(lab, 2)
+    lab.at_once(*lab.replicas[:2])
+    reply = lab.coordinator.set_many([Item(one, b"1"), Item(two, b"2")])
+
+    for _ in range(2):
+        await lab.replicas[2].calls[0].refuse(Busy("planted"))
+    await lab.hints.flush()
+
+    assert [type(outcome).__name__ for outcome in await settled(reply)] == ["Written", "Written"]
+    assert sorted(hint.key for hint in lab.kept(lab.node(lab.replicas[2]))) == sorted([one, two])
+
+
+@in_virtual_time
+async def test_without_a_quorum_each_write_of_a_group_says_so():
+    lab = Lab()
+    keys = keys_of(lab, 2)
+    lab.at_once(lab.replicas[0])
+
+    outcomes = await settled(lab.coordinator.set_many([Item(key, b"x") for key in keys]))
+
+    assert [type(outcome) for outcome in outcomes] == [QuorumUnavailable] * 2
