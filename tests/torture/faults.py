@@ -95,6 +95,7 @@ FAULTS = {
             f"{CLUSTER}purge_beside_changes.py",
             "tests/unit/test_purging.py",
             "tests/unit/test_purging_schedules.py",
+            "tests/unit/test_purging_rings.py",
         ),
     ),
     "disk-full": Fault(
@@ -178,6 +179,7 @@ FAULTS = {
             "tests/unit/test_proxy_linearizable.py",
             "tests/unit/test_proxy_repairs.py",
             "tests/unit/test_purging_schedules.py",
+            "tests/unit/test_purging_rings.py",
             "tests/unit/test_ring_change_linearizable.py",
             "tests/unit/test_ring_change_model.py",
         ),

@@ -126,6 +126,8 @@ class MoversLink:
 class SimulatedRingChange(SimulatedCluster):
     """A cluster founded by `names`, in which `change` is carried out while clients work. `moved` once it is."""
 
+    begins_within_s = 1.0
+
     def __init__(
         self,
         rng: random.Random,
@@ -138,15 +140,17 @@ class SimulatedRingChange(SimulatedCluster):
         skew_s: float = 0.0,
         weather: Weather | None = None,
         hints: bool = False,
+        partitions: int = PARTITIONS,
     ) -> None:
         founders = sorted(names)
         everybody = sorted({*founders, *change.add, *change.replace.values()})
         self._change = change
+        self._partitions = partitions
         loop = asyncio.get_running_loop()
         self._nodes = {name: node(lambda: self.now(), node=id_of(name), durable=True) for name in everybody}
         self._cut_until = dict.fromkeys(everybody, loop.time())
         members = tuple(RingMember(id_of(name), name) for name in founders)
-        self._first = RingRecord(1, PARTITIONS, (Placement(members, *quorum(len(members)), 1),))
+        self._first = RingRecord(1, partitions, (Placement(members, *quorum(len(members)), 1),))
         self.moved = False
         self.lives = 0
         super().__init__(rng, coordinators=coordinators, sharing=sharing, skew_s=skew_s, weather=weather, hints=hints)
@@ -163,9 +167,9 @@ class SimulatedRingChange(SimulatedCluster):
     def _coordinator(self, skew_s: float, shared: bool) -> Coordinator:
         members = Members(self._dial)
         [placement] = self._first.placements
-        ring = placement.node_ring(1, PARTITIONS)
+        ring = placement.node_ring(1, self._partitions)
         peers = [members.take_in(member.name, "") for member in ring.members]
-        options = Options(shared=shared, deadline_s=2.0, node_deadline_s=0.3, hint_round_s=0.1)
+        options = self._options(shared)
         following: Following | None = None
 
         def examine(peer: Peer, identity: Identity) -> None:
@@ -188,8 +192,11 @@ class SimulatedRingChange(SimulatedCluster):
         coordinator.rings = following = Following(coordinator, members, None, lambda record, placed: None)
         return coordinator
 
+    def _options(self, shared: bool) -> Options:
+        return Options(shared=shared, deadline_s=2.0, node_deadline_s=0.3, hint_round_s=0.1)
+
     def _partition(self, key: bytes) -> int:
-        return hash_key(key) >> HASH_BITS - (PARTITIONS.bit_length() - 1)
+        return hash_key(key) >> HASH_BITS - (self._partitions.bit_length() - 1)
 
     def _heal(self) -> None:
         self._cut_until = dict.fromkeys(self._cut_until, 0.0)
@@ -206,7 +213,7 @@ class SimulatedRingChange(SimulatedCluster):
 
     async def _move(self) -> None:
         """Movers that are killed at any moment, and started again."""
-        await asyncio.sleep(self._rng.random())
+        await asyncio.sleep(self._rng.random() * self.begins_within_s)
         while not self.moved:
             self.lives += 1
             changed = any(store.identify().ring > 1 for store in self._nodes.values())
