@@ -111,7 +111,8 @@ class TurnToTls:
 
 async def test_a_secret_is_introduced_and_replaced_and_tls_with_it_and_no_request_fails(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    cluster = Cluster(tmp_path / "cluster", nodes=3, proxies=2, webs=2)
+    soon = {"SFSS_STORAGE_PROXY_RETRY_AFTER_SECONDS": "0.1"}  # proxies are waited for again and again
+    cluster = Cluster(tmp_path / "cluster", nodes=3, proxies=2, webs=2, web_settings=soon)
     await cluster.start()
     await cluster.settled()
     visitor = Visitor(cluster.webs[0])
