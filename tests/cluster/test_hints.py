@@ -6,14 +6,17 @@ import asyncio
 import json
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from sfss.memcache.client import MemcacheClient
 from tests.cluster.cluster import Cluster
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.history import WRITES, Event, History, Outcome
 from tests.cluster.http_client import HttpClient
 from tests.cluster.node_view import holders
+from tests.cluster.parts import Part
 from tests.cluster.workload import Workload, keys_of, read_all
 
 pytestmark = pytest.mark.slow
@@ -106,6 +109,74 @@ async def test_direct_web_processes_keep_hints_too(tmp_path, history, fault_seco
         await converged(cluster, written_once(history))
         await read_all(cluster.web_addresses, history)
 
+        history.check()
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+async def replayed(proxy: Part) -> int:
+    """Wait until a proxy has replayed hints and has none left; how many since its start."""
+    client = MemcacheClient(*proxy.address)
+    give_up = time.monotonic() + CONVERGE_S
+    try:
+        while True:
+            stats = await client.stats()
+            if stats["hints_waiting"] == "0" and stats["hints_replayed"] != "0":
+                return int(stats["hints_replayed"])
+            assert time.monotonic() < give_up, stats
+            await asyncio.sleep(0.1)
+    finally:
+        await client.close()
+
+
+async def test_hints_come_late_twice_and_behind_newer_writes_and_none_goes_to_the_wrong_node(
+    tmp_path, history, fault_seconds
+):
+    async with Cluster(tmp_path / "c", nodes=3) as cluster:
+        missing, other, _ = cluster.nodes
+        late = cluster.proxies[1]
+        hints = cluster.directory / "state-1"
+        homes = [cluster.data_of(node.name) for node in (missing, other)]
+        async with Workload(cluster.web_addresses, history, keys=keys_of("hints")):
+            await asyncio.sleep(0.5)
+            missing.kill()
+            await asyncio.sleep(fault_seconds or 1.0)
+        await asyncio.sleep(FLUSH_S)
+        await late.stop()
+        kept = {path: path.read_bytes() for path in hints.glob("hints*")}
+
+        # Another node of the cluster answers at the address of the one that hints wait for.
+        await other.stop()
+        swap(*homes)
+        await missing.start()
+        await asyncio.sleep(2.0)
+        told = await figures(cluster)
+        assert told["hints_waiting"] > 0
+        assert told["hints_replayed"] == 0
+        await missing.stop()
+        swap(*homes)
+
+        # The hints of one proxy are replayed among newer writes, those of the other behind them, and then once more.
+        async with Workload(cluster.web_addresses, history, keys=keys_of("hints"), name="newer"):
+            await asyncio.gather(missing.start(), other.start())
+            await asyncio.sleep(1.0)
+        await replayed(cluster.proxies[0])
+        await late.start()
+        first = await replayed(late)
+        await late.stop()
+        for path in hints.glob("hints*"):
+            path.unlink()
+        for path, content in kept.items():
+            path.write_bytes(content)
+        await late.start()
+        print(f"{first} hints came late, and {await replayed(late)} of them twice")
+        await converged(cluster, written_once(history))
+        await read_all(cluster.web_addresses, history)
         history.check()
 
 
