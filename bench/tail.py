@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from bench.verdict import Verdict
 PROCESSES = 2
 CONNECTIONS = 32
 FILES = 2000
+TURNS = 5
+"""Each has a ratio of its own, and the median counts: on a shared machine that of one turn says little, since each time
+that a neighbour takes a core for a few milliseconds, all that were asked for meanwhile are late."""
 
 
 def measure_tail(keys: int, seconds: float, say: Say) -> tuple[dict[str, Any], Verdict]:
@@ -38,20 +42,28 @@ def measure_tail(keys: int, seconds: float, say: Say) -> tuple[dict[str, Any], V
         _replace(program, proxy, keys)
         say(f"tail: {peak / 2:,.0f} GET a second, by schedule")
         before = [compacted_bytes(node) for node in nodes]
-        found = client_bench(side, *shape, "--duration", 2 * seconds, "--rate", round(peak / 2))
+        paced = (*shape, "--duration", seconds / 2, "--rate", round(peak / 2))
+        turns = [client_bench(side, *paced) for _ in range(TURNS)]
         moved = [compacted_bytes(node) - then for node, then in zip(nodes, before, strict=True)]
-    get = found["operations"]["GET"]
-    figures = {"peak_per_s": peak, "compacted_bytes": moved, "client": found}
-    notes = [f"p50 {get['p50_ms']:.2f} ms, p99 {get['p99_ms']:.2f} ms at {peak / 2:,.0f}/s"]
+    gets = sorted((turn["operations"]["GET"] for turn in turns), key=_ratio)
+    usual, ratios = gets[TURNS // 2], [_ratio(get) for get in gets]
+    figures = {"peak_per_s": peak, "compacted_bytes": moved, "turns": turns}
+    notes = [f"p50 {usual['p50_ms']:.2f} ms, p99 {usual['p99_ms']:.2f} ms at {peak / 2:,.0f}/s"]
     idle = sum(1 for node in moved if node == 0)
     if idle:
         notes.append(f"{plural(idle, 'node')} did not compact")
-    if found["client"]["bottleneck"]:
+    if any(turn["client"]["bottleneck"] for turn in turns):
         notes.append("the load was the limit")
-    if found["unsent"]:
-        notes.append(f"{plural(found['unsent'], 'request')} never sent")
+    unsent = sum(turn["unsent"] for turn in turns)
+    if unsent:
+        notes.append(f"{plural(unsent, 'request')} never sent")
     name = "HTTP GET 4 KiB at half the peak rate, nodes compacting: p99 / p50"
-    return figures, Verdict(name, get["p99_ms"] / get["p50_ms"], TAIL_MOST, "×", note="; ".join(notes))
+    spread = (ratios[0], ratios[-1])
+    return figures, Verdict(name, statistics.median(ratios), TAIL_MOST, "×", spread=spread, note="; ".join(notes))
+
+
+def _ratio(get: dict[str, Any]) -> float:
+    return float(get["p99_ms"] / get["p50_ms"])
 
 
 def _replace(program: Path, proxy: Server, keys: int) -> None:
