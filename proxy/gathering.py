@@ -176,6 +176,9 @@ class Gathering:
         return True
 
     def _ask_next(self, whole: bool) -> bool:
+        now = self._coordinator.monotonic()
+        if now >= self._call.deadline:
+            self._renew_call(now)  # whoever is asked in place of one that took all of it has as much
         peer = self._peers[self._unasked]
         self._unasked += 1
         return self._ask(peer, whole)

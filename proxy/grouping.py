@@ -38,7 +38,6 @@ class GroupRead:
         "_promise",
         "_silent_at",
         "_started",
-        "_unheard",
         "due",
     )
 
@@ -50,8 +49,8 @@ class GroupRead:
         """For each key what was heard of it so far; an error once it isn't plain."""
         self._missing = [0] * len(keys)
         """How many answers it needs before it counts."""
-        self._asked: dict[Peer, Promise[list[Any]]] = {}
-        self._unheard = 0
+        self._asked: dict[Promise[list[Any]], tuple[Peer, list[int]]] = {}
+        """The questions that aren't answered yet."""
         self._started = coordinator.monotonic()
         self._silent_at = 0.0
         self._finished = False
@@ -88,7 +87,7 @@ class GroupRead:
         for whole, questions in ((True, for_values), (False, for_versions)):
             for peer, places in questions.items():
                 self._ask(peer, whole, places, node_call)
-        if self._unheard:
+        if self._asked:
             self._promise = Promise(coordinator.turn)
             coordinator.watch(self)
             return self._promise
@@ -100,8 +99,8 @@ class GroupRead:
         if self._finished:
             return
         if now >= self._silent_at:
-            for peer in self._asked:
-                self._coordinator.health.silent(peer, self._started)
+            for peer, places in self._asked.values():
+                self._blame(peer, places)
             self._finish()
         elif self._coordinator.may_hedge():
             self._finish()
@@ -122,15 +121,13 @@ class GroupRead:
             self._fail(peer, places, error)
             return
         if isinstance(reply, Promise):
-            self._unheard += 1
-            self._asked[peer] = reply
+            self._asked[reply] = peer, places
             reply.add_done_callback(partial(self._replied, peer, whole, places))
         else:
             self._take(places, whole, reply)
 
     def _replied(self, peer: Peer, whole: bool, places: list[int], reply: Promise[list[Any]]) -> None:
-        if self._asked.get(peer) is reply:
-            del self._asked[peer]
+        del self._asked[reply]
         if reply.cancelled():
             self._fail(peer, places, Expired("cancelled"))
         elif error := reply.exception():
@@ -140,8 +137,7 @@ class GroupRead:
                 self._coordinator.health.answered(peer, self._started)
             if not self._finished:
                 self._take(places, whole, reply.result())
-        self._unheard -= 1
-        if not (self._unheard or self._finished):
+        if not (self._asked or self._finished):
             self._finish()
 
     def _take(self, places: list[int], whole: bool, outcomes: list[Any]) -> None:
@@ -166,10 +162,17 @@ class GroupRead:
                 self._leave_out(place, "its replicas differ")
 
     def _fail(self, peer: Peer, places: list[int], error: Exception) -> None:
-        if not isinstance(error, StaleRing):  # of rings, the reads see to it
+        if isinstance(error, Expired) and self._coordinator.monotonic() >= self._silent_at:
+            self._blame(peer, places)  # its client was the first to see that it says nothing
+        elif not isinstance(error, StaleRing):  # of rings, the reads see to it
             self._coordinator.health.failed(peer, error, self._started)
         for place in places:
             self._leave_out(place, str(error))
+
+    def _blame(self, peer: Peer, places: list[int]) -> None:
+        """A peer had a node's whole deadline: it was silent to as many requests as it was asked about keys."""
+        for _ in places:
+            self._coordinator.health.silent(peer, self._started)
 
     def _leave_out(self, place: int, reason: str) -> None:
         self._found[place] = LeftOut(reason)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sfss.errors import Busy, CorruptRecord, OutOfDisk, QuorumUnavailable, StaleRing
+from sfss.errors import Busy, CorruptRecord, Expired, OutOfDisk, QuorumUnavailable, StaleRing
 from sfss.groups import Item, LeftOut
 from sfss.store import settled
 from tests.unit.replica_lab import KEY, HintLab, Lab
@@ -119,6 +119,25 @@ async def test_what_is_slow_is_left_out_as_far_as_reads_may_be_hedged():
     assert hedged_s < lab.coordinator.options.node_deadline_s / 2
     assert loop.time() - began >= lab.coordinator.options.node_deadline_s
     assert all(lab.peer(replica).silences for replica in lab.replicas[:2])
+
+
+@pytest.mark.parametrize("by_its_client", [False, True])
+@in_virtual_time
+async def test_a_group_that_a_replica_says_nothing_to_counts_as_so_many_silences(by_its_client):
+    lab = Lab(hedge_budget=0.0)
+    keys = keys_of(lab, 8)
+    lab.at_once(lab.replicas[1])
+    lab.coordinator._hedges_saved = 0.0
+
+    reply = lab.coordinator.get_many(keys)
+    if by_its_client:
+        await asyncio.sleep(lab.coordinator.options.node_deadline_s)
+        question = next(iter(next(iter(lab.coordinator._in_flight))._asked))
+        question.set_exception(Expired("planted"))
+    await settled(reply)
+
+    assert lab.peer(lab.replicas[0]).down
+    assert not lab.peer(lab.replicas[1]).silences
 
 
 @in_virtual_time

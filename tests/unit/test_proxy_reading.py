@@ -59,6 +59,28 @@ async def test_head_tells_size_and_version_without_moving_the_value():
     assert [replica.log for replica in lab.replicas] == [["inspect"], ["inspect"], []]
 
 
+@in_virtual_time
+async def test_whoever_is_asked_in_place_of_one_whose_time_is_over_has_time():
+    lab = Lab(hedge_budget=0.0)
+    lab.coordinator._hedges_saved = 0.0
+    a, b, c = lab.replicas
+    record = lab.record(b"there")
+    for replica in lab.replicas:
+        replica.hold(record)
+    lab.at_once(b)
+    loop = asyncio.get_running_loop()
+    reply = lab.coordinator.get(KEY)
+    asked = a.call("read")
+
+    await asyncio.sleep(asked.call.deadline - loop.time())
+    if a.calls:
+        await asked.refuse(Expired("no answer within the deadline"))
+
+    assert c.call("read").call.deadline > loop.time()
+    await c.call("read").answer()
+    assert await reply == record
+
+
 @pytest.mark.parametrize("kind", ["get", "head"])
 @in_virtual_time
 async def test_the_newer_version_is_returned_only_once_w_replicas_hold_it(kind):
