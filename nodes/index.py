@@ -224,7 +224,7 @@ class Index:
             self._put_all(transaction, entries)
             for number, count in live_bytes.items():
                 key = _VOLUME_PREFIX + b"%010d" % number
-                if count:
+                if count > 0:
                     transaction.put(key, _LIVE.pack(count, _live_check(number, count)), db=self._meta)
                 else:
                     transaction.delete(key, db=self._meta)

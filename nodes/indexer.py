@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+from nodes.entry import unflipped
 from nodes.index import Covered, Index, IndexDamaged, IndexDiskFull, IndexFull
 from nodes.options import NodeOptions
 from nodes.overlay import Overlay
@@ -89,8 +90,10 @@ class Indexer:
         except (IndexFull, IndexDiskFull):
             return False
         if done:
-            # The damaged entry's record was still counted for the key, even where a newer one has been put since.
-            if self._overlay.newest(key) not in (None, wrong):
+            # The damaged entry's record was still counted for the key, even where a newer one has been put since;
+            # unless that met the damaged entry, and could tell what it had been (`Figures.remove`).
+            met = wrong_key == key and unflipped(key, wrong) is not None
+            if not met and self._overlay.newest(key) not in (None, wrong):
                 self._overlay.figures.remove(key, entry)
             self._index.refresh()
         return done

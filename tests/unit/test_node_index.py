@@ -89,6 +89,15 @@ def test_a_commit_is_seen_after_a_refresh_and_over_a_restart(tmp_path):
     again.close()
 
 
+def test_a_figure_below_nothing_which_none_can_be_stops_no_commit(index):
+    """Else a node that has miscounted a damaged entry could never start again."""
+    index.commit(entries(10), Covered(NODE, 3, 500, 70_000, 9, 10), {1: 5000, 2: 70}, forget_all=False)
+
+    index.commit({}, Covered(NODE, 3, 600, 70_100, 9, 10), {2: -1}, forget_all=False)
+
+    assert index.live_bytes() == {1: 5000}
+
+
 def test_absent_takes_an_entry_out_and_forget_all_takes_all(index):
     puts = entries(10)
     committed(index, puts)

@@ -102,6 +102,20 @@ async def test_what_was_written_meanwhile_is_not_undone_by_mending_and_counted_o
         assert (await settled(store.get(KEY))).value == b"anew"
 
 
+@pytest.mark.parametrize("place", PLACES)
+async def test_what_is_written_after_mending_has_begun_is_counted_once(tmp_path: Path, place: str) -> None:
+    await filled(tmp_path)
+    flip(tmp_path, *PLACES[place])
+    async with node(tmp_path) as store:
+        await settled(store.set(KEY, b"anew"))  # behind the commit that the mender looks at
+
+        await store._scrubber._mender.mend()
+
+        assert store.stats()["curr_items"] == str(COUNT + 1)
+        assert (await settled(store.get(KEY))).value == b"anew"
+    assert check_directory(tmp_path, print) == 0
+
+
 LEAF = b"%04x" % int.from_bytes(index_key(KEY)[:2], "big")
 POINTERS = {"volume, two bits": (HASH_BYTES + 7, 0x30), "offset, two bits": (HASH_BYTES + 7 + 4, 0x30)}
 """What they point to says nothing of them, so they aren't mended."""
