@@ -703,7 +703,10 @@ class NodeStore:
         if expires and self._is_purged(lookup, packed):
             return None if is_whole(lookup, packed) else _record(self._verified(lookup, packed), b"")
         key = lookup[HASH_BYTES:]
-        value = self._reader.read_now(volume, offset + RECORD_HEADER_BYTES + len(key), size)
+        try:
+            value = self._reader.read_now(volume, offset + RECORD_HEADER_BYTES + len(key), size)
+        except CorruptRecord as error:
+            raise self._corrupt(lookup, packed, f"can't be read: {error}") from None
         if value is None:
             return self._read_cold(lookup, packed, call)
         if checksum_of(key, value, flags, expires, version, False) != checksum:
@@ -749,7 +752,10 @@ class NodeStore:
     def _corrupt(self, lookup: bytes, packed: bytes, why: str = "failed its checksum") -> CorruptRecord:
         self._corrupt_records += 1
         volume, offset = unpack_fields(packed)[:2]
-        if lookup not in self._damaged:  # else that was said when it was found, and readers may be many
+        # Readers may be many, so it is said once, when it is found.
+        if not is_whole(lookup, packed):
+            self._scrubber.look_soon()
+        elif lookup not in self._damaged:
             _log.error("volume %d: the record at %d %s", volume, offset, why)
         self._note_damage_of(lookup, packed)
         return CorruptRecord(f"the record at {offset} in volume {volume} {why}")

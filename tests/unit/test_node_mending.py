@@ -116,6 +116,29 @@ async def test_what_is_written_after_mending_has_begun_is_counted_once(tmp_path:
     assert check_directory(tmp_path, print) == 0
 
 
+@pytest.mark.parametrize("place", ["expires", "version", "kind", "volume", "offset"])
+async def test_a_read_that_meets_a_damaged_entry_has_it_mended_at_once(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await filled(tmp_path)
+    flip(tmp_path, *PLACES[place])
+    async with node(tmp_path) as store:
+        with pytest.raises(CorruptRecord):
+            await settled(store.get(KEY))
+
+        async with asyncio.timeout(10):  # nobody waits for the next pass
+            while not await is_given(store):
+                await asyncio.sleep(0.01)
+        assert caplog.messages == ["the index entry of key/577 is damaged and was mended"]
+
+
+async def is_given(store: NodeStore) -> bool:
+    try:
+        return await settled(store.get(KEY)) is not None
+    except CorruptRecord:
+        return False
+
+
 LEAF = b"%04x" % int.from_bytes(index_key(KEY)[:2], "big")
 POINTERS = {"volume, two bits": (HASH_BYTES + 7, 0x30), "offset, two bits": (HASH_BYTES + 7 + 4, 0x30)}
 """What they point to says nothing of them, so they aren't mended."""
