@@ -3,7 +3,8 @@
 Each entry has a check over its key and its fields. A bit of the key is the worst of all: the file is missed, and others
 beside it may be, since a page that is out of order is searched in vain. The record that an entry points to says what
 the entry was; where either the fields or the check still agree with that, it is put right. Else it is only told: its
-file is an error until it is written again, unless it was the key.
+file is an error until it is written again, unless it was the key. Then the file is gone here, and the entry goes where
+its key belongs: where it was, it hides others from searches.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class Mender:
             rotten, astray = await loop.run_in_executor(self._thread, walker.next_slice)
             for entry in rotten:
                 mended = await self._mend(entry)
+                if not mended and entry.key != index_key(entry.key[HASH_BYTES:]):
+                    await self._indexer.put_right(*entry, entry.key, entry.entry)
                 self._on_fault(f"the index entry of {_name(entry.key)} is damaged{' and was mended' if mended else ''}")
             if not rotten:  # else they are found again, or told with what is in their way
                 for key in astray:

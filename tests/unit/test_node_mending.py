@@ -14,6 +14,7 @@ from nodes.store import NodeStore
 from sfss.errors import CorruptRecord
 from sfss.hash_tree import Listed, read_listing
 from sfss.store import settled
+from sfss.tasks import end
 from tests.unit.small_nodes import node
 
 COUNT = 700
@@ -176,6 +177,26 @@ async def is_listed_as(store: NodeStore, expected: dict[bytes, Listed]) -> bool:
         return await listed(store) == expected
     except CorruptRecord:
         return False
+
+
+async def test_a_leaf_is_told_again_once_it_is_known_that_a_key_is_lost(tmp_path: Path) -> None:
+    """Else nobody could bring back what the node has lost there."""
+    await filled(tmp_path)
+    async with node(tmp_path) as store:
+        expected = await listed(store)
+        lost = await settled(store.read(KEY))
+    flip(tmp_path, *POINTERS["volume, two bits"])
+    flip(tmp_path, *PLACES["hash, high"])
+    async with node(tmp_path) as store:
+        await end(store._scrubber._task)  # the pass is made here
+        with pytest.raises(CorruptRecord):
+            await listed(store)
+
+        await store._scrubber.scrub()
+
+        assert await listed(store) == {key: record for key, record in expected.items() if key != KEY}
+        assert (await settled(store.apply(KEY, lost))).accepted
+        assert await listed(store) == expected
 
 
 @pytest.mark.parametrize("place", POINTERS)
