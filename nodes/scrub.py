@@ -38,8 +38,8 @@ _IDLE_PART = 20.0
 
 _BETWEEN_PASSES_S = 3600.0
 _RESUME_S = 60.0
-"""After a start, before a pass goes on that was under way, or begins that was due; and between two looks at the index
-alone."""
+"""After a start, before a pass goes on that was under way, or begins that was due; and at least between two looks at
+the index alone."""
 
 _log = logging.getLogger("sfss.node")
 
@@ -91,6 +91,7 @@ class Scrubber:
         self._tree_checker = TreeChecker(index, indexer, tree, self._thread)
         self._task: asyncio.Task[None] | None = None
         self._doubt = asyncio.Event()
+        self._look_again_at = 0.0
         self.faults = 0
         self.scrubbed_bytes = 0
         self.passes = 0
@@ -121,7 +122,7 @@ class Scrubber:
         for number in self._left():
             self._next = number
             await self._save_progress()
-            if self._doubt.is_set():
+            if self._doubt.is_set() and time.monotonic() >= self._look_again_at:
                 await self._check_index()
             await self._indexer.commit()
             volume = self._volumes.by_number.get(number)
@@ -138,6 +139,7 @@ class Scrubber:
 
     async def _check_index(self) -> None:
         self._doubt.clear()
+        began = time.monotonic()
         try:
             await self._indexer.commit()
             await self._mender.mend()
@@ -146,6 +148,9 @@ class Scrubber:
                 self._tell(f"{off} leaves of the hash tree were off and were put right")
         except (OSError, IndexDamaged, index_errors) as error:
             _log.error("mending the index failed: %s", error)
+        # What can't be mended is met again and again, and a large index takes minutes: volumes are to be read, too.
+        ended = time.monotonic()
+        self._look_again_at = ended + max(_RESUME_S, ended - began)
 
     def _left(self) -> list[int]:
         """The volumes that this pass has yet to read."""
@@ -182,12 +187,15 @@ class Scrubber:
         """Wait for the next pass, and look at the index meanwhile where that is asked for."""
         until = time.monotonic() + seconds
         while (left_s := until - time.monotonic()) > 0:
+            rest_s = self._look_again_at - time.monotonic()
+            if rest_s > 0:
+                await asyncio.sleep(min(rest_s, left_s))
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._doubt.wait()
             if self._doubt.is_set():
                 await self._check_index()
-                await asyncio.sleep(min(_RESUME_S, left_s))
 
     async def _scrub_volume(self, volume: Volume) -> None:
         loop = asyncio.get_running_loop()

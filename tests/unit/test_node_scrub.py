@@ -13,6 +13,7 @@ from nodes.store import NodeStore
 from nodes.volume import Volume
 from sfss.errors import CorruptRecord
 from sfss.store import Record, checksum_of, settled
+from sfss.tasks import end
 from tests.unit.small_nodes import Clock, node
 
 
@@ -79,6 +80,26 @@ async def test_however_often_rot_is_read_it_is_logged_once(tmp_path, caplog):
 
         assert [line for line in caplog.messages if "failed its checksum" in line] == caplog.messages[:1]
         assert store.stats()["corrupt_records"] == "5"
+
+
+async def test_an_entry_that_cannot_be_mended_has_the_index_looked_at_once_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(tmp_path) as store:
+        await filled(store)
+        await end(store._scrubber._task)  # the passes are made here
+        looks = 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            store._scrubber.look_soon()  # as readers do that meet it
+
+        monkeypatch.setattr(store._scrubber._mender, "mend", look)
+        await store._scrubber.scrub()
+
+        assert store.stats()["volumes"] == "3"
+        assert looks == 1
 
 
 async def test_rot_in_garbage_is_counted_and_harms_nobody(tmp_path):
