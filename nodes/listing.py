@@ -4,7 +4,8 @@ Records are listed in a thread of its own, one listing at a time: the loop copie
 millisecond for a full overlay) and no more. Answers speak of what was durable when they were asked for, or later.
 
 Whoever asks may let other copies go for what is answered. So a record whose index entry is damaged is listed as
-damaged, and a leaf isn't told at all while its entries aren't those that its digest is made of.
+damaged, with the version that it had if a single bit flipped; and a leaf isn't told at all while its entries aren't
+those that its digest is made of.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from nodes.entry import HASH_BYTES, is_whole, names_its_key, unpack_fields
+from nodes.entry import HASH_BYTES, is_whole, names_its_key, unflipped, unpack_fields
 from nodes.format import Kind
 from nodes.index import Index
 from nodes.overlay import Overlay, is_purged
@@ -107,11 +108,14 @@ def _list(
     lines = []
     told = (key for key in sorted(newest) if counts.is_told(key, newest[key]))
     for key in islice(told, LISTED_MAX):
-        _, _, size, _, _, version, checksum, kind, _, _ = unpack_fields(newest[key])
+        entry = newest[key]
         damaged = key in counts.damaged
-        if not is_whole(key, newest[key]):
+        if not is_whole(key, entry):
             damaged = True
+            entry = unflipped(key, entry) or entry
             on_doubt()
+            time.sleep(BREATH_S)
+        _, _, size, _, _, version, checksum, kind, _, _ = unpack_fields(entry)
         lines.append(write_listed(Listed(key[HASH_BYTES:], version, checksum, kind == Kind.TOMBSTONE, size, damaged)))
         if not len(lines) % BREATH_RECORDS:
             time.sleep(BREATH_S)

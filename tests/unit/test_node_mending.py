@@ -159,8 +159,9 @@ async def test_a_listing_never_leaves_a_record_out_whose_entry_is_damaged(tmp_pa
     async with node(tmp_path) as store:
         try:
             found = await listed(store)
-            assert found[KEY].damaged
-            assert found | {KEY: expected[KEY]} == expected
+            # With the version that it has: beside a larger one, what others have of it would count for nothing, and
+            # beside a smaller one an older file of theirs for the newest.
+            assert found == expected | {KEY: expected[KEY]._replace(damaged=True)}
         except CorruptRecord:
             assert place in ("hash, high", "hash, low", "key")
 
