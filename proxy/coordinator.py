@@ -142,7 +142,7 @@ class Coordinator:
 
     def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Reply[list[Any]]:
         """Read several keys with one question to each node; what isn't plain is left out (`sfss.groups`)."""
-        self._admit_read()
+        self._admit_read(len(keys))
         return GroupRead(self, keys).start(call)
 
     def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Reply[list[Any]]:
@@ -171,15 +171,15 @@ class Coordinator:
         self.figures.close()
 
     def _read(self, key: bytes, call: Call, whole: bool) -> Reply[Record | None]:
-        self._admit_read()
+        self._admit_read(1)
         return Read(self, key, call, whole).start()
 
-    def _admit_read(self) -> None:
+    def _admit_read(self, keys: int) -> None:
         if len(self._in_flight) >= self.options.in_flight_max:
             self.counters.busy += 1
             raise Busy(f"{len(self._in_flight)} requests in flight")
         if self._hedges_saved < _HEDGES_SAVED_MAX:
-            self._hedges_saved += self.options.hedge_budget
+            self._hedges_saved += keys * self.options.hedge_budget
 
     def take_over(self, placed: PlacedRing) -> None:
         """Go over to another ring. Requests under way end under the one that they began with, or begin again."""
@@ -227,12 +227,12 @@ class Coordinator:
             return self.enough_are_well(owners.joint[0]) and self.enough_are_well(owners.joint[1])
         return sum(not (peer.down or peer.suspect) for peer in owners.peers) >= owners.w
 
-    def may_hedge(self) -> bool:
-        """Whether the budget allows one read more; takes it."""
+    def may_hedge(self, reads: int = 1) -> bool:
+        """Whether the budget allows one read more; takes it. Of a group it takes all `reads`, and may be overdrawn."""
         if self._hedges_saved < 1.0:
             return False
-        self._hedges_saved -= 1.0
-        self.counters.hedges += 1
+        self._hedges_saved -= reads
+        self.counters.hedges += reads
         return True
 
     # figures

@@ -30,6 +30,7 @@ class GroupRead:
     __slots__ = (
         "_asked",
         "_coordinator",
+        "_ends_at",
         "_finished",
         "_found",
         "_keys",
@@ -50,9 +51,10 @@ class GroupRead:
         self._missing = [0] * len(keys)
         """How many answers it needs before it counts."""
         self._asked: dict[Promise[list[Any]], tuple[Peer, list[int]]] = {}
-        """The questions that aren't answered yet."""
+        """The questions that aren't answered yet, and that nobody was blamed for."""
         self._started = coordinator.monotonic()
-        self._silent_at = 0.0
+        self._silent_at = self._started + coordinator.options.node_deadline_s
+        self._ends_at = 0.0
         self._finished = False
         self._promise: Promise[list[Any]] | None = None
         self.due = 0.0
@@ -82,8 +84,8 @@ class GroupRead:
             hedge_s = max(hedge_s, peers[0].hedge_s)
         ends_at = coordinator.ends_at(self._started, call)
         node_call = coordinator.call_to_node(self._started, ends_at, ring, call.request_id)
-        self._silent_at = node_call.deadline
-        self.due = min(self._started + hedge_s, self._silent_at)
+        self._ends_at = node_call.deadline
+        self.due = min(self._started + hedge_s, self._ends_at)
         for whole, questions in ((True, for_values), (False, for_versions)):
             for peer, places in questions.items():
                 self._ask(peer, whole, places, node_call)
@@ -95,17 +97,18 @@ class GroupRead:
 
     def overdue(self, now: float) -> None:
         """Called once `due` has passed: what is slow to come is left out, if the budget for asking twice allows it; in
-        any case what a node's whole deadline was not enough for."""
+        any case what its deadline was not enough for."""
         if self._finished:
             return
-        if now >= self._silent_at:
+        if now >= self._ends_at:
             for peer, places in self._asked.values():
                 self._blame(peer, places)
+            self._asked.clear()
             self._finish()
-        elif self._coordinator.may_hedge():
+        elif self._coordinator.may_hedge(sum(map(bool, self._missing))):
             self._finish()
         else:
-            self.due = self._silent_at
+            self.due = self._ends_at
 
     def break_off(self, error: Exception) -> None:
         """End it with `error`, since `overdue` raised."""
@@ -127,16 +130,19 @@ class GroupRead:
             self._take(places, whole, reply)
 
     def _replied(self, peer: Peer, whole: bool, places: list[int], reply: Promise[list[Any]]) -> None:
-        del self._asked[reply]
+        unheard = self._asked.pop(reply, None) is not None
         if reply.cancelled():
             self._fail(peer, places, Expired("cancelled"))
         elif error := reply.exception():
+            if unheard and isinstance(error, Expired):
+                self._blame(peer, places)  # its client was the first to see that it says nothing
             self._fail(peer, places, error if isinstance(error, Exception) else Expired(str(error)))
         else:
-            if peer.silences or peer.down or peer.suspect:
+            outcomes = reply.result()
+            if (peer.silences or peer.down or peer.suspect) and not any(map(_is_error, outcomes)):
                 self._coordinator.health.answered(peer, self._started)
             if not self._finished:
-                self._take(places, whole, reply.result())
+                self._take(places, whole, outcomes)
         if not (self._asked or self._finished):
             self._finish()
 
@@ -162,17 +168,17 @@ class GroupRead:
                 self._leave_out(place, "its replicas differ")
 
     def _fail(self, peer: Peer, places: list[int], error: Exception) -> None:
-        if isinstance(error, Expired) and self._coordinator.monotonic() >= self._silent_at:
-            self._blame(peer, places)  # its client was the first to see that it says nothing
-        elif not isinstance(error, StaleRing):  # of rings, the reads see to it
+        if not isinstance(error, StaleRing):  # of rings, the reads see to it
             self._coordinator.health.failed(peer, error, self._started)
         for place in places:
             self._leave_out(place, str(error))
 
     def _blame(self, peer: Peer, places: list[int]) -> None:
-        """A peer had a node's whole deadline: it was silent to as many requests as it was asked about keys."""
-        for _ in places:
-            self._coordinator.health.silent(peer, self._started)
+        """A peer hasn't answered. If it had a node's whole deadline, it was silent to as many requests as it was asked
+        about keys; that a caller was in a hurry says nothing about it."""
+        if self._coordinator.monotonic() >= self._silent_at:
+            for _ in places:
+                self._coordinator.health.silent(peer, self._started)
 
     def _leave_out(self, place: int, reason: str) -> None:
         self._found[place] = LeftOut(reason)
@@ -198,6 +204,10 @@ class GroupRead:
         if isinstance(found, Record) and found.live(now):
             return found
         return None if _tells_absence(owners) else LeftOut("to say that there is none more have to be asked")
+
+
+def _is_error(outcome: Any) -> bool:
+    return isinstance(outcome, Exception)
 
 
 def _same(one: Record, other: Record) -> bool:

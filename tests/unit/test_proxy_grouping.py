@@ -6,7 +6,7 @@ import pytest
 
 from sfss.errors import Busy, CorruptRecord, Expired, OutOfDisk, QuorumUnavailable, StaleRing
 from sfss.groups import Item, LeftOut
-from sfss.store import settled
+from sfss.store import Call, settled
 from tests.unit.replica_lab import KEY, HintLab, Lab
 from tests.unit.virtual_time import in_virtual_time
 
@@ -121,6 +121,26 @@ async def test_what_is_slow_is_left_out_as_far_as_reads_may_be_hedged():
     assert all(lab.peer(replica).silences for replica in lab.replicas[:2])
 
 
+@in_virtual_time
+async def test_a_group_that_is_left_out_for_slowness_costs_a_hedge_for_each_key_that_is_then_read_alone():
+    lab = Lab(hedge_budget=0.05)
+    keys = keys_of(lab, 8)
+    lab.coordinator._hedges_saved = 1.0
+    loop = asyncio.get_running_loop()
+    took_s = []
+
+    for _ in range(2):
+        began = loop.time()
+        await settled(lab.coordinator.get_many(keys))
+        took_s.append(loop.time() - began)
+        for key in keys:
+            lab.coordinator.get(key)
+
+    assert took_s[0] < lab.coordinator.options.node_deadline_s / 2
+    assert took_s[1] >= lab.coordinator.options.node_deadline_s
+    assert lab.coordinator.counters.hedges == 8
+
+
 @pytest.mark.parametrize("by_its_client", [False, True])
 @in_virtual_time
 async def test_a_group_that_a_replica_says_nothing_to_counts_as_so_many_silences(by_its_client):
@@ -138,6 +158,56 @@ async def test_a_group_that_a_replica_says_nothing_to_counts_as_so_many_silences
 
     assert lab.peer(lab.replicas[0]).down
     assert not lab.peer(lab.replicas[1]).silences
+
+
+@pytest.mark.parametrize("by_its_client", [False, True])
+@in_virtual_time
+async def test_a_silence_is_counted_once_whoever_sees_it_first(by_its_client):
+    lab = Lab(hedge_budget=0.0)
+    keys = keys_of(lab, 2)
+    lab.coordinator._hedges_saved = 0.0
+    reply = lab.coordinator.get_many(keys)
+    group = next(iter(lab.coordinator._in_flight))
+    questions = list(group._asked)
+
+    await asyncio.sleep(lab.coordinator.options.node_deadline_s + (0.0 if by_its_client else 0.1))
+    for question in questions:
+        question.set_exception(Expired("planted"))
+    await settled(reply)
+    await asyncio.sleep(0.1)
+
+    assert [lab.peer(replica).silences for replica in lab.replicas] == [2, 2, 0]
+
+
+@pytest.mark.parametrize("left_s", [0.001, 0.1])
+@in_virtual_time
+async def test_that_a_group_is_in_a_hurry_says_nothing_about_the_nodes(left_s):
+    lab = Lab(hedge_budget=0.0)
+    keys = keys_of(lab, 8)
+    lab.coordinator._hedges_saved = 0.0
+    loop = asyncio.get_running_loop()
+
+    outcomes = await settled(lab.coordinator.get_many(keys, Call(loop.time() + left_s)))
+
+    assert all(map(left_out, outcomes))
+    assert lab.health.well
+    assert [lab.peer(replica).silences for replica in lab.replicas] == [0, 0, 0]
+
+
+@in_virtual_time
+async def test_a_replica_that_only_tells_of_errors_gave_no_good_answer():
+    lab = Lab()
+    keys = keys_of(lab, 2)
+    silent, well = (lab.peer(replica) for replica in lab.replicas[:2])
+    silent.silences = well.silences = 2
+    reply = lab.coordinator.get_many(keys)
+    questions = list(next(iter(lab.coordinator._in_flight))._asked)
+
+    questions[0].set_result([Expired("planted")] * 2)
+    questions[1].set_result([None] * 2)
+    await settled(reply)
+
+    assert (silent.silences, well.silences) == (2, 0)
 
 
 @in_virtual_time
