@@ -23,8 +23,8 @@ LARGE = GROUP_VALUE_BYTES_MAX + 1
 class Grouped(SlowStore):
     """Notes the sizes of groups and which keys were asked for alone. `faults` are told in groups only, once each."""
 
-    def __init__(self, **faults: Exception) -> None:
-        super().__init__()
+    def __init__(self, *, held: bool = False, **faults: Exception) -> None:
+        super().__init__(held=held)
         self.read: list[int] = []
         self.written: list[int] = []
         self.alone: list[bytes] = []
@@ -92,6 +92,20 @@ async def test_a_file_that_a_group_left_out_is_read_alone_and_one_that_failed_is
     assert told(given(put)) == [("a", 200, None), ("b", 503, "unknown"), ("c", 507, "not-applied"), ("d", 200, None)]
 
 
+async def test_files_of_a_group_that_were_not_begun_are_sent_once_more_at_the_same_time() -> None:
+    paths = ("a", "b", "c")
+    store = Grouped(**{path: Stopping("planted") for path in paths}, held=True)
+    async with web_tier(store) as web:
+        asked = asyncio.create_task(web.ask(put_of(records(*((path, b"value") for path in paths)))))
+        await eventually(lambda: bool(store.alone))
+        at_once = list(store.alone)
+        store.gate.set()
+        put = await asked
+
+    assert at_once == [b"a", b"b", b"c"]
+    assert put.status == 200
+
+
 async def test_of_two_files_of_one_path_in_a_batch_the_later_one_stays() -> None:
     store = Grouped()
     async with web_tier(store) as web:
@@ -124,6 +138,29 @@ async def test_large_files_that_groups_leave_out_are_not_all_read_at_once() -> N
     assert first == 8
     assert len(store.alone) == READS_MAX
     assert given(got)[-1] == {"end": True, "files": READS_MAX, "failed": 0}
+
+
+class AnswersLaterOnesAtOnce(Grouped):
+    """Leaves out all of each group: of the first when the gate is opened, of the others at once."""
+
+    def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Any:
+        self.read.append(len(keys))
+        outcomes = [LeftOut("planted")] * len(keys)
+        if len(self.read) > 1:
+            return outcomes
+        return self._later("get_many", b"", call, lambda: outcomes)
+
+
+async def test_what_groups_leave_out_is_asked_for_in_the_order_of_the_list() -> None:
+    store = AnswersLaterOnesAtOnce(held=True)
+    paths = [f"f{number}" for number in range(GROUP_KEYS_MAX + 1)]
+    async with web_tier(store) as web:
+        asked = asyncio.create_task(web.ask(get_of(*paths)))
+        await eventually(lambda: len(store.read) == 2)
+        store.gate.set()
+        await asked
+
+    assert store.alone == [path.encode() for path in paths]
 
 
 async def test_what_groups_leave_out_is_asked_for_only_as_long_as_the_answer_has_room() -> None:

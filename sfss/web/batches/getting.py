@@ -17,7 +17,7 @@ from typing import Any
 
 from sfss.errors import BadRequest, SfssError, Stopping
 from sfss.groups import GROUP_KEYS_MAX
-from sfss.promise import Promise
+from sfss.promise import Promise, new_promise
 from sfss.store import Call, GroupStore, Record, Store
 from sfss.web.answers import FOREIGN_BYTES_HEADERS, Answer
 from sfss.web.batches.items import JOINED_BYTES_MAX, Totals, Writer
@@ -169,12 +169,14 @@ class Getting:
                 for asked in group:
                     asked.reply = error
                 return True
-            if isinstance(reply, Promise):
-                for asked in group:
-                    asked.reply = reply
-                self._groups.append((reply, group))
-            else:
-                self._hand_out(group, reply)
+            if not isinstance(reply, Promise):
+                # Also one that is answered at once waits for its turn: what is left out must be in the order of the
+                # list, or the oldest file waits for ever behind later ones.
+                at_once, reply = reply, new_promise()
+                reply.set_result(at_once)
+            for asked in group:
+                asked.reply = reply
+            self._groups.append((reply, group))
         return bool(lines)
 
     def _hand_out_groups(self) -> None:

@@ -207,7 +207,6 @@ class Putting:
         self._group_bytes += size
 
     def _send_alone(self, sending: _Sending) -> None:
-        sending.place = -1
         try:
             sending.reply = self._store.set(sending.key, sending.value, call=self._call())
         except Exception as error:
@@ -250,10 +249,8 @@ class Putting:
             if reply is None:
                 return  # its group isn't sent yet
             if isinstance(reply, list):
-                reply = reply[sending.place]
-                if isinstance(reply, _NOT_BEGUN) and reply.outcome is Outcome.NOT_APPLIED:
-                    self._send_alone(sending)
-                    continue
+                self._hand_out(sending.reply, reply)
+                continue
             on_their_way.popleft()
             path, value = sending.path, sending.value
             self._keys_under_way.discard(sending.key)
@@ -264,6 +261,17 @@ class Putting:
             else:
                 line = self._failure_line(path, reply)
             self._keep(line)
+
+    def _hand_out(self, reply: Any, outcomes: list[Any]) -> None:
+        """Note for each file of a group what became of it. Those that were not begun all go once more at the same time:
+        one after the other, each could take as long as a request may."""
+        for sending in self._on_their_way:
+            if sending.reply is reply:
+                outcome = outcomes[sending.place]
+                if isinstance(outcome, _NOT_BEGUN) and outcome.outcome is Outcome.NOT_APPLIED:
+                    self._send_alone(sending)
+                else:
+                    sending.reply = outcome
 
     def _failure_line(self, path: str, error: BaseException) -> bytes:
         self._files += 1
