@@ -65,7 +65,7 @@ def each(ask: Callable[[T], Any], things: Sequence[T]) -> list[Any] | Promise[li
             join.wait_for(reply, len(outcomes))
         elif isinstance(reply, Record):
             size += len(reply.value)
-        outcomes.append(_bounded(reply))
+        outcomes.append(bounded(reply))
     return outcomes if join is None else join.all_came
 
 
@@ -80,7 +80,8 @@ def mapped(
     return answer
 
 
-def _bounded(outcome: Any) -> Any:
+def bounded(outcome: Any) -> Any:
+    """The outcome of a read, if it is small enough for a group; else `LeftOut`."""
     if isinstance(outcome, Record) and len(outcome.value) > GROUP_VALUE_BYTES_MAX:
         return LeftOut(f"a file of {outcome.size} bytes")
     return outcome
@@ -104,7 +105,7 @@ class _Join:
         if reply.cancelled():
             outcome: Any = Expired("cancelled", Outcome.UNKNOWN)
         else:
-            outcome = reply.exception() or _bounded(reply.result())
+            outcome = reply.exception() or bounded(reply.result())
         self._outcomes[place] = outcome
         self._missing -= 1
         if not self._missing and not self.all_came.done():

@@ -83,7 +83,7 @@ class GroupStore(Protocol):
         """For each key `Record`, None or an error; `LeftOut` of those to be asked for alone."""
 
     def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> list[Any] | Promise[list[Any]]:
-        """For each item `Written` or an error. Of two items of one key the later one stays."""
+        """For each item `Written` or an error. Two items of one key are two writes at a time: either may stay."""
 
 
 @dataclass(frozen=True, slots=True)

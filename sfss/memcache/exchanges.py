@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sfss.errors import BadRequest, ConnectionLost, CorruptRecord, Outcome, SfssError
+from sfss.groups import bounded
 from sfss.memcache import own
 from sfss.memcache.access import Access
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
@@ -322,7 +323,7 @@ class Group(Exchange):
                 result = error
             if result is MORE:
                 return MORE
-            results.append(result)
+            results.append(bounded(result))  # a server of before knows of no limit
         return results
 
     def fail(self, error: SfssError) -> None:

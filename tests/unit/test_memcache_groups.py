@@ -172,6 +172,18 @@ async def test_what_is_too_large_for_a_group_is_left_out_of_it() -> None:
     assert server.service.counters.errors == 0
 
 
+async def test_what_is_too_large_for_a_group_is_left_out_of_it_also_where_the_server_gave_it() -> None:
+    size = GROUP_VALUE_BYTES_MAX + 1
+    value = bytes(size)
+    checksum = checksum_of(b"large", value, 0, 0, 5, False)
+    reply = b"VA %d s%d f0 A0 V5 H%016x O*9.id\r\n%b\r\nEN O*9.id\r\n" % (size, size, checksum, value)
+
+    large, none = taken(ready(fetches(b"large", b"none")), reply)
+
+    assert isinstance(large, LeftOut)
+    assert none is None
+
+
 async def test_a_refusal_of_a_whole_group_is_told_for_each_key() -> None:
     server = server_of(limits=ServerLimits(bytes_held_max=10))
     server.bytes_held = 11
