@@ -16,7 +16,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
 
 # A file's tests run in one process and in their order, those marked `alone` last (docs/testing.rst). A crash of a process
 # ends the run: pytest-xdist would run the test that crashed again.
-two_at_a_time := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+side_by_side := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 compiled := *__mypyc.*.so sfss/*.so sfss/memcache/*.so sfss/memcache/commands/*.so sfss/web/*.so proxy/*.so nodes/*.so
 sources := $(wildcard sfss/*.py sfss/memcache/*.py sfss/memcache/commands/*.py sfss/web/*.py proxy/*.py nodes/*.py)
@@ -27,7 +27,7 @@ run: $(VENV)/compiled
 	@exec $(bin)/sfss up $(ARGS)
 
 test: $(VENV)/installed-test $(VENV)/compiled
-	@exec $(bin)/python -m pytest $(two_at_a_time) $(ARGS)
+	@exec $(bin)/python -m pytest $(side_by_side) $(ARGS)
 
 check: $(VENV)/installed-check
 	$(bin)/ruff check .

@@ -7,7 +7,7 @@
 * Tests run the packages' sources in their own process, also where they are compiled; the servers that they start as
   processes run as they are installed.
 * With CI set, a skip is a failure: a machine that lacks a tool must not look like a machine where the test passed.
-* `make test` runs in two processes (pytest-xdist). Files marked `alone` come last, one test at a time: what they
+* `make test` runs in three processes (pytest-xdist). Files marked `alone` come last, one test at a time: what they
   measure says something only where nobody else keeps the machine busy.
 """
 
@@ -92,9 +92,9 @@ def _runs_alone(item: pytest.Item) -> bool:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     if not _is_one_of_several(item.config):
         return (yield)
-    # Outside of what is timed: a wait for tests in the other process is no test's own time.
-    with Path(__file__).open() as both_have:
-        fcntl.flock(both_have, fcntl.LOCK_EX if _runs_alone(item) else fcntl.LOCK_SH)
+    # Outside of what is timed: a wait for tests in other processes is no test's own time.
+    with Path(__file__).open() as all_have:
+        fcntl.flock(all_have, fcntl.LOCK_EX if _runs_alone(item) else fcntl.LOCK_SH)
         return (yield)
 
 
