@@ -18,8 +18,9 @@ pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
 # ends the run: pytest-xdist would run the test that crashed again.
 side_by_side := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-compiled := *__mypyc.*.so sfss/*.so sfss/memcache/*.so sfss/memcache/commands/*.so sfss/web/*.so proxy/*.so nodes/*.so
-sources := $(wildcard sfss/*.py sfss/memcache/*.py sfss/memcache/commands/*.py sfss/web/*.py proxy/*.py nodes/*.py)
+folders := sfss sfss/memcache sfss/memcache/commands sfss/web sfss/web/batches proxy nodes
+compiled := *__mypyc.*.so $(folders:%=%/*.so)
+sources := $(wildcard $(folders:%=%/*.py))
 
 .PHONY: run test check bench torture clean
 

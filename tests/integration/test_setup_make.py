@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -104,3 +105,12 @@ def test_cleaning_leaves_the_data_alone(tmp_path: Path) -> None:
     assert make(tmp_path, "clean").returncode == 0
 
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["data", "sfss"]
+
+
+def test_what_is_compiled_is_made_anew_after_any_change_of_it() -> None:
+    script = (MAKEFILE.parent / "setup.py").read_text()
+    compiled = set(re.findall(r'^        "([a-z/]+)": "', script, re.M)) | {"proxy", "nodes"}
+    named = re.search(r"^folders := (.*)$", MAKEFILE.read_text(), re.M)
+
+    assert named is not None
+    assert compiled == set(named[1].split())

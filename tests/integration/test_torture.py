@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +166,37 @@ def test_what_is_missing_is_left_out_and_said(torture: Callable[..., Result], mo
 
     assert done.exit_code == 0, done.output
     assert "left out: test_missing: needs a tool" in done.output
+
+
+def test_a_run_that_is_ended_takes_its_tests_along_and_tells_what_there_was() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.torture", "model", "--minutes", "5"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as run:
+        give_up = time.monotonic() + 60
+        while not (children := _running_pytest(run.pid)) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGTERM)
+        told, _ = run.communicate(timeout=60)
+
+    assert children
+    assert (run.returncode, told.splitlines()[-1]) == (130, "interrupted")
+    while any(_runs(child) for child in children) and time.monotonic() < give_up:
+        time.sleep(0.05)  # the kernel is at it
+    assert not any(_runs(child) for child in children)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, and it isn't one that has ended and waits to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _running_pytest(pid: int) -> list[int]:
+    """The children of a process that run pytest by now."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"pytest" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -110,4 +111,9 @@ def _conclude(rounds: list[Round], folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    for ending in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # SIGINT also where it is ignored, in the background
+        signal.signal(ending, signal.default_int_handler)
     main(prog_name="torture")

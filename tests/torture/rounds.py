@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from tests.parent_death import die_with_parent
 from tests.torture.faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,9 @@ def run_round(name: str, seed: int, folder: Path, *, long_form: bool) -> Round:
     environment = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
     log = folder / "pytest.log"
     with log.open("wb") as output:
-        ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False, preexec_fn=die_with_parent
+        )
     done = Round(name, seed, long_form)
     if report.exists():
         _read(report, done)
