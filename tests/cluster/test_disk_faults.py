@@ -135,11 +135,10 @@ async def test_a_torn_end_of_a_volume_is_noticed_and_what_it_had_is_brought_back
             await asyncio.sleep(1)
             if not at_rest:
                 # What is cut off now was hardly in the index; after a rest, all of it is.
-                told = await restart_torn(refilling, node, rng)
+                told = await restart_torn(refilling, node, rng, at_rest=False)
                 assert "torn end" in told or "may be missing" in told, told
         if at_rest:
-            await indexed(node)
-            told = await restart_torn(refilling, node, rng)
+            told = await restart_torn(refilling, node, rng, at_rest=True)
             assert "the index knows are lost" in told, told
             assert (await figures_of(node))["corrupt_records"] != "0"
         await read_all(refilling.web_addresses, history)
@@ -157,10 +156,12 @@ async def figures_of(node: Part) -> dict[str, str]:
 
 
 async def indexed(node: Part) -> None:
-    """Wait until all that a node has is in its index."""
+    """Wait until all that a node has, and all that is on its way to the disk, is in its index."""
+    quiet = 0
     async with asyncio.timeout(30):
-        while (await figures_of(node))["unindexed_records"] != "0":
-            await asyncio.sleep(0.05)
+        while quiet < 2:
+            await asyncio.sleep(0.1)
+            quiet = quiet + 1 if (await figures_of(node))["unindexed_records"] == "0" else 0
 
 
 async def trusted(node: Part) -> None:
@@ -177,9 +178,16 @@ async def trusted(node: Part) -> None:
         await asyncio.sleep(0.1)
 
 
-async def restart_torn(cluster: Cluster, node: Part, rng: random.Random) -> str:
-    """Kill a node, tear its newest volume and start it again. Returns what it said at its start."""
-    node.kill()
+async def restart_torn(cluster: Cluster, node: Part, rng: random.Random, *, at_rest: bool) -> str:
+    """Kill a node, tear its newest volume and start it again. Returns what it said at its start. `at_rest`: once all
+    that it has is in its index, and nothing can come any more, no hint and no repair either."""
+    with ExitStack() as silence:
+        if at_rest:
+            for proxy in cluster.proxies:
+                proxy.pause()
+                silence.callback(proxy.resume)
+            await indexed(node)
+        node.kill()
     # The others finish what they were told at the same time: one replica alone loses its end.
     await asyncio.sleep(0.3)
     tear(cluster.data_of(node.name), rng.randint(1, 5000))
@@ -246,6 +254,7 @@ async def test_bits_that_flip_on_one_node_are_found_never_served_and_lose_nothin
         with closing(Client("keeper", refilling.web_addresses, history, rng)) as keeper:
             for key in kept:
                 await keeper.put(key, 2000)
+        await has_all(node, kept)
         async with Workload(refilling.web_addresses, history, keys=keys_of("rot"), mix=Mix(rest_s=0.02)):
             await asyncio.sleep(1)
             node.kill()
@@ -263,12 +272,17 @@ async def test_bits_that_flip_on_one_node_are_found_never_served_and_lose_nothin
         with closing(Client("keeper", refilling.web_addresses, history, rng)) as keeper:
             for key in kept:
                 await keeper.put(key, 2000)
-        # While a proxy takes it for down it is passed over, and brought what it missed from a hint.
-        async with asyncio.timeout(30):
-            while await read_own(node, kept) != (len(kept), 0):
-                await asyncio.sleep(0.1)
+        await has_all(node, kept)
 
     history.check()
+
+
+async def has_all(node: Part, keys: Sequence[str]) -> None:
+    """Wait until a node has files that were stored. While a proxy takes it for down, it is passed over, and brought
+    what it missed from a hint."""
+    async with asyncio.timeout(30):
+        while await read_own(node, keys) != (len(keys), 0):
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("name", [IDENTITY, RING])
