@@ -33,6 +33,8 @@ async def caught(scenario, history: History) -> None:
             TRIES.count = number + 1
             print(f"caught by try {number + 1}: {str(error)[:600]}")
             return
+        except TimeoutError:
+            continue  # a broken build may wait for an answer that can't come: neither is that a proof
     raise AssertionError("the planted fault was not caught")
 
 
