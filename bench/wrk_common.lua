@@ -98,7 +98,7 @@ function done(summary, latency, requests)
     if thread:get("ended_s") > 0 then seconds = thread:get("ended_s") - thread:get("started_s") end
   end
   io.write(string.format(
-    '\n{"done": %d, "seconds": %.3f, "rate": %.1f, "errors": %d, "bytes": %d, "p50_us": %d, "p90_us": %d, "p99_us": %d, "max_us": %d}\n',
+    '\n{"done": %d, "seconds": %.6f, "rate": %.1f, "errors": %d, "bytes": %d, "p50_us": %d, "p90_us": %d, "p99_us": %d, "max_us": %d}\n',
     summary.requests, seconds, summary.requests / seconds,
     e.connect + e.read + e.write + e.status + e.timeout + bad, summary.bytes,
     latency:percentile(50), latency:percentile(90), latency:percentile(99), latency.max))
