@@ -102,7 +102,7 @@ class Appender:
 
     def _begin(self, header: VolumeHeader, privileged: bool) -> None:
         if self._fd >= 0:
-            self._finish()
+            self._cut()  # for good: a later volume says so by existing
         spare = self._spares.take()
         try:
             fd = create_volume(self._directory, header, spare)
@@ -116,15 +116,6 @@ class Appender:
         self.number = header.number
         self._end = VOLUME_HEADER_BYTES
         self._allocated = os.fstat(fd).st_size
-
-    def _finish(self) -> None:
-        """Give back the room taken ahead and put the volume on disk for good: a later volume says so by existing."""
-        try:
-            os.ftruncate(self._fd, self._end)
-        except OSError as error:
-            raise SyncFailed(str(error)) from error
-        self._allocated = self._end
-        self._sync()
 
     def _allocate(self, end: int, privileged: bool) -> None:
         if end <= self._allocated:
@@ -196,7 +187,8 @@ class Appender:
         return written
 
     def _cut(self) -> None:
-        """Take a failed append off the file again, durably, so that it can't come to be after a restart."""
+        """Take off the file, durably, what lies behind the end: room taken ahead, or a failed append, which must not
+        come to be after a restart."""
         try:
             os.ftruncate(self._fd, self._end)
         except OSError as error:
