@@ -22,6 +22,16 @@ folders := sfss sfss/memcache sfss/memcache/commands sfss/web sfss/web/batches p
 compiled := *__mypyc.*.so $(folders:%=%/*.so)
 sources := $(wildcard $(folders:%=%/*.py))
 
+pythons := $(or $(PYTHON),python3 $(wildcard $(addsuffix /python3,$(subst :, ,$(PATH)))) python3.14 python3.13 python3.12 python3.11)
+
+# Whether an interpreter has all that a fast sfss needs: headers to compile with, and a build for speed. A default build
+# of Python with its library apart (pyenv makes such ones) costs a tenth of the requests.
+fast := import ensurepip, pathlib, sys, sysconfig, venv; \
+    plain = "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""); \
+    apart = "libpython" in pathlib.Path("/proc/self/maps").read_text(); \
+    headers = pathlib.Path(sysconfig.get_path("include"), "Python.h").exists(); \
+    sys.exit(plain and apart or not headers)
+
 .PHONY: run test check bench torture clean
 
 run: $(VENV)/compiled
@@ -79,14 +89,21 @@ $(VENV)/installed-check: $(VENV)/installed
 	@SFSS_COMPILE=0 $(pip) --editable '.[test,check]'
 	@touch $@
 
-# The first of these that is 3.11 or newer; a .venv that an interrupted run left half made is made anew.
+# The first of these that is 3.11 or newer, unless a later one is faster; a .venv that an interrupted run left half made is
+# made anew.
 $(VENV)/made:
-	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+	@first=; \
+	for python in $(pythons) ""; do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
-	    "$$python" -c 'import venv, ensurepip' 2>/dev/null || { \
-	        echo "make: $$python has no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
-	    rm -rf $(VENV) && "$$python" -m venv $(VENV) && touch $@ && exit 0; \
-	    echo "make: $$python could not make $(VENV); see above" >&2; exit 1; \
+	    first=$${first:-$$python}; \
+	    ! "$$python" -c '$(fast)' 2>/dev/null || break; \
 	done; \
-	echo "make: sfss needs Python 3.11 or newer, and $(or $(PYTHON),python3) is not; name one with PYTHON=/path/to/python" >&2; \
-	exit 1
+	python=$${python:-$$first}; \
+	[ "$$python" ] || { echo "make: sfss needs Python 3.11 or newer, and $(or $(PYTHON),python3) is not; name one with" \
+	    "PYTHON=/path/to/python" >&2; exit 1; }; \
+	"$$python" -c 'import venv, ensurepip' 2>/dev/null || { \
+	    echo "make: $$python has no venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	[ "$$python" = "$$first" ] || \
+	    echo "taking $$python: $$first was built without optimization and is slower (PYTHON=$$first takes it all the same)"; \
+	rm -rf $(VENV) && "$$python" -m venv $(VENV) && touch $@ || { \
+	    echo "make: $$python could not make $(VENV); see above" >&2; exit 1; }

@@ -34,6 +34,7 @@ def stand_in(folder: Path, name: str, script: str) -> Path:
 
 OLD = 'case "$2" in *version_info*) exit 1;; esac; exit 0'
 WITHOUT_VENV = 'case "$2" in *ensurepip*) exit 1;; esac; exit 0'
+SLOW = 'case "$2" in *enable-optimizations*) exit 1;; esac; case "$1" in -m) mkdir -p "$3"; echo "$0" >"$3/made-by";; esac'
 GOOD = 'case "$1" in -m) mkdir -p "$3"; echo "$0" >"$3/made-by";; esac; exit 0'
 
 
@@ -70,6 +71,37 @@ def test_where_python3_is_too_old_a_newer_one_beside_it_is_taken(tmp_path: Path,
 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / ".venv" / "made-by").read_text().strip() == str(newer)
+
+
+def test_a_faster_build_further_down_the_path_is_taken_and_told(tmp_path: Path, programs: Path) -> None:
+    stand_in(programs, "python3", SLOW)
+    (tmp_path / "further").mkdir()
+    faster = stand_in(tmp_path / "further", "python3", GOOD)
+
+    done = make(tmp_path, ".venv/made", path=f"{programs}:{tmp_path / 'further'}")
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".venv" / "made-by").read_text().strip() == str(faster)
+    assert done.stdout.startswith(f"taking {faster}: python3 was built without optimization")
+
+
+def test_where_none_is_faster_the_first_python_is_taken(tmp_path: Path, programs: Path) -> None:
+    python = stand_in(programs, "python3", SLOW)
+    stand_in(programs, "python3.12", SLOW)
+
+    done = make(tmp_path, ".venv/made", path=str(programs))
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".venv" / "made-by").read_text().strip() == str(python)
+    assert done.stdout == ""
+
+
+def test_a_python_that_is_named_is_taken_however_slow(tmp_path: Path) -> None:
+    python = stand_in(tmp_path, "python", SLOW)
+
+    assert make(tmp_path, ".venv/made", f"PYTHON={python}").returncode == 0
+
+    assert (tmp_path / ".venv" / "made-by").read_text().strip() == str(python)
 
 
 def test_no_python_at_all_is_told_in_one_line(tmp_path: Path, programs: Path) -> None:
