@@ -34,8 +34,8 @@ def stand_in(folder: Path, name: str, script: str) -> Path:
 
 OLD = 'case "$2" in *version_info*) exit 1;; esac; exit 0'
 WITHOUT_VENV = 'case "$2" in *ensurepip*) exit 1;; esac; exit 0'
-SLOW = 'case "$2" in *enable-optimizations*) exit 1;; esac; case "$1" in -m) mkdir -p "$3"; echo "$0" >"$3/made-by";; esac'
 GOOD = 'case "$1" in -m) mkdir -p "$3"; echo "$0" >"$3/made-by";; esac; exit 0'
+SLOW = f'case "$2" in *enable-optimizations*) exit 1;; esac; {GOOD}'
 
 
 @pytest.fixture
