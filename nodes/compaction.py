@@ -330,9 +330,7 @@ class Compactor:
         loop = asyncio.get_running_loop()
         aside = await loop.run_in_executor(self._thread, set_aside, volume_path(self._volumes.directory, volume.number))
         unused = self._volumes.retire(volume.number)
-        figures = self._overlay.figures
-        figures.live.pop(volume.number, None)
-        figures.changed.add(volume.number)
+        self._overlay.figures.forget_volume(volume.number)
         self._left_alone.clear()  # what is the oldest volume has changed
         self.compacted += 1
         _log.info("volume %d is compacted away", volume.number)

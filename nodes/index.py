@@ -51,6 +51,7 @@ _COVERED_KEY: Final = b"covered"
 _VOLUME_PREFIX: Final = b"volume/"
 _TREE_KEY: Final = b"tree"
 _TREE_PREFIX: Final = b"tree/"
+_DURABLE_KEY: Final = b"durable"
 
 
 class IndexDamaged(Exception):
@@ -130,6 +131,7 @@ class Index:
             if not read_only:
                 index._keep_distance()
             index.live_bytes()
+            index.durable()
         except (lmdb.Error, ValueError, struct.error) as damage:
             environment.close()
             raise IndexDamaged(str(damage)) from None
@@ -157,12 +159,14 @@ class Index:
         """How far the committed index goes. Raises `IndexDamaged`."""
         with self._reading() as transaction:
             packed = transaction.get(_COVERED_KEY, db=self._meta)
-        if packed is None:
-            return Covered(self._node)
-        check, _, body = packed.partition(b" ")
-        if check != _check_of(body):
-            raise IndexDamaged("its coverage failed its checksum")
-        return Covered(**json.loads(body))
+        return Covered(self._node) if packed is None else Covered(**json.loads(_checked(packed)))
+
+    def durable(self) -> int:
+        """Up to which position records may be in the index that it doesn't cover, since a commit of several slices came
+        to no end; all before it was on disk. 0 where none are. Raises `IndexDamaged`."""
+        with self._reading() as transaction:
+            packed = transaction.get(_DURABLE_KEY, db=self._meta)
+        return 0 if packed is None else int(_checked(packed))
 
     def live_bytes(self) -> dict[int, int]:
         """Bytes of records in each volume that entries point to, as of the last commit. Raises `IndexDamaged`."""
@@ -210,11 +214,13 @@ class Index:
         forget_all: bool,
         tree: Mapping[int, bytes] | None = None,
         notes: Mapping[bytes, bytes] | None = None,
+        durable: int = 0,
     ) -> None:
         """Put entries (`ABSENT` takes one out) and coverage together, durably. `live_bytes` holds the volumes whose
         figure has changed; 0 forgets a volume. `forget_all` empties the index first. `tree` has the pages of the hash
         tree that have changed, those that became empty without bytes; `notes` whatever else is to be known of the
-        entries, by name, in the same way.
+        entries, by name, in the same way. `durable` is 0 but where this is a slice of something larger that isn't the
+        last one (`nodes.generation`): then it is the position that the last one will cover.
 
         Raises `IndexFull`, `IndexDiskFull`; then nothing was done. For one thread at a time, and not the loop's.
         """
@@ -240,9 +246,13 @@ class Index:
                         transaction.put(key, packed, db=self._meta)
                     else:
                         transaction.delete(key, db=self._meta)
-                transaction.put(_TREE_KEY, b"%d" % covered.position, db=self._meta)
-            body = json.dumps(asdict(covered)).encode()
-            transaction.put(_COVERED_KEY, _check_of(body) + b" " + body, db=self._meta)
+                if not durable:
+                    transaction.put(_TREE_KEY, b"%d" % covered.position, db=self._meta)
+            if durable:
+                transaction.put(_DURABLE_KEY, _with_check(b"%d" % durable), db=self._meta)
+            else:
+                transaction.delete(_DURABLE_KEY, db=self._meta)
+            transaction.put(_COVERED_KEY, _with_check(json.dumps(asdict(covered)).encode()), db=self._meta)
 
     @contextmanager
     def _committing(self) -> Iterator[lmdb.Transaction[bytes]]:
@@ -450,8 +460,15 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 1).bit_length()
 
 
-def _check_of(body: bytes) -> bytes:
-    return b"%016x" % xxhash.xxh3_64_intdigest(body)
+def _with_check(body: bytes) -> bytes:
+    return b"%016x %b" % (xxhash.xxh3_64_intdigest(body), body)
+
+
+def _checked(packed: bytes) -> bytes:
+    _, _, body = packed.partition(b" ")
+    if packed != _with_check(body):
+        raise IndexDamaged("its coverage failed its checksum")
+    return body
 
 
 def _live_check(number: int, count: int) -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from nodes.entry import unflipped
+from nodes.generation import Generation, Slice
 from nodes.index import Covered, Index, IndexDamaged, IndexDiskFull, IndexFull
 from nodes.options import NodeOptions
 from nodes.overlay import Overlay
@@ -134,9 +135,10 @@ class Indexer:
         waiters, self._waiters = self._waiters, []
         figures = overlay.figures
         if overlay.current or overlay.forget_index or figures.uncommitted:
+            before = self._index.covered()
             frozen = asyncio.get_running_loop().create_future()
             # Frozen at the moment of the sync, so that no entry is committed whose record might not be on disk.
-            self._writer.when_synced(lambda: frozen.set_result(self._freeze()))
+            self._writer.when_synced(lambda: frozen.set_result(self._freeze(before)))
             await self._commit(await frozen, waiters)
         self._writer.hold(self._lags)
         for waiter in waiters:
@@ -150,29 +152,30 @@ class Indexer:
                 waiter.set_exception(OutOfDisk("out of disk"))
         self._waiters = []
 
-    def _freeze(self) -> _Generation:
-        overlay = self._overlay
-        figures = overlay.figures
+    def _freeze(self, before: Covered) -> Generation:
+        figures = self._overlay.figures
         volume = self._writer.volume
         covered = Covered(
             self._node, volume.number, volume.end, self._writer.synced_position, figures.version_max, figures.files
         )
-        return _Generation(
-            overlay.freeze(),
-            covered,
-            figures.take_changed(),
-            overlay.forget_index,
-            figures.tree.take_changed(),
-            figures.take_changed_notes(),
-        )
+        return Generation(self._overlay, covered, before)
 
-    async def _commit(self, generation: _Generation, waiters: list[asyncio.Future[None]]) -> None:
+    async def _commit(self, generation: Generation, waiters: list[asyncio.Future[None]]) -> None:
+        for part in await self._in_thread(generation.slices):
+            await self._commit_slice(part, waiters)
+            # Reads that go on in the commit before would keep its pages from the next one.
+            self._index.refresh()
+        self.commits += 1
+        self.covered_position = generation.covered.position
+        self._overlay.committed(generation.entries)
+
+    async def _commit_slice(self, part: Slice, waiters: list[asyncio.Future[None]]) -> None:
         """Try until it is done; `waiters` don't wait that long. Raises `IndexDiskFull` when the node stops."""
         while True:
-            if self._index.lacks_room_for(len(generation.entries)):
+            if self._index.lacks_room_for(len(part.entries)):
                 self._index.grow()
             try:
-                await self._in_thread(self._index.commit, *generation)
+                await self._in_thread(self._index.commit, *part)
             except IndexFull:
                 self._index.grow()
             except IndexDiskFull as error:
@@ -184,20 +187,6 @@ class Indexer:
                     await self._pause(self._closing)
             else:
                 break
-        self.commits += 1
-        self.covered_position = generation.covered.position
-        self._overlay.committed(generation.entries)
 
     def _in_thread(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-class _Generation(NamedTuple):
-    """The arguments of one `Index.commit`."""
-
-    entries: Mapping[bytes, bytes]
-    covered: Covered
-    live_bytes: Mapping[int, int]
-    forget_all: bool
-    tree: Mapping[int, bytes]
-    notes: Mapping[bytes, bytes]

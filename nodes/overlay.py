@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from nodes.bounds import Bounds
+from nodes.bounds import REGIONS, Bounds
 from nodes.entry import ABSENT, HASH_BYTES, checksum_in, is_whole, unflipped, unpack_fields
 from nodes.format import Kind, record_bytes
 from nodes.index import Index
@@ -33,18 +33,27 @@ def is_purged(packed: bytes, bound: int) -> bool:
     return version < bound and purge_stamp(kind == _TOMBSTONE, expires, version) < bound
 
 
+class Growth(NamedTuple):
+    """By how much figures have changed: files of each region, and volume, region and live bytes."""
+
+    files: list[int]
+    live: list[tuple[int, int, int]]
+
+
 @dataclass(slots=True)
 class Figures:
     """What is counted over all entries: files, tombstones, their bytes in volumes, and each volume's share of it.
 
-    `live` counts the bytes of the records that entries point to, tombstones included; `changed` holds the volumes whose
-    count is not committed yet. `tree` has all records that count, which are those that `bounds` don't purge. Of those
-    whose bytes are known to be damaged on disk (`damaged`, index keys) it has that.
+    `live` counts the bytes of the records that entries point to, tombstones included. `changed` has what of it is not
+    committed yet, by volume (upper bits) and region (lower eight), and `files_changed` the same of files, by region.
+    `tree` has all records that count, which are those that `bounds` don't purge. Of those whose bytes are known to be
+    damaged on disk (`damaged`, index keys) it has that.
     """
 
     files: int = 0
     live: dict[int, int] = field(default_factory=dict)
-    changed: set[int] = field(default_factory=set)
+    changed: dict[int, int] = field(default_factory=dict)
+    files_changed: list[int] = field(default_factory=lambda: [0] * REGIONS)
     version_max: int = 0
     tree: Tree = field(default_factory=Tree)
     bounds: Bounds = field(default_factory=Bounds)
@@ -59,16 +68,20 @@ class Figures:
 
     def add(self, key: bytes, entry: bytes, volume: int, record_bytes: int, version: int, is_file: bool) -> None:
         """An entry points to a record now. `key` is the index's key."""
+        region = key[0]
         live = self.live
         live[volume] = live.get(volume, 0) + record_bytes
-        self.changed.add(volume)
+        changed = self.changed
+        place = volume << 8 | region
+        changed[place] = changed.get(place, 0) + record_bytes
         if is_file:
             self.files += 1
+            self.files_changed[region] += 1
         else:
             self.tombstones += 1
         if version > self.version_max:
             self.version_max = version
-        bound = self.bounds.bounds[key[0]]
+        bound = self.bounds.bounds[region]
         if version >= bound or not is_purged(entry, bound):
             self.tree.add(key, checksum_in(entry))
 
@@ -81,16 +94,22 @@ class Figures:
                 return  # an index page is rotten; nobody knows what it counted for
             entry = whole
         volume, _, value_bytes, _, _, version, checksum, kind, _, _ = unpack_fields(entry)
-        self.live[volume] = self.live.get(volume, 0) - record_bytes(len(key) - HASH_BYTES, value_bytes)
-        self.changed.add(volume)
+        region = key[0]
+        size = record_bytes(len(key) - HASH_BYTES, value_bytes)
+        live = self.live
+        live[volume] = live.get(volume, 0) - size
+        changed = self.changed
+        place = volume << 8 | region
+        changed[place] = changed.get(place, 0) - size
         if kind == Kind.FILE:
             self.files -= 1
+            self.files_changed[region] -= 1
         else:
             self.tombstones -= 1
         if key in self.damaged:
             checksum = damaged_digest(checksum)
             self.mended(key)
-        bound = self.bounds.bounds[key[0]]
+        bound = self.bounds.bounds[region]
         if version >= bound or not is_purged(entry, bound):
             self.tree.remove(key, checksum)
 
@@ -134,18 +153,25 @@ class Figures:
             self.damaged.remove(key)
             self.changed_notes[DAMAGED_PREFIX + key] = b""
 
+    def forget_volume(self, volume: int) -> None:
+        """A volume is gone."""
+        self.live.pop(volume, None)
+        self.changed.setdefault(volume << 8, 0)
+
     def forget_all(self) -> None:
-        self.changed.update(self.live)
+        for volume in self.live:
+            self.changed.setdefault(volume << 8, 0)
         self.live = dict.fromkeys(self.live, 0)
         self.files = self.tombstones = 0
         for key in list(self.damaged):
             self.mended(key)
         self.tree.forget_all()
 
-    def take_changed(self) -> dict[int, int]:
-        """The volumes whose count has changed since the last call, with the count."""
-        taken = {number: self.live.get(number, 0) for number in self.changed}
-        self.changed = set()
+    def take_growth(self) -> Growth:
+        """What has changed since the last call; a volume that is forgotten is there with 0 at least."""
+        taken = Growth(self.files_changed, [(place >> 8, place & 255, grown) for place, grown in self.changed.items()])
+        self.changed = {}
+        self.files_changed = [0] * REGIONS
         return taken
 
     def take_changed_notes(self) -> dict[bytes, bytes]:

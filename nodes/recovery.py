@@ -23,6 +23,7 @@ from nodes.dropped import Dropped
 from nodes.dropping import remove_dead
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unpack_fields
 from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
+from nodes.generation import Generation
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
 from nodes.index import errors as index_errors
@@ -94,7 +95,8 @@ def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: P
             tail.fd = os.open(volume_path(directory.volumes, tail.volume.number), access | os.O_CLOEXEC)
             if not state.closed and aside is None:
                 _read_from_disk_itself(tail.fd)
-        floor = max([covered.position, state.position, dropped.highest, *(_highest_durable(tail) for tail in tails)])
+        known = max(covered.position, index.durable())
+        floor = max([known, state.position, dropped.highest, *(_highest_durable(tail) for tail in tails)])
         for tail in tails:
             if replay.torn:
                 # Nothing above a torn place was promised; a later volume there can't exist, unless it was put there.
@@ -115,7 +117,7 @@ def recover(directory: DataDirectory, state: NodeState, ring: RingFile, aside: P
     newest = volumes[-1] if begun else _unbegun(newest_number + 1, max(end, floor), state)
     remove_dead(index, overlay, dropped, ring.removing, volumes, lambda: replay.commit_if_large(newest, begun))
     lost: set[bytes] = set()
-    if missing or end < covered.position:
+    if missing or end < known:
         lost = {key for key in _lost_entries(index, volumes, missing) if overlay.newest(key) is not None}
         _log.error("%d records that the index knows are lost; their reads fail until they are written again", len(lost))
     if max(end, covered.position) < floor:
@@ -210,7 +212,7 @@ def _figures_of(index: Index) -> Figures:
 
 
 def _read_figures(index: Index, covered: Covered) -> Figures:
-    figures = Figures(covered.files, index.live_bytes(), set(), covered.version_max)
+    figures = Figures(covered.files, index.live_bytes(), version_max=covered.version_max)
     figures.tombstones = max(0, index.count() - covered.files)
     notes = index.notes(DAMAGED_PREFIX)
     figures.damaged = {name[len(DAMAGED_PREFIX) :] for name in notes}
@@ -370,10 +372,10 @@ class _Replay:
             figures.version_max,
             figures.files,
         )
-        frozen = overlay.freeze()
-        while self._index.lacks_room_for(len(frozen)):
-            self._index.grow()
-        changed = figures.tree.take_changed()
-        notes = figures.take_changed_notes()
-        self._index.commit(frozen, covered, figures.take_changed(), overlay.forget_index, changed, notes)
-        overlay.committed(frozen)
+        generation = Generation(overlay, covered, self._index.covered())
+        for part in generation.slices():
+            while self._index.lacks_room_for(len(part.entries)):
+                self._index.grow()
+            self._index.commit(*part)
+            self._index.refresh()
+        overlay.committed(generation.entries)

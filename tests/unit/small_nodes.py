@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nodes import appender, compaction, housekeeping, identity, index
+from nodes import appender, compaction, generation, housekeeping, identity, index
 from nodes.format import VOLUME_HEADER_BYTES
 from nodes.options import NodeOptions
 from nodes.store import NodeStore
@@ -62,7 +62,10 @@ _disk = threading.Lock()
 
 
 def take_turns_on_disk(patch: pytest.MonkeyPatch) -> None:
-    """Let `killed` see the disk between the steps of the node's threads, never within one."""
+    """Let `killed` see the disk between the steps of the node's threads, never within one.
+
+    The slices of an index commit are steps, however few entries they have."""
+    patch.setattr(generation, "SLICE_ENTRIES_MIN", 1)
     for owner, name in (
         (appender.Appender, "do"),
         (index.Index, "commit"),
