@@ -356,7 +356,7 @@ class Connection(asyncio.Protocol):
         """Answer where no request could be made out."""
         answer = failure_answer(failure, of_write=False)
         self._outbox.write(self._head(answer, self._server.request_id(None), b"Connection: close\r\n"), answer.body)
-        self._server.counters.answered("other", answer.status, 0.0, 0, len(answer.body))
+        self._server.answered("other", answer.status, 0.0, 0, len(answer.body))
         self._linger(unread=True)
 
     # --- bodies; used by sfss.web.uploads ---
@@ -410,7 +410,7 @@ class Connection(asyncio.Protocol):
                 self._next(now)
         elapsed = now - request.started
         sent = request.sent_ahead + len(answer.body)
-        self._server.counters.answered(request.operation, answer.status, elapsed, request.received, sent)
+        self._server.answered(request.operation, answer.status, elapsed, request.received, sent)
         if self._server.access_log:
             _access.info(
                 '%s "%s %s" %d %d in %d out %.1f ms',

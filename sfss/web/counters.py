@@ -1,8 +1,11 @@
 """Figures of all worker processes together, in memory that they share.
 
 The pages are made before the workers are forked. Each worker writes only its own slot, so no lock is needed: a
-reader may see a figure that is one request old, never one that is torn (64-bit aligned words). A worker that was
+reader may see a figure that is a moment old, never one that is torn (64-bit aligned words). A worker that was
 restarted takes over its predecessor's slot and counts on, so sums never fall; its gauges are reset.
+
+Requests are counted in the process that answers them, and told to the others when that says so (`publish`): for each
+request a word of the shared memory is ten times the work. What this process itself has counted is always told.
 
 Percentiles are those of the last 10 to 20 seconds: a slot also keeps its histograms as they were at the last two marks,
 and what counts is the difference to the older one.
@@ -15,6 +18,7 @@ import os
 import resource
 import threading
 import time
+from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -68,6 +72,9 @@ _LAST_MARK: Final = slice(_NOW.stop, _NOW.stop + _HISTOGRAMS_WORDS)
 _MARK_BEFORE: Final = slice(_LAST_MARK.stop, _LAST_MARK.stop + _HISTOGRAMS_WORDS)
 _WORDS: Final = _MARK_BEFORE.stop
 
+_COUNTED: Final = slice(0, _NOW.stop)
+"""What is counted here, and published."""
+
 MARK_S: Final = 10.0
 
 
@@ -87,55 +94,81 @@ def bucket_ceiling(bucket: int) -> int:
     return (4 + quarter + 1) << (octave - 1)
 
 
+class _Operation:
+    """Where an operation is counted. `histogram`: the first word of its latencies, -1 where none are kept."""
+
+    __slots__ = ("answered", "histogram")
+
+    def __init__(self, name: str) -> None:
+        self.answered = _SLOT[f"{name}_1xx"] - 1
+        self.histogram = _HISTOGRAMS_START + _HISTOGRAM[name] if name in _HISTOGRAM else -1
+
+
+_OPERATIONS: Final = {name: _Operation(name) for name in OPERATIONS}
+_BYTES_IN: Final = _SLOT["bytes_in"]
+_BYTES_OUT: Final = _SLOT["bytes_out"]
+_HITS: Final = _SLOT["get_hits"]
+_MISSES: Final = _SLOT["get_misses"]
+
+
 class WorkerCounters:
-    """One worker's own slot. Plain word arithmetic: `words[SLOT] += 1` costs 60 ns."""
+    """One worker's own slot. Get it from `SharedCounters.worker`, in the worker's process."""
 
     def __init__(self, words: memoryview, index: int) -> None:
         self._words = words[index * _WORDS : (index + 1) * _WORDS]
+        self._counted = self._words[_COUNTED]
+        self._counts: list[int] = self._counted.tolist()
         self._marked_at = float("-inf")
 
     def start(self) -> None:
         """Take the slot over for this process."""
-        if self._words[_SLOT["pid"]]:
-            self._words[_SLOT["restarts"]] += 1
+        if self.get("pid"):
+            self.add("restarts")
         for name in GAUGES:
-            self._words[_SLOT[name]] = 0
-        self._words[_SLOT["pid"]] = os.getpid()
-        self._words[_SLOT["started"]] = int(time.time())
+            self.set(name, 0)
+        self.set("pid", os.getpid())
+        self.set("started", int(time.time()))
+
+    def publish(self) -> None:
+        """Let other processes see what was counted here."""
+        self._counted[:] = array("Q", self._counts)
 
     def add(self, name: str, count: int = 1) -> None:
-        self._words[_SLOT[name]] += count
+        self.set(name, self.get(name) + count)
 
     def get(self, name: str) -> int:
-        return self._words[_SLOT[name]]
+        return self._counts[_SLOT[name]]
 
     def set(self, name: str, value: int) -> None:
-        self._words[_SLOT[name]] = value
+        """Set a figure, also for other processes."""
+        self._counts[_SLOT[name]] = self._words[_SLOT[name]] = value
 
     def answered(self, operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
-        """Count one request. `operation` is one of `TIMED` or `other`."""
-        words = self._words
-        words[_ANSWERED[operation] + status // 100] += 1
+        """Count one request, to be published soon. `operation` is one of `OPERATIONS`."""
+        counts = self._counts
+        counted = _OPERATIONS[operation]
+        counts[counted.answered + status // 100] += 1
         if bytes_in:
-            words[_BYTES_IN] += bytes_in
+            counts[_BYTES_IN] += bytes_in
         if bytes_out:
-            words[_BYTES_OUT] += bytes_out
+            counts[_BYTES_OUT] += bytes_out
         if operation == "get":
             if status < 300:
-                words[_HITS] += 1
+                counts[_HITS] += 1
             elif status == 404:
-                words[_MISSES] += 1
-        histogram = _HISTOGRAM.get(operation)
-        if histogram is not None:
+                counts[_MISSES] += 1
+        histogram = counted.histogram
+        if histogram >= 0:
             microseconds = int(seconds * 1e6)
-            words[_HISTOGRAMS_START + histogram + bucket_of(microseconds)] += 1
-            words[_HISTOGRAMS_START + histogram + _BUCKETS] += microseconds
+            counts[histogram + bucket_of(microseconds)] += 1
+            counts[histogram + _BUCKETS] += microseconds
 
     def measure_process(self, now: float) -> None:
         """Refresh what the system knows of this process, and mark the histograms. `now` is `time.monotonic()`; to be
         called every second or so."""
         if now >= self._marked_at + MARK_S:
             self._marked_at = now
+            self.publish()
             self._words[_MARK_BEFORE] = self._words[_LAST_MARK]
             self._words[_LAST_MARK] = self._words[_NOW]
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -143,13 +176,6 @@ class WorkerCounters:
         self.set("rusage_system_us", int(usage.ru_stime * 1e6))
         self.set("rusage_maxrss", usage.ru_maxrss)
         self.set("threads", threading.active_count())
-
-
-_ANSWERED: Final = {name: _SLOT[f"{name}_1xx"] - 1 for name in OPERATIONS}
-_BYTES_IN: Final = _SLOT["bytes_in"]
-_BYTES_OUT: Final = _SLOT["bytes_out"]
-_HITS: Final = _SLOT["get_hits"]
-_MISSES: Final = _SLOT["get_misses"]
 
 
 class RequestCounts(NamedTuple):
@@ -167,9 +193,14 @@ class SharedCounters:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._words = memoryview(mmap.mmap(-1, workers * _WORDS * 8)).cast("Q")
+        self._own: dict[int, WorkerCounters] = {}
 
     def worker(self, index: int) -> WorkerCounters:
-        return WorkerCounters(self._words, index)
+        """The slot that this process counts in from now on."""
+        own = self._own.get(index)
+        if own is None:
+            own = self._own[index] = WorkerCounters(self._words, index)
+        return own
 
     def figures(self, now: float) -> dict[str, object]:
         """All workers together, and `workers`: the same for each. `now` is
@@ -182,6 +213,8 @@ class SharedCounters:
 
     def _read(self) -> tuple[list[list[int]], list[int]]:
         """The slots in use, and all of them added up."""
+        for own in self._own.values():
+            own.publish()
         slots = [self._words[index * _WORDS : (index + 1) * _WORDS].tolist() for index in range(self._workers)]
         alive = [slot for slot in slots if slot[_SLOT["pid"]]]
         return alive, [sum(words) for words in zip(*alive, strict=True)] if alive else [0] * _WORDS

@@ -27,6 +27,9 @@ SWEEP_S_MAX: Final = 1.0
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,24}", re.ASCII)
 _SERVER_HEADER: Final = f"Server: sfss/{__version__}\r\n".encode()
 
+TELL_S: Final = 0.1
+"""So late other processes may see what was counted here."""
+
 LAST_CALL_S: Final = 0.5
 """How long a server that stops still answers, once, on connections on which nothing goes on."""
 
@@ -70,6 +73,7 @@ class WebServer:
         self._doors: list[Door] = []
         self._port = 0
         self._sweep: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self._sweep_s = min(SWEEP_S_MAX, limits.idle_s / 4, limits.body_grace_s / 4, limits.reader_stall_s / 4)
         self._ids = os.urandom(4).hex().encode()
         self._ids_given = 0
@@ -136,6 +140,16 @@ class WebServer:
             self._headers = b"Date: %b\r\n%b" % (http_date(now), _SERVER_HEADER)
         return self._headers
 
+    def answered(self, operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """Count a request. Within `TELL_S` every process sees it."""
+        self.counters.answered(operation, status, seconds, bytes_in, bytes_out)
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self.counters.publish()
+
     def _check_connections(self) -> None:
         now = time.monotonic()
         for connection in list(self._connections):
@@ -174,6 +188,9 @@ class WebServer:
             await asyncio.wait(self.tasks, timeout=1.0)
         if self._sweep is not None:
             self._sweep.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._tell()
 
     async def _wait_for_quiet(self, seconds: float) -> bool:
         """Wait until nothing is open or in hand; False when it took too long."""

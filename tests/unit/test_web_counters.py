@@ -61,6 +61,50 @@ def test_a_restarted_worker_counts_on() -> None:
     assert (told["requests_get"], told["curr_connections"], told["restarts"]) == ("1", "0", "1")
 
 
+def test_others_see_at_once_what_is_set_and_requests_once_they_are_published() -> None:
+    counters, elsewhere = SharedCounters(1), SharedCounters(1)
+    elsewhere._words = counters._words
+    worker = counters.worker(0)
+    worker.start()
+    worker.set("curr_connections", 4)
+    worker.add("aborted")
+    worker.answered("get", 200, 0.001, 3, 10)
+    worker.answered("batch_get", 503, 0.001, 3, 10)
+
+    told = figures(elsewhere)
+    before = elsewhere.requests()
+    worker.publish()
+
+    assert (told["curr_connections"], told["aborted"]) == ("4", "1")
+    assert sum(before.answered.values()) == 0
+    assert elsewhere.requests() == counters.requests()
+    assert elsewhere.requests().answered["batch_get", "5xx"] == 1
+
+
+def test_a_worker_sees_its_own_requests_at_once() -> None:
+    counters = SharedCounters(2)
+    counters.worker(1).start()
+
+    for count in range(1, 4):
+        counters.worker(1).answered("get", 200, 0.001, 0, 10)
+        assert figures(counters)["requests_get"] == str(count)
+
+
+def test_a_successor_counts_on_from_what_was_published() -> None:
+    counters, successor = SharedCounters(1), SharedCounters(1)
+    successor._words = counters._words
+    counters.worker(0).start()
+    counters.worker(0).answered("get", 200, 0.001, 0, 10)
+    counters.worker(0).publish()
+
+    successor.worker(0).start()
+    successor.worker(0).answered("get", 200, 0.001, 0, 10)
+
+    told = figures(successor)
+    assert (told["requests_get"], told["bytes_out"], told["restarts"]) == ("2", "20", "1")
+    assert told["latency_get_p99_us"] == "1024"
+
+
 def test_percentiles_are_those_of_the_latencies_within_a_quarter() -> None:
     counters = SharedCounters(1)
     worker = counters.worker(0)
