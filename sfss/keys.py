@@ -11,17 +11,25 @@ from __future__ import annotations
 import base64
 import re
 import string
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
 from sfss.errors import BadKey, BadRequest
 from sfss.store import KEY_BYTES_MAX
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
 _FORBIDDEN_IN_KEY: Final = bytes(range(0x21)) + b"\x7f"
+_ALLOWED_IN_KEY: Final = bytes(b"!"[0] if byte in _FORBIDDEN_IN_KEY else byte for byte in range(256))
 _FORBIDDEN_IN_PATH: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
 _ESCAPED: Final = re.compile(rb"[ %]|\A[?@]")
 _PLAIN: Final = string.ascii_letters.encode() + string.digits.encode() + b"/._-"
+_SLASH: Final = 0x2F
+_FOREIGN: Final = 0
+_BEGINS_NO_SEGMENT: Final = 2
+_KINDS: Final = bytes(_BEGINS_NO_SEGMENT if byte in b"/." else byte in _PLAIN for byte in range(256))
 
 
 def check_key(key: bytes) -> None:
@@ -35,13 +43,28 @@ def check_key(key: bytes) -> None:
 
 
 def has_forbidden(key: bytes) -> bool:
-    """Whether a key has a byte that no server takes in one; at half the price of a pattern."""
-    return len(key.translate(None, _FORBIDDEN_IN_KEY)) < len(key)
+    """Whether a key has a byte that no server takes in one; at a sixth of the price of a pattern."""
+    return key.translate(_ALLOWED_IN_KEY) != key
+
+
+def is_plain(path: bytes) -> bool:
+    """Whether a path is allowed, is its own key, and stands for itself in a URL. Nearly all are."""
+    size: i64 = len(path)
+    at: i64 = 0
+    before: i64 = _SLASH
+    while at < size:
+        byte: i64 = path[at]
+        kind: i64 = _KINDS[byte]
+        if kind == _FOREIGN or (kind == _BEGINS_NO_SEGMENT and before == _SLASH):
+            return False
+        before = byte
+        at += 1
+    return before != _SLASH
 
 
 def check_path(path: str) -> None:
     """Refuse (`BadRequest`) a path that could name two files, or none. Rules: README, section on paths."""
-    if _plain(path):
+    if path.isascii() and is_plain(path.encode()):
         return
     if not path:
         raise BadRequest("path is empty")
@@ -52,18 +75,6 @@ def check_path(path: str) -> None:
     for segment in path.split("/"):
         if segment in ("", ".", ".."):
             raise BadRequest(f"path has a segment {segment!r}")
-
-
-def _plain(path: str) -> bool:
-    """Whether there is nothing to look at more closely: nearly always, and at a third of the price."""
-    return (
-        path.isascii()
-        and not path.encode().translate(None, _PLAIN)
-        and path[:1] not in ("", "/", ".")
-        and path[-1] != "/"
-        and "//" not in path
-        and "/." not in path
-    )
 
 
 def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_BYTES_MAX) -> bytes:

@@ -17,7 +17,7 @@ from sfss.web.files import FileHandlers
 from sfss.web.memory import BodyMemory
 from sfss.web.operators import Operators
 from sfss.web.origins import Origins
-from sfss.web.requests import Answered, Handler, Request
+from sfss.web.requests import FILE_PAGE, Answered, Handler, Request
 from sfss.web.status import StatusHandler, StatusSource
 
 _NEVER: Final = ("TRACE", "CONNECT")
@@ -58,7 +58,7 @@ class Application:
         )
         page = StatusHandler(store, status, counters, operators, settings.ready_fails_on)
         self._routes: dict[str, dict[str, Handler]] = {
-            "/file": {"GET": files.get, "HEAD": files.head, "PUT": files.put, "DELETE": files.delete},
+            FILE_PAGE: {"GET": files.get, "HEAD": files.head, "PUT": files.put, "DELETE": files.delete},
             "/files": {"POST": files.post},
             "/files:get": {"POST": batches.get},
             "/files:put": {"POST": batches.put},

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from multidict import CIMultiDictProxy, istr
+from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import istr
 
 from sfss.errors import SfssError, Stopping
 from sfss.log import of_call
@@ -39,7 +39,6 @@ from sfss.web.outbox import Outbox, Transport
 from sfss.web.repeated_head import RepeatedHead, body_bytes_due, repeated_head
 from sfss.web.requests import WRITE_METHODS, Answered, Later, Request
 from sfss.web.unparsable import refusal_of
-from sfss.web.whole_body import WholeBody
 
 if TYPE_CHECKING:
     from sfss.web.server import WebServer
@@ -57,6 +56,9 @@ TURN_REQUESTS_MAX: Final = 32
 """Requests sent ahead that are answered in one turn of the loop; then others get theirs."""
 
 LINGER_S: Final = 2.0
+
+_monotonic: Final = time.monotonic
+"""A name of our own: to look one up in a module costs more than the call."""
 
 _log = logging.getLogger("sfss.web")
 _access = logging.getLogger("sfss.access")
@@ -174,7 +176,7 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(self._take_turn)
                 break
             self._consumed()
-            data = self._take_backlog()
+            data = self._take_backlog() if self._backlog else b""
         self._pumping = False
         if self.phase is Phase.HEAD and (self._client_done or not self._server.idle_welcome):
             self._close()
@@ -190,9 +192,13 @@ class Connection(asyncio.Protocol):
                 return False
             known = self._known
             if known is not None:
+                plain_path = known.plain_path_in(data)
+                if plain_path:
+                    self._begin_known(known, "", plain_path, data)
+                    return True
                 target = known.target_in(data)
                 if target:
-                    self._begin_known(known, target, data)
+                    self._begin_known(known, target, b"", data)
                     return True
         return self._parse(data)
 
@@ -214,12 +220,17 @@ class Connection(asyncio.Protocol):
             self._due = body_bytes_due(data, message) if is_first else -1
             self._known = repeated_head(data, message) if self._due == 0 and self._server.repeated_heads else None
             self._begin(
-                message.method,
-                message.path,
-                message.version,
-                message.headers,
-                body,
-                keep_alive=not (message.should_close or message.upgrade),
+                Request(
+                    self,
+                    message.method,
+                    message.path,
+                    message.version,
+                    message.headers,
+                    body,
+                    self._server.request_id(message.headers.get(_X_REQUEST_ID)),
+                    _monotonic(),
+                    keep_alive=not (message.should_close or message.upgrade),
+                )
             )
             return True
         if self.phase is Phase.HEAD:
@@ -262,31 +273,24 @@ class Connection(asyncio.Protocol):
 
     # --- requests ---
 
-    def _begin_known(self, known: RepeatedHead, target: str, data: bytes) -> None:
-        body = WholeBody(data[len(data) - known.body_bytes :]) if known.body_bytes else EMPTY_PAYLOAD
-        self._begin(known.method, target, _HTTP_1_1, known.headers, body, keep_alive=True)
-
-    def _begin(
-        self,
-        method: str,
-        target: str,
-        version: tuple[int, int],
-        headers: CIMultiDictProxy[str],
-        body: StreamReader,
-        *,
-        keep_alive: bool,
-    ) -> None:
-        request = Request(
-            self,
-            method,
-            target,
-            version,
-            headers,
-            body,
-            self._server.request_id(headers.get(_X_REQUEST_ID)),
-            time.monotonic(),
-            keep_alive=keep_alive,
+    def _begin_known(self, known: RepeatedHead, target: str, plain_path: bytes, data: bytes) -> None:
+        self._begin(
+            Request(
+                self,
+                known.method,
+                target,
+                _HTTP_1_1,
+                known.headers,
+                EMPTY_PAYLOAD,
+                self._server.request_id(known.given_id),
+                _monotonic(),
+                keep_alive=True,
+                whole=data[len(data) - known.body_bytes :] if known.body_bytes else b"",
+                plain_path=plain_path,
+            )
         )
+
+    def _begin(self, request: Request) -> None:
         self._request = request
         self.phase = Phase.WORK
         try:
@@ -386,10 +390,10 @@ class Connection(asyncio.Protocol):
     # --- bytes out ---
 
     def _send(self, request: Request, answer: Answer) -> None:
-        now = time.monotonic()
+        now = _monotonic()
         self._server.memory.release(request.held_bytes)
         if self._transport is not None and self.phase is not Phase.CLOSED:
-            body_complete = request.body.is_eof() and request.body.exception() is None
+            body_complete = not self._parsed or (request.body.is_eof() and request.body.exception() is None)
             keep = request.keep_alive and body_complete and not (answer.close or self._server.stopping)
             if not keep:
                 connection = b"Connection: close\r\n"

@@ -65,6 +65,7 @@ class FileHandlers:
         self._explanations = explanations
         self._origins = origins
         self._key_encoding = key_encoding
+        self._plain_keys = key_encoding == "percent"
         self._key_bytes_max = key_bytes_max
         self._timeout_s = request_timeout_s
 
@@ -98,6 +99,8 @@ class FileHandlers:
     def _found(self, request: Request, record: Record | None) -> Answer:
         if record is None:
             raise Refused(404, "not_found", f"there is no file {request.file_path}")
+        if request.plain_path:
+            return self._whole(request, record)
         headers = request.headers
         if (
             _IF_NONE_MATCH in headers
@@ -121,6 +124,9 @@ class FileHandlers:
             part = self._part(request, record)
             if part is not None:
                 return part
+        return self._whole(request, record)
+
+    def _whole(self, request: Request, record: Record) -> Answer:
         self._check_memory(len(record.value))
         return Answer(200, _file_head(request.file_path, record.size, record), record.value)
 
@@ -162,12 +168,13 @@ class FileHandlers:
         return self._upload(request, 200)
 
     def _upload(self, request: Request, status: int) -> Answered:
-        self._origins.check(request)
+        if not request.plain_path:
+            self._origins.check(request)
         key = self._key(request)
         self._uploads.check_head(request)
         if not request.body.is_eof():
             return self._upload_in_steps(request, key, status)
-        value = self._uploads.file_of(request, request.body.read_nowait())
+        value = self._uploads.file_of(request, request.whole or request.body.read_nowait())
         reply = self._store.set(key, value, call=request.call(request.started, self._timeout_s))
         stored = partial(self._stored, status, value)
         if isinstance(reply, Promise):
@@ -200,10 +207,15 @@ class FileHandlers:
         return Answer(204, _durability(written))
 
     def _key(self, request: Request) -> bytes:
-        if not request.query:
+        plain_path = request.plain_path
+        if plain_path:
+            if self._plain_keys and len(plain_path) <= self._key_bytes_max:
+                return plain_path
+        elif request.query:
+            request.file_path = path_of(request.query)
+        else:
             raise BadRequest("the query has no path; say ?path=folder/file")
-        request.file_path = path = path_of(request.query)
-        return encode_path(path, self._key_encoding, self._key_bytes_max)
+        return encode_path(request.file_path, self._key_encoding, self._key_bytes_max)
 
 
 _LARGE_BYTES: Final = 64 * 1024

@@ -3,6 +3,9 @@
 A client sends the same header lines with every request on a connection. Once aiohttp's parser has taken such a head
 apart, the next one that has the same bytes but for its target needs no parser: what came of the first holds for it
 too. Anything that differs by a byte, goes on behind its body or isn't all there takes the parser as before.
+
+Most such requests are for a file with a plain path, by a head that asks for nothing else: `plain_path_in` finds that
+path, which is its own key, in one look.
 """
 
 from __future__ import annotations
@@ -12,6 +15,11 @@ from typing import Any, Final
 
 from multidict import CIMultiDictProxy
 
+from sfss.keys import is_plain
+from sfss.web.conditions import READ_CONDITIONS
+from sfss.web.multipart import is_multipart_form
+from sfss.web.requests import FILE_PAGE
+
 BODY_BYTES_MAX: Final = 64 * 1024
 """Only bodies that come along with their head in one piece are taken without the parser."""
 
@@ -19,25 +27,47 @@ _END: Final = b"\r\n\r\n"
 _VERSION: Final = b" HTTP/1.1"
 _ALPHANUMERIC = string.ascii_letters.encode() + string.digits.encode()
 _TARGET_BYTES: Final = _ALPHANUMERIC + b"/?=&%._~+,:;@!$'()*-"
+_TO_TARGET_BYTES: Final = bytes(byte if byte in _TARGET_BYTES else 0 for byte in range(256))
 _FIRST_BYTES: Final = frozenset(_ALPHANUMERIC)
 """A target that begins with `/` and one of the second is whatever no parser objects to, or changes, as long as it is
 made of the first."""
 
 _TARGET_BYTES_MAX: Final = 4096
 
+_PLAIN_TARGET: Final = f"{FILE_PAGE}?path=".encode()
+
+_ASKING: Final = (
+    *READ_CONDITIONS,
+    *("Range", "If-Range", "Content-Range", "Content-Digest", "Content-MD5"),
+    *("Expect", "Transfer-Encoding", "Origin", "Sec-Fetch-Site"),
+)
+"""What the handlers of files look for in a head, but for the length and the type of a body."""
+
 
 class RepeatedHead:
     """A head that the parser has taken apart: of a request of HTTP/1.1 that keeps its connection and has a body of
-    `body_bytes`."""
+    `body_bytes`. `asks`: for more than a whole file to be read or written. `given_id` is the request's id in it."""
 
-    __slots__ = ("_rest", "_start", "body_bytes", "headers", "method")
+    __slots__ = ("_plain_start", "_rest", "_start", "asks", "body_bytes", "given_id", "headers", "method")
 
     def __init__(self, method: str, rest: bytes, headers: CIMultiDictProxy[str], body_bytes: int) -> None:
         self.method = method
         self.headers = headers
         self.body_bytes = body_bytes
+        self.given_id = headers.get("X-Request-Id")
+        self.asks = asks_for_more(method, headers)
         self._start = method.encode() + b" "
+        self._plain_start = self._start + _PLAIN_TARGET
         self._rest = rest
+
+    def plain_path_in(self, data: bytes) -> bytes:
+        """The path, if `data` is one whole request for a file with this head, and the path is plain; else nothing."""
+        start, rest = self._plain_start, self._rest
+        end = len(data) - self.body_bytes - len(rest)
+        if end <= len(start) or self.asks or not data.startswith(start) or data[end : end + len(rest)] != rest:
+            return b""
+        path = data[len(start) : end]
+        return path if is_plain(path) else b""
 
     def target_in(self, data: bytes) -> str:
         """The target, if `data` is one whole request with this head; else nothing."""
@@ -51,15 +81,21 @@ class RepeatedHead:
         ):
             return ""
         target = data[start:end]
-        # Nothing is left when all that may be in it is taken out: a fifth of what a pattern costs.
         if (
             len(target) < 2
             or target[0] != 0x2F
             or target[1] not in _FIRST_BYTES
-            or target.translate(None, _TARGET_BYTES)
+            or target.translate(_TO_TARGET_BYTES) != target  # a tenth of what a pattern costs
         ):
             return ""
         return target.decode("ascii")
+
+
+def asks_for_more(method: str, headers: CIMultiDictProxy[str]) -> bool:
+    """Whether headers have more to say to the handlers of files than how long a body is."""
+    if method == "PUT" and ("Content-Length" not in headers or is_multipart_form(headers.get("Content-Type", ""))):
+        return True
+    return any(name in headers for name in _ASKING)
 
 
 def body_bytes_due(data: bytes, message: Any) -> int:

@@ -85,6 +85,10 @@ class Uploads:
 
     def check_head(self, request: Request) -> None:
         """Refuse what the head tells already, before a byte of body is asked for, and hold memory for the body."""
+        if request.plain_path and len(request.whole) <= self._file_bytes_max:
+            self._memory.hold(len(request.whole))
+            request.held_bytes = len(request.whole)
+            return
         limit = self._limit(request)
         length = announced_length(request)
         if length is None:
@@ -104,6 +108,8 @@ class Uploads:
     def file_of(self, request: Request, body: bytes) -> bytes:
         """The file that a complete body brings: the form's file part, or the body itself."""
         request.received = len(body)
+        if request.plain_path:
+            return body
         headers = request.headers
         if "Content-Digest" in headers or "Content-MD5" in headers:
             check_digests(body, _whole(headers, "Content-Digest"), _whole(headers, "Content-MD5"))

@@ -115,6 +115,7 @@ async def test_every_worker_process_tells_what_all_of_them_did(tmp_path: Path) -
         for _ in range(gets):
             with closing(HttpClient(*cluster.webs[0].address)) as client:
                 served.add((await client.request("GET", "/file?path=nowhere")).status)
+        await asyncio.sleep(1.0)  # each process tells the other within a tenth of that
         for _ in range(scrapes):  # each over a connection of its own, so that both processes are asked
             with closing(HttpClient(*cluster.webs[0].address)) as client:
                 answer = await client.request("GET", "/metrics", seconds=12)

@@ -99,10 +99,10 @@ async def test_workers_share_a_port_and_tell_their_figures_together(proxy: str) 
             assert (await ask(port, request("PUT", f"/file?path=f{number}", body=b"1"))).status == 200
 
         async with asyncio.timeout(PATIENCE_S):
-            while len((figures := await webserver(port))["workers"]) < 2:
+            # What the other one has counted is told within a tenth of a second.
+            while len((figures := await webserver(port))["workers"]) < 2 or figures["requests_put"] != "40":
                 await asyncio.sleep(0.05)
         counts = [int(worker["requests_put"]) for worker in figures["workers"]]
-        assert figures["requests_put"] == "40"
         assert sum(counts) == 40
         assert len({worker["pid"] for worker in figures["workers"]}) == 2
         assert str(process.pid) == figures["pid"]

@@ -25,6 +25,15 @@ REQUESTS = {
     "a get of a path as it was typed": request("GET", "/file?path=東"),
     "a get with a fragment": request("GET", "/file?path=a.txt#x"),
     "a get of an absolute target": request("GET", "http://localhost/file?path=a.txt"),
+    "a get of a hidden path": request("GET", "/file?path=a/.b"),
+    "a get of a path with an empty part": request("GET", "/file?path=a//b"),
+    "a get of a path that begins with a slash": request("GET", "/file?path=/a"),
+    "a get of a path that ends with a slash": request("GET", "/file?path=a/"),
+    "a get of a path that is too long": request("GET", "/file?path=" + "a" * 251),
+    "a get of a path with a plus": request("GET", "/file?path=a+b"),
+    "a get for a page": request("GET", "/file?path=a.txt", "Sec-Fetch-Site: cross-site"),
+    "a get that wants to be explained": request("GET", "/file?path=a.txt&explain"),
+    "a get of a path to explain": request("GET", "/file?path=explain/a.txt"),
     "a get of part": request("GET", "/file?path=a.txt", "Range: bytes=2-4"),
     "a get of a part that isn't there": request("GET", "/file?path=a.txt", "Range: bytes=999-"),
     "a get of what has not changed": request("GET", "/file?path=a.txt", "If-None-Match: *"),
@@ -44,6 +53,8 @@ REQUESTS = {
     "a put": request(*PUT, body=b"value"),
     "a put of nothing": request(*PUT),
     "a put that expects": request(*PUT, "Expect: 100-continue", body=b"value"),
+    "a put of a page": request(*PUT, "Origin: http://localhost", body=b"value"),
+    "a put of another page": request(*PUT, "Origin: http://elsewhere.example", body=b"value"),
     "a put with a digest": request(*PUT, "Content-MD5: XrY7u+Ae7tCTyyK7j1rNww==", body=b"hello world"),
     "a put with a wrong digest": request(*PUT, "Content-MD5: XrY7u+Ae7tCTyyK7j1rNww==", body=b"hello there"),
     "a put with a condition": request(*PUT, "If-Match: *", body=b"value"),
@@ -51,6 +62,10 @@ REQUESTS = {
         *PUT, "Content-Type: multipart/form-data; boundary=xyz", body=form([('name="file"; filename="a"', b"value")])
     ),
     "a put in chunks": request(*PUT, "Transfer-Encoding: chunked") + b"5\r\nvalue\r\n0\r\n\r\n",
+    "a put of a part": request(*PUT, "Content-Range: bytes 0-4/10", body=b"value"),
+    "a put of more than may be": request(*PUT, body=b"v" * 51_000),
+    "a put of a path that is too long": request("PUT", "/file?path=" + "a" * 251, body=b"value"),
+    "a put of a path as it was typed": request("PUT", "/file?path=東", body=b"value"),
     "a put of 100 KiB": request(*PUT, body=b"v" * 100_000),
     "a put and a get behind it": request(*PUT, body=b"value") + request("GET", "/file?path=a.txt"),
     "a put whose body looks like a request": request(*PUT, body=request("GET", "/file?path=a.txt")),
@@ -93,6 +108,24 @@ async def test_it_is_answered_as_if_it_were_parsed(name):
 
         data, replies = REQUESTS[name], REPLIES.get(name, 1)
         assert await answers(quick, data, replies) == await answers(thorough, data, replies)
+
+
+def kept(tier: WebTier) -> dict[bytes, bytes]:
+    return {key: record.value for key, record in tier.store.records.items()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"key_encoding": "base64"}, {"max_encoded_path_length": 5}, {"max_content_size": 4}, {"origins": ("*",)}],
+)
+@pytest.mark.parametrize("name", ["a get", "a put", "a put of nothing", "a put of another page", "a head", "a delete"])
+async def test_it_is_answered_as_if_it_were_parsed_whatever_is_set(settings, name):
+    async with web_tier(settings=settings) as quick, web_tier(settings=settings, repeated_heads=False) as thorough:
+        for tier in (quick, thorough):
+            await tier.put("a.txt", b"some")
+
+        assert await answers(quick, REQUESTS[name], 1) == await answers(thorough, REQUESTS[name], 1)
+        assert kept(quick) == kept(thorough)
 
 
 class Broken:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfss.errors import BadKey, BadRequest
-from sfss.keys import check_key, check_path, encode_path, hash_key
+from sfss.keys import check_key, check_path, encode_path, has_forbidden, hash_key, is_plain
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,30 @@ def test_an_ordinary_path_is_taken(path: str) -> None:
 )
 def test_the_key_is_the_path_as_any_memcached_client_would_type_it(path: str, key: bytes) -> None:
     assert encode_path(path) == key
+
+
+@given(st.text("aZ09._-/ %?@\\é\x7f", max_size=8) | st.text(max_size=8))
+def test_a_plain_path_is_allowed_and_is_its_own_key(path: str) -> None:
+    if is_plain(path.encode("utf-8", "surrogatepass")):
+        check_path(path)
+        assert encode_path(path) == path.encode()
+        assert set(path) <= set(string.ascii_letters + string.digits + "/._-")
+
+
+@pytest.mark.parametrize("path", [b"a", b"a/b.txt", b"A_-.0", b"a..b", b"a." * 100, b"a/b/c/d"])
+def test_most_paths_are_plain(path: bytes) -> None:
+    assert is_plain(path)
+
+
+@pytest.mark.parametrize("path", [b"", b"/", b"/a", b"a/", b"a//b", b".a", b"..", b"a/.b", b"a/.", b"a b", b"a\xe9"])
+def test_a_path_that_may_mean_something_else_is_not_plain(path: bytes) -> None:
+    assert not is_plain(path)
+
+
+def test_what_no_server_takes_in_a_key_is_a_blank_or_a_control_character() -> None:
+    for byte in range(256):
+        for key in (bytes([byte]), b"a%cb" % byte, b"a" * 249 + bytes([byte])):
+            assert has_forbidden(key) is (byte <= 0x20 or byte == 0x7F)
 
 
 def test_base64_keys_are_those_of_older_deployments() -> None:

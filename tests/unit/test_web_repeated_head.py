@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from sfss.web.repeated_head import BODY_BYTES_MAX, RepeatedHead, body_bytes_due, repeated_head
+from sfss.web.repeated_head import BODY_BYTES_MAX, RepeatedHead, asks_for_more, body_bytes_due, repeated_head
 
 GET = b"GET /file?path=a HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n"
 PUT = b"PUT /file?path=a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
@@ -67,6 +69,54 @@ def test_another_target_is_found(target):
 )
 def test_anything_else_is_left_to_the_parser(data):
     assert known(GET, Message()).target_in(data) == ""
+
+
+@pytest.mark.parametrize("path", [b"a", b"b/c.txt", b"A-Z/0_9/x.tar.gz", b"a" * 300])
+def test_a_plain_path_is_found_in_one_look(path):
+    for data, message in ((GET, Message()), (PUT, Message("PUT", length=3))):
+        assert known(data, message).plain_path_in(data.replace(b"path=a", b"path=" + path)) == path
+
+
+@pytest.mark.parametrize(
+    "path", [b"", b".a", b"a/.b", b"/a", b"a/", b"a//b", b"a b", b"a%20b", b"a+b", b"a&b=c", b"a#b", b"\xe6"]
+)
+def test_a_path_that_is_not_plain_is_looked_at_closely(path):
+    assert known(GET, Message()).plain_path_in(GET.replace(b"path=a", b"path=" + path)) == b""
+
+
+@given(st.binary(max_size=12), st.integers(0, len(GET)), st.integers(0, len(GET)))
+def test_a_plain_path_is_that_of_the_target(text, start, end):
+    head, data = known(GET, Message()), GET[:start] + text + GET[end:]
+    path = head.plain_path_in(data)
+
+    if path:
+        assert head.target_in(data) == f"/file?path={path.decode()}"
+
+
+@pytest.mark.parametrize("data", [b"", b"GET", GET[:-1], GET + b"G", GET * 2, GET.replace(b"/file?", b"/files?"), PUT])
+def test_a_plain_path_is_that_of_one_whole_request_with_the_same_head(data):
+    assert known(GET, Message()).plain_path_in(data) == b""
+
+
+ASKING = (
+    *("If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since", "Range", "If-Range"),
+    *("Content-Range", "Content-Digest", "Content-MD5", "Expect", "Transfer-Encoding", "Origin", "Sec-Fetch-Site"),
+)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_head_that_asks_for_more_is_left_to_the_handlers(name):
+    for method in ("GET", "HEAD", "PUT"):
+        lines = CIMultiDict({"Content-Length": "3", "Accept": "*/*"})
+        assert not asks_for_more(method, CIMultiDictProxy(lines))
+        lines[name.lower()] = "x"
+        assert asks_for_more(method, CIMultiDictProxy(lines))
+
+
+def test_a_body_that_is_a_form_or_of_no_known_length_is_left_to_the_handlers():
+    assert asks_for_more("PUT", CIMultiDictProxy(CIMultiDict({"Accept": "*/*"})))
+    form = {"Content-Length": "3", "Content-Type": 'multipart/form-data; boundary="x"'}
+    assert asks_for_more("PUT", CIMultiDictProxy(CIMultiDict(form)))
 
 
 def test_a_body_has_to_be_there_whole_and_nothing_behind_it():
