@@ -30,7 +30,7 @@ COMPILED = {
     "wire": {
         "sfss": "groups keys promise record ring stamps",
         "sfss/memcache": "answers block client connection exchanges lane line link own replies requests ring_exchanges"
-        " server service sighting_exchange socket_transport tls_transport transport",
+        " server service sighting_exchange socket_transport stamped tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage words",
     },
     "web": {

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from proxy.counters import Counters
 from proxy.figures import Figures, check_topic
 from proxy.gathering import Gathering
-from proxy.grouping import Deliveries, GroupRead
+from proxy.grouping import GroupRead, GroupWrite
 from proxy.health import Health
 from proxy.options import Options
 from proxy.peer import Peer
@@ -23,7 +23,7 @@ from proxy.placed_ring import Owners, PlacedRing
 from proxy.reading import Read
 from proxy.writing import Write
 from sfss.errors import Busy, Outcome, Unavailable
-from sfss.groups import Item, each
+from sfss.groups import Item
 from sfss.keys import hash_key
 from sfss.promise import Promise, Turn, promised, turn_of
 from sfss.stamps import StampClock, too_far_ahead
@@ -147,12 +147,10 @@ class Coordinator:
 
     def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Reply[list[Any]]:
         """Write several files; what can be stamped at once goes to each node in one request."""
-        together = Deliveries()
-        outcomes = each(
-            lambda item: Write(self, item.key, item.value, item.flags, item.expires, False, call).start(together), items
-        )
-        together.send()
-        return outcomes
+        together = GroupWrite(self)
+        for item in items:
+            together.begin(Write(self, item.key, item.value, item.flags, item.expires, False, call))
+        return together.send()
 
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         check_topic(topic)

@@ -16,8 +16,9 @@ from proxy.peer import Peer
 from proxy.placed_ring import FOR_ABSENCE, FOR_HIT, Owners
 from sfss.errors import Expired, Outcome, StaleRing
 from sfss.groups import LeftOut
+from sfss.memcache.stamped import Stamped
 from sfss.promise import Promise
-from sfss.store import Call, Record, Reply
+from sfss.store import Applied, Call, Record, Reply
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
@@ -218,43 +219,101 @@ def _tells_absence(owners: Owners) -> bool:
     return owners.needed[FOR_ABSENCE] <= owners.needed[FOR_HIT]
 
 
-class Deliveries:
-    """The records of a group of writes, gathered for each owner and sent to it at once."""
+class GroupWrite:
+    """A group of writes: their records, gathered for each owner and sent to it at once, and what became of them."""
 
-    __slots__ = ("_by_peer",)
+    __slots__ = ("_by_peer", "_coordinator", "_deliveries", "_missing", "_outcomes", "_promise")
 
-    def __init__(self) -> None:
-        self._by_peer: dict[Peer, list[tuple[Write, Record, Call]]] = {}
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._by_peer: dict[Peer, list[_Delivery]] = {}
+        self._deliveries: list[_Delivery] = []
+        self._outcomes: list[Any] = []
+        self._missing = 0
+        self._promise: Promise[list[Any]] | None = None
+
+    def begin(self, write: Write) -> None:
+        """Begin one more write, up to its sending."""
+        place = len(self._outcomes)
+        self._outcomes.append(None)
+        self._missing += 1
+        try:
+            write.start_in(self, place)
+        except Exception as error:
+            self.settled(place, error)
 
     def add(self, peer: Peer, write: Write, record: Record, call: Call) -> None:
         """Have `record` go to a peer in the round of the write that `call` stands for."""
-        self._by_peer.setdefault(peer, []).append((write, record, call))
+        deliveries = self._deliveries
+        if not deliveries or deliveries[-1].write is not write:
+            deliveries.append(_Delivery(write, record, call))
+        of_peer = self._by_peer.get(peer)
+        if of_peer is None:
+            self._by_peer[peer] = [deliveries[-1]]
+        else:
+            of_peer.append(deliveries[-1])
 
-    def send(self) -> None:
+    def send(self) -> Reply[list[Any]]:
         """Send all."""
         for peer, deliveries in self._by_peer.items():
-            records = [(write.key, record) for write, record, _ in deliveries]
             try:
-                reply = peer.apply_many(records, deliveries[0][2])
+                reply = peer.apply_many([delivery.stamped() for delivery in deliveries], deliveries[0].call)
             except Exception as error:
-                _tell(peer, deliveries, [error] * len(deliveries))
+                self._tell(peer, deliveries, [error] * len(deliveries))
                 continue
             if isinstance(reply, Promise):
-                reply.add_done_callback(partial(_replied, peer, deliveries))
+                reply.add_done_callback(partial(self._replied, peer, deliveries))
             else:
-                _tell(peer, deliveries, reply)
+                self._tell(peer, deliveries, reply)
+        if not self._missing:
+            return self._outcomes
+        self._promise = Promise(self._coordinator.turn)
+        return self._promise
+
+    def settled(self, place: int, outcome: Any) -> None:
+        """What became of a write, or its error."""
+        self._outcomes[place] = outcome
+        self._missing -= 1
+        if not self._missing and self._promise is not None and not self._promise.done():
+            self._promise.set_result(self._outcomes)
+
+    def _replied(self, peer: Peer, deliveries: list[_Delivery], reply: Promise[list[Any]]) -> None:
+        if reply.cancelled():
+            outcomes: list[Any] = [Expired("cancelled", Outcome.UNKNOWN)] * len(deliveries)
+        elif error := reply.exception():
+            outcomes = [error] * len(deliveries)
+        else:
+            outcomes = reply.result()
+        self._tell(peer, deliveries, outcomes)
+
+    def _tell(self, peer: Peer, deliveries: list[_Delivery], outcomes: list[Any]) -> None:
+        """Have each write hear what a peer answered; of a peer that is well, its latency is noted once for all."""
+        applied = 0
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
+            if isinstance(outcome, Applied) and not (peer.silences or peer.down or peer.suspect):
+                applied += 1
+                delivery.write.applied(peer, delivery.call, outcome)
+            else:
+                delivery.write.heard(peer, delivery.call, outcome)
+        if applied:
+            took_s = self._coordinator.monotonic() - deliveries[0].write.started
+            peer.apply_latency.record(took_s, applied)
 
 
-def _replied(peer: Peer, deliveries: list[tuple[Write, Record, Call]], reply: Promise[list[Any]]) -> None:
-    if reply.cancelled():
-        outcomes: list[Any] = [Expired("cancelled", Outcome.UNKNOWN)] * len(deliveries)
-    elif error := reply.exception():
-        outcomes = [error] * len(deliveries)
-    else:
-        outcomes = reply.result()
-    _tell(peer, deliveries, outcomes)
+class _Delivery:
+    """A record on its way to the owners of its key, in the round of a write that `call` stands for."""
 
+    __slots__ = ("_record", "_stamped", "call", "write")
 
-def _tell(peer: Peer, deliveries: list[tuple[Write, Record, Call]], outcomes: list[Any]) -> None:
-    for (write, _, call), outcome in zip(deliveries, outcomes, strict=True):
-        write.heard(peer, call, outcome)
+    def __init__(self, write: Write, record: Record, call: Call) -> None:
+        self.write = write
+        self.call = call
+        self._record = record
+        self._stamped: Stamped | None = None
+
+    def stamped(self) -> Stamped:
+        """The same for all owners."""
+        stamped = self._stamped
+        if stamped is None:
+            stamped = self._stamped = Stamped(self.write.key, self._record)
+        return stamped

@@ -20,7 +20,7 @@ class Latency:
         self._counts = [0] * _BUCKETS
         self._total = 0
 
-    def record(self, seconds: float) -> None:
+    def record(self, seconds: float, times: int = 1) -> None:
         micros = int(seconds * 1e6)
         bits = micros.bit_length()
         if bits < 3:
@@ -29,8 +29,8 @@ class Latency:
             index = (bits - 2) * 4 + ((micros >> (bits - 3)) & 3)
         else:
             index = _BUCKETS - 1
-        self._counts[index] += 1
-        self._total += 1
+        self._counts[index] += times
+        self._total += times
         if self._total >= _FORGET_AT:
             self._counts = [count >> 1 for count in self._counts]
             self._total = sum(self._counts)

@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 from proxy.latency import Latency
 from sfss.groups import each
 from sfss.memcache.client import MemcacheClient
-from sfss.store import NO_CALL, Call, Record, Replica, Reply
+from sfss.memcache.stamped import Stamped
+from sfss.store import NO_CALL, Call, Replica, Reply
 
 _HEDGE_EVERY: Final = 128
 """After so many reads, when to hedge is worked out anew."""
@@ -90,9 +91,9 @@ class Peer:
         ask = replica.read if whole else replica.inspect
         return each(lambda key: ask(key, call), keys)
 
-    def apply_many(self, records: Sequence[tuple[bytes, Record]], call: Call) -> Reply[list[Any]]:
+    def apply_many(self, stamped: Sequence[Stamped], call: Call) -> Reply[list[Any]]:
         """Write several records; in the list errors stand as values."""
         replica = self.replica
         if isinstance(replica, MemcacheClient):
-            return replica.apply_many(records, call)
-        return each(lambda record: replica.apply(record[0], record[1], call), records)
+            return replica.apply_many(stamped, call)
+        return each(lambda one: replica.apply(one.key, one.record, call), stamped)

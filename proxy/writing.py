@@ -41,7 +41,7 @@ from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
-    from proxy.grouping import Deliveries
+    from proxy.grouping import GroupWrite
 
 _SURELY_NOT_APPLIED: Final = (
     BadRequest,
@@ -76,14 +76,15 @@ class Write:
         "_highest",
         "_left",
         "_owners",
+        "_place",
         "_promise",
         "_record",
         "_sent",
         "_settled",
         "_shared",
         "_size",
-        "_started",
         "_strictly",
+        "_together",
         "_tombstone",
         "_value",
         "_votes",
@@ -93,6 +94,7 @@ class Write:
         "due",
         "key",
         "later",
+        "started",
     )
 
     def __init__(
@@ -106,10 +108,10 @@ class Write:
         self._expires = expires
         self._tombstone = tombstone
         self._owners = coordinator.owners(key)
-        self._started = coordinator.monotonic()
-        self._deadline = min(call.deadline, self._started + coordinator.options.deadline_s)
+        self.started = coordinator.monotonic()
+        self._deadline = min(call.deadline, self.started + coordinator.options.deadline_s)
         self._call = Call(self._deadline, self._owners.ring, call.request_id)
-        self.due = coordinator.ends_at(self._started, call)
+        self.due = coordinator.ends_at(self.started, call)
         """When `overdue` wants to be called (monotonic seconds)."""
         self._shared = call.shared
         self._record: Record | None = None
@@ -139,22 +141,13 @@ class Write:
         self._written: Written | None = None
         self._error: Exception | None = None
         self._promise: Promise[Written | None] | None = None
+        self._together: GroupWrite | None = None
+        self._place = 0
 
-    def start(self, together: Deliveries | None = None) -> Reply[Written | None]:
-        """Begin. None is the answer of a delete that found nothing. What can be sent at once goes with `together`,
-        which the caller sends."""
+    def start(self) -> Reply[Written | None]:
+        """Begin. None is the answer of a delete that found nothing."""
         coordinator = self._coordinator
-        coordinator.admit(self._size)
-        version = None
-        if not (self._tombstone or self._shared or coordinator.must_ask(self.key, self._owners)):
-            version = coordinator.stamp_unasked()
-        if version is not None:
-            self._send(version, together)
-        elif self._tombstone:
-            # Strict even where R = 1: what it finds decides whether anything is written.
-            self._inquire(Read(coordinator, self.key, self._call, False, True))
-        else:
-            self._inquire(Survey(coordinator, self.key, self._call))
+        self._begin()
         if not self._settled:
             self._promise = Promise(coordinator.turn)
             coordinator.watch(self)
@@ -163,11 +156,33 @@ class Write:
             raise self._error
         return self._written
 
+    def start_in(self, together: GroupWrite, place: int) -> None:
+        """Begin as one of a group, which sends what can be sent at once, and is told of the outcome of its `place`."""
+        self._together = together
+        self._place = place
+        self._begin()
+        if not self._settled:
+            self._coordinator.watch(self)
+
+    def _begin(self) -> None:
+        coordinator = self._coordinator
+        coordinator.admit(self._size)
+        version = None
+        if not (self._tombstone or self._shared or coordinator.must_ask(self.key, self._owners)):
+            version = coordinator.stamp_unasked()
+        if version is not None:
+            self._send(version, self._together)
+        elif self._tombstone:
+            # Strict even where R = 1: what it finds decides whether anything is written.
+            self._inquire(Read(coordinator, self.key, self._call, False, True))
+        else:
+            self._inquire(Survey(coordinator, self.key, self._call))
+
     def overdue(self, now: float) -> None:
         """Called once the deadline has passed: who hasn't answered by now won't."""
         if not self._settled:
             if not self._sent:
-                self._settle(None, QuorumUnavailable(f"nothing was written in {now - self._started:.1f} s"))
+                self._settle(None, QuorumUnavailable(f"nothing was written in {now - self.started:.1f} s"))
             else:
                 self._settle(None, self._shortfall(now, silent=self._waiting))
 
@@ -225,7 +240,7 @@ class Write:
 
     # 2. sending
 
-    def _send(self, version: int, together: Deliveries | None = None) -> None:
+    def _send(self, version: int, together: GroupWrite | None = None) -> None:
         coordinator = self._coordinator
         key, value, flags, expires, tombstone = self.key, self._value, self._flags, self._expires, self._tombstone
         checksum = checksum_of(key, value, flags, expires, version, tombstone)
@@ -235,7 +250,7 @@ class Write:
         self._sent = True
         self._deliver(record, together)
 
-    def _deliver(self, record: Record, together: Deliveries | None = None) -> None:
+    def _deliver(self, record: Record, together: GroupWrite | None = None) -> None:
         coordinator, owners = self._coordinator, self._owners
         self._votes = None if owners.joint is None else {}
         skip = not coordinator.health.well and coordinator.enough_are_well(owners)
@@ -284,16 +299,24 @@ class Write:
             if isinstance(failure, StaleRing) and self._follow_ring(peer, failure):
                 return
             coordinator = self._coordinator
-            took_s = coordinator.monotonic() - self._started
+            took_s = coordinator.monotonic() - self.started
             # That a caller was in a hurry says nothing about the node.
             if not isinstance(failure, Expired) or took_s >= coordinator.options.node_deadline_s:
-                coordinator.health.failed(peer, failure, self._started)
+                coordinator.health.failed(peer, failure, self.started)
             self._refused(peer, failure)
         else:
-            peer.apply_latency.record(self._coordinator.monotonic() - self._started)
+            peer.apply_latency.record(self._coordinator.monotonic() - self.started)
             if peer.silences or peer.down or peer.suspect:
-                self._coordinator.health.answered(peer, self._started)
+                self._coordinator.health.answered(peer, self.started)
             self._count(peer, outcome)
+        if not self._settled:
+            self._decide()
+
+    def applied(self, peer: Peer, call: Call, outcome: Applied) -> None:
+        """The same of a peer that is well, whose latency the caller notes."""
+        if self._left or call is not self._call:
+            return
+        self._count(peer, outcome)
         if not self._settled:
             self._decide()
 
@@ -478,6 +501,9 @@ class Write:
                     promise.set_result(written)
                 else:
                     promise.set_exception(error)
+        elif self._together is not None:
+            coordinator.unwatch(self)
+            self._together.settled(self._place, written if error is None else error)
         watchers, self._watchers = self._watchers, None
         for watcher in watchers or ():
             # Not at once: of a thousand writes that wait one for the next, the first's stack would hold all others'.
@@ -499,6 +525,6 @@ class Write:
         reasons = "; ".join(f"{peer.name}: {error or type(error).__name__}" for peer, error in errors.items())
         return QuorumUnavailable(
             f"{owners.w} of {owners.copies} replicas needed, {self._accepted} took it, {self._held} held a newer one, "
-            f"{silent} didn't answer in {now - self._started:.1f} s{': ' if reasons else ''}{reasons}",
+            f"{silent} didn't answer in {now - self.started:.1f} s{': ' if reasons else ''}{reasons}",
             outcome,
         )

@@ -26,7 +26,6 @@ from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
     Apply,
-    ApplyGroup,
     AskHashes,
     AskIdentity,
     AskPurged,
@@ -47,6 +46,7 @@ from sfss.memcache.link import Link
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.sighting_exchange import TellSightings
 from sfss.memcache.socket_transport import SocketTransport, connected
+from sfss.memcache.stamped import ApplyGroup, Stamped
 from sfss.memcache.tls_transport import TlsProtocol
 from sfss.promise import Promise, Turn, new_promise, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
@@ -224,10 +224,9 @@ class MemcacheClient:
         self._needs_sfss("read_many")
         return self._ask(self._reads, FetchGroup([_checked(key) for key in keys], whole, True, call), call)
 
-    def apply_many(self, records: Sequence[tuple[bytes, Record]], call: Call = NO_CALL) -> Promise[list[Any]]:
+    def apply_many(self, stamped: Sequence[Stamped], call: Call = NO_CALL) -> Promise[list[Any]]:
         self._needs_sfss("apply_many")
-        applies = [Apply(_checked(key), record, call) for key, record in records]
-        return self._ask(self._writes, ApplyGroup(applies), call)
+        return self._ask(self._writes, ApplyGroup(stamped, call), call)
 
     # Replica
 

@@ -311,10 +311,17 @@ class Group(Exchange):
         return b"".join(pieces)
 
     def take(self, replies: ReplyParser) -> Any:
-        members, results = self._members, self._results
-        while len(results) < len(members):
+        return self._take_each(replies, len(self._members))
+
+    def _take_one(self, place: int, replies: ReplyParser) -> Any:
+        """What came for one of them, as in `take` of that."""
+        return self._members[place].take(replies)
+
+    def _take_each(self, replies: ReplyParser, count: int) -> Any:
+        results = self._results
+        while len(results) < count:
             try:
-                result = members[len(results)].take(replies)
+                result = self._take_one(len(results), replies)
             except OutOfStep:
                 raise
             except SfssError as error:
@@ -332,9 +339,13 @@ class Group(Exchange):
         if promise.done():
             return
         if self._results:
-            promise.set_result(self._results + [error] * (len(self._members) - len(self._results)))
+            promise.set_result(self._results + [error] * self._left())
         else:
             promise.set_exception(error)
+
+    def _left(self) -> int:
+        """How many aren't answered yet."""
+        return len(self._members) - len(self._results)
 
 
 class FetchGroup(Group):
@@ -356,14 +367,6 @@ class FetchGroup(Group):
             fetch.forget()
         end = self._flags + tail(self._call, milliseconds, opaque)
         return b"mg " + (end + b"mg ").join(self._keys) + end
-
-
-class ApplyGroup(Group):
-    """Stamped writes."""
-
-    __slots__ = ()
-
-    writes = True
 
 
 class PutGroup(Group):

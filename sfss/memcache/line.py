@@ -68,6 +68,10 @@ class Line:
         if not self.has(text):
             self.fits = False
 
+    def since(self, at: int) -> bytes:
+        """What was taken from `at` on."""
+        return self._data[at : self.at]
+
     def number(self, digits_max: i64) -> int:
         """Take a number of 1 to `digits_max` decimal digits."""
         data, at = self._data, self.at

@@ -75,6 +75,15 @@ class ReplyParser:
             self._at = line.at
         return taken
 
+    def takes(self, text: bytes) -> bool:
+        """Take `text` if it comes next, all of it; whether it did."""
+        at = self._at
+        end = at + len(text)
+        if self._buffer[at:end] != text:
+            return False
+        self._at = end
+        return True
+
     def match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
         """The same by a pattern that ends with CRLF: for what other servers answer."""
         match = pattern.match(self._buffer, self._at)

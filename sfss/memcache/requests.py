@@ -46,6 +46,7 @@ class Request:
     requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides
     `Store`: `replica`, `updater` or `flushable`. `writes`: it may change what is stored. `group`: the opaque that it
     has in common with its neighbours, by which they are a group; `more`: those of them that came with it.
+    `stamp`: of a stamped write, the words of its line that say so.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Request:
         "noreply",
         "ordered",
         "size",
+        "stamp",
         "value",
         "writes",
     )
@@ -85,6 +87,7 @@ class Request:
         self.value = b""
         self.group: bytes | None = None
         self.more: list[Request] | None = None
+        self.stamp = b""
 
     @property
     def lines(self) -> int:
@@ -106,7 +109,7 @@ class Command:
     """A row of the command table.
 
     `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out, `handle_many` a group
-    of them. A line has
+    of them. `like` takes a line of a group up to where it ends as that of the first. A line has
     `words_min` to `words_max` words, its name among them; `flags` are the letters that a meta command takes.
     `size_at` is the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are
     those of its requests, unless their flags say otherwise. `light`: it touches no file and takes no memory, so that a
@@ -124,6 +127,7 @@ class Command:
     light: bool = False
     flags: frozenset[bytes] = frozenset()
     handle_many: Callable[[Service, list[Request]], Answer] | None = None
+    like: Callable[[Line, Request], Request | None] | None = None
 
 
 Lane: TypeAlias = Callable[[Line], "Request | None"]
@@ -207,7 +211,9 @@ class RequestParser:
         lane = self._lanes[first.command.name + b" "]
         tail = self._tail_of(first)
         while len(more) < GROUP_KEYS_MAX - 1:
-            request = self._like(first, tail) if tail else self._whole(lane)
+            request = self._like(first, tail) if tail else None
+            if request is None:
+                request = self._whole(lane)
             if request is None or request.group != first.group or request.command is not first.command:
                 break
             self._at = self._end
@@ -217,16 +223,21 @@ class RequestParser:
             first.more = more
 
     def _tail_of(self, request: Request) -> bytes:
-        """What stood behind the key in the line that was taken last; nothing of a request with a block."""
+        """What the line that was taken last has in common with the others of its group: all behind the key; of one with
+        a block, all behind the last word that tells of it. Nothing where that is gone."""
+        buffer, end = self._buffer, self._at
         if request.size >= 0:
-            return b""
-        begin = self._buffer.rfind(b"\n", 0, self._at - 1) + 1
-        return self._buffer[begin + len(request.command.name) + 1 + len(request.key) : self._at]
+            end -= request.size + 2
+            return buffer[buffer.rfind(b" B", 0, end) + 2 : end] if end > 0 else b""
+        begin = buffer.rfind(b"\n", 0, end - 1) + 1
+        return buffer[begin + len(request.command.name) + 1 + len(request.key) : end]
 
     def _like(self, first: Request, tail: bytes) -> Request | None:
-        """The next request, if its line differs from that of `first` in the key only: so it needn't be taken apart."""
+        """The next request, if its line ends as that of `first`: so that needn't be taken apart."""
         buffer, line = self._buffer, self._line
         line.begin(buffer, self._at)
+        if first.size >= 0:
+            return self._like_with_block(first, tail)
         line.takes(first.command.name)
         line.takes(b" ")
         key = line.key()
@@ -238,14 +249,27 @@ class RequestParser:
         request.group = first.group
         return request
 
-    def _whole(self, lane: Lane) -> Request | None:
-        """The next request, if it and its block are all there."""
-        buffer, line = self._buffer, self._line
-        line.begin(buffer, self._at)
-        request = lane(line)
-        if request is None or not 0 <= request.size <= self._value_bytes_max:
+    def _like_with_block(self, first: Request, tail: bytes) -> Request | None:
+        line, like = self._line, first.command.like
+        request = like(line, first) if like is not None else None
+        if request is None:
             return None
         at = line.at
+        end = at + len(tail)
+        return self._with_block(request, end) if self._buffer[at:end] == tail else None
+
+    def _whole(self, lane: Lane) -> Request | None:
+        """The next request, if it and its block are all there."""
+        line = self._line
+        line.begin(self._buffer, self._at)
+        request = lane(line)
+        return None if request is None else self._with_block(request, line.at)
+
+    def _with_block(self, request: Request, at: int) -> Request | None:
+        """The request whose line ends at `at`, if its block is all there."""
+        if not 0 <= request.size <= self._value_bytes_max:
+            return None
+        buffer = self._buffer
         end = at + request.size
         if buffer[end : end + 2] != b"\r\n":
             return None

@@ -14,9 +14,10 @@ from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk,
 from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
 from sfss.memcache.client import _SEQUENCES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
-from sfss.memcache.exchanges import MORE, Apply, ApplyGroup, Exchange, FetchGroup, Group, Put, PutGroup
+from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, Put, PutGroup
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.server import ServerLimits
+from sfss.memcache.stamped import ApplyGroup, Stamped
 from sfss.memory import MemoryStore
 from sfss.promise import new_promise
 from sfss.store import NO_CALL, Applied, Call, Record, Written, checksum_of, settled
@@ -147,7 +148,7 @@ async def test_records_of_a_node_are_read_and_written_in_groups() -> None:
     peer = Peer(server_of(MemoryStore(Clock())))
     record = Record(b"v", 1, version=V, checksum=checksum_of(b"a", b"v", 0, 0, V, False))
     wrong = Record(b"v", 1, version=V, checksum=1)
-    applies = ApplyGroup([Apply(b"a", record, NO_CALL), Apply(b"b", wrong, NO_CALL), Apply(b"a", record, NO_CALL)])
+    applies = ApplyGroup([Stamped(b"a", record), Stamped(b"b", wrong), Stamped(b"a", record)], NO_CALL)
 
     applied = taken(ready(applies), peer.say(asked(applies)))
     inspected = FetchGroup([b"a", b"b"], False, True, NO_CALL)
@@ -241,7 +242,7 @@ async def test_what_a_lost_connection_had_answered_stays_answered() -> None:
 
 
 async def test_a_refusal_of_a_repeated_group_leaves_its_writes_unknown() -> None:
-    group = ApplyGroup([Apply(b"a", Record(b"v", 1, version=5, checksum=7), NO_CALL)])
+    group = ApplyGroup([Stamped(b"a", Record(b"v", 1, version=5, checksum=7))], NO_CALL)
     group.repeated = True
 
     (refused,) = taken(ready(group), b"NS V6 H%016x B1/1 O*9.id\r\n" % 1)

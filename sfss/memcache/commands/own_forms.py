@@ -6,7 +6,6 @@ answers; these handlers save 5 to 8 µs of taking flags apart and putting them t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from sfss.groups import Item, each
@@ -22,6 +21,7 @@ from sfss.promise import Promise
 from sfss.store import NO_CALL, Applied, Call, Record, Written, hex16
 
 _V: Final = 0x56
+_ZERO: Final = 0x30
 _STAR: Final = 0x2A
 """The first byte of a group's opaque."""
 
@@ -176,25 +176,43 @@ def _set_many(service: Service, requests: list[Request]) -> Answer:
         reply = each(lambda item: store.set(item.key, item.value, item.flags, item.expires, call), items)
     else:
         reply = grouped.set_many(items, call)
+    return answer(reply, lambda outcomes: _written_many(service, requests, outcomes))
+
+
+def _written_many(service: Service, requests: list[Request], outcomes: list[Any]) -> bytes:
     opaque = requests[0].group
-    return answer(reply, lambda outcomes: _lines(service, requests, outcomes, lambda done: _written(done, opaque)))
+    pieces: list[bytes] = []
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if isinstance(outcome, Written):
+            pieces.append(_written(outcome, opaque))
+        else:
+            pieces.append(error_line_of(service, request, outcome))
+    return b"".join(pieces)
 
 
 def _apply_many(service: Service, requests: list[Request]) -> Answer:
     service.counters.cmd_set += len(requests)
     replica = service.replica
     reply = each(lambda request: replica.apply(request.key, _record_of(request), request.call), requests)
+    return answer(reply, lambda outcomes: _applied_many(service, requests, outcomes))
+
+
+def _applied_many(service: Service, requests: list[Request], outcomes: list[Any]) -> bytes:
     ending = _ending(requests[0].group)
-    return answer(reply, lambda outcomes: _lines(service, requests, outcomes, lambda done: _applied(done, ending)))
+    durably = b"1/1" + ending
+    pieces: list[bytes] = []
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if not isinstance(outcome, Applied):
+            pieces.append(error_line_of(service, request, outcome))
+        elif outcome.accepted and outcome.durable and request.stamp:
+            pieces += (b"HD", request.stamp, durably)  # in the words of its line: a fifth of the price
+        else:
+            pieces.append(_applied(outcome, ending))
+    return b"".join(pieces)
 
 
-def _lines(service: Service, requests: list[Request], outcomes: list[Any], line: Callable[[Any], bytes]) -> bytes:
-    return b"".join(
-        [
-            error_line_of(service, request, outcome) if isinstance(outcome, BaseException) else line(outcome)
-            for request, outcome in zip(requests, outcomes, strict=True)
-        ]
-    )
+def _set_like(line: Line, first: Request) -> Request | None:
+    return _set_of(line, first)
 
 
 def _no_long_way(command: Command, words: list[bytes]) -> Request:
@@ -203,9 +221,16 @@ def _no_long_way(command: Command, words: list[bytes]) -> Request:
 
 GET: Final = Command(b"mg", _no_long_way, _get, handle_many=_get_many)
 READ: Final = Command(b"mg", _no_long_way, _read, needs="replica", handle_many=_read_many)
-SET: Final = Command(b"ms", _no_long_way, _set, size_at=2, writes=True, handle_many=_set_many)
+SET: Final = Command(b"ms", _no_long_way, _set, size_at=2, writes=True, handle_many=_set_many, like=_set_like)
 SET_STAMPED: Final = Command(
-    b"ms", _no_long_way, _apply, size_at=2, writes=True, needs="replica", handle_many=_apply_many
+    b"ms",
+    _no_long_way,
+    _apply,
+    size_at=2,
+    writes=True,
+    needs="replica",
+    handle_many=_apply_many,
+    like=_set_like,
 )
 DELETE: Final = Command(b"md", _no_long_way, _delete, writes=True)
 DELETE_STAMPED: Final = Command(b"md", _no_long_way, _apply, writes=True, needs="replica")
@@ -227,6 +252,11 @@ def mg_lane(line: Line) -> Request | None:
 
 
 def ms_lane(line: Line) -> Request | None:
+    return _set_of(line, None)
+
+
+def _set_of(line: Line, first: Request | None) -> Request | None:
+    """The request of a line; of one that ends as that of `first`, up to there."""
     line.takes(b"ms ")
     key = line.key()
     line.takes(b" ")
@@ -235,19 +265,29 @@ def ms_lane(line: Line) -> Request | None:
     flags = line.number(own.FLAGS_DIGITS)
     line.takes(b" A")
     expires = line.number(own.EXPIRY_DIGITS)
+    begin = line.at
     stamped = not line.has(b" V H B")
     version = checksum = 0
     shared = False
+    stamp = b""
     if stamped:
         version, checksum = _stamp_of(line)
+        stamp = line.since(begin) if line.fits else b""
+    if first is not None:
+        if not line.fits or flags > FLAGS_MAX or stamped != (first.command is SET_STAMPED):
+            return None
+        call, opaque = first.call, first.group
     else:
-        shared = line.has(b" Q")
-    call, opaque = _tail_of(line)
-    if not line.ends() or flags > FLAGS_MAX:
-        return None
+        shared = not stamped and line.has(b" Q")
+        call, opaque = _tail_of(line)
+        if not line.ends() or flags > FLAGS_MAX:
+            return None
     if stamped:
         arguments = (False, flags, expires, version, checksum, opaque)
-        return _marked(Request(SET_STAMPED, key, arguments, size, False, False, call), opaque)
+        request = _marked(Request(SET_STAMPED, key, arguments, size, False, False, call), opaque)
+        if stamp[2] != _ZERO:  # else it isn't as we say it
+            request.stamp = stamp
+        return request
     call = call.as_shared() if shared else call
     return _marked(Request(SET, key, (flags, expires, opaque), size, False, False, call), opaque)
 
