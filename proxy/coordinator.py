@@ -210,6 +210,10 @@ class Coordinator:
             return owners.peers
         return tuple(sorted(owners.peers, key=lambda peer: peer.down + peer.suspect))
 
+    def shows(self, record: Record) -> bool:
+        """Whether a reader may see a record now. Few expire: for the others nobody asks what time it is."""
+        return not record.tombstone and (record.expires == 0 or record.expires > self.now())
+
     def ends_at(self, started: float, call: Call) -> float:
         """When a request is to be given up, so that its answer is there at its deadline: requests are looked at every
         `sweep_s`."""
@@ -274,7 +278,8 @@ class Coordinator:
             self._timer = self.loop.call_later(self.options.sweep_s, self._sweep)
 
     def unwatch(self, request: Gathering | GroupRead | Write) -> None:
-        self._in_flight.pop(request, None)
+        if request in self._in_flight:
+            del self._in_flight[request]
         if self._drained is not None and not self._in_flight and not self._drained.done():
             self._drained.set_result(None)
 

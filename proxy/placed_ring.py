@@ -11,13 +11,16 @@ its key, and goes by what it got to its end.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from proxy.peer import Peer
 from proxy.quorum import Quorum
 from sfss.keys import hash_key
 from sfss.ring import NodeRing
 
-FOR_STAMP, FOR_HIT, FOR_ABSENCE = 0, 1, 2
+FOR_STAMP: Final = 0
+FOR_HIT: Final = 1
+FOR_ABSENCE: Final = 2
 """What a gathering needs answers for, as indexes into `Owners.needed`: to meet every write quorum, to decide on a hit,
 to decide that there is none."""
 

@@ -74,7 +74,7 @@ class Read(Gathering):
         owners = self._owners
         best = self._best
         if not self._decided:
-            absent = best is None or not best.live(self._coordinator.now())
+            absent = best is None or not self._coordinator.shows(best)
             if absent and self._purpose != FOR_ABSENCE:
                 self._purpose = FOR_ABSENCE
                 self._needed = owners.needed[FOR_ABSENCE]
@@ -86,19 +86,28 @@ class Read(Gathering):
             self._floor = self._newest = (best.version, best.checksum)
         elif best is not None:
             self._newest = max(self._newest, best.order())
-        for record in (self._whole, None if self._wanted else best):
-            if record is not None and record.order() >= self._floor and self._is_held(record):
-                self._answer(record)
-                return False
+        whole = self._whole
+        if whole is not None and self._suffices(whole):
+            self._answer(whole)
+            return False
+        if not self._wanted and best is not None and self._suffices(best):
+            self._answer(best)
+            return False
         if self._waits_for_write or self._wait_for_own_write():
             return False
-        whole = self._whole
         if whole is None or whole.order() < self._newest:
             return self._fetch()
         return self._write_back(whole)
 
+    def _suffices(self, record: Record) -> bool:
+        """Whether it may be returned: no older than what the quorum knew of, and held by enough."""
+        version, checksum = self._floor
+        if record.version < version or (record.version == version and record.checksum < checksum):
+            return False
+        return self._is_held(record)
+
     def _answer(self, record: Record) -> None:
-        if not record.live(self._coordinator.now()):
+        if not self._coordinator.shows(record):
             self._finish(None)
         elif self._wanted or not record.value:
             self._finish(record)

@@ -36,6 +36,7 @@ from sfss.errors import (
     Unsupported,
     WrongCluster,
 )
+from sfss.memcache.stamped import Stamped
 from sfss.promise import Promise
 from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 
@@ -55,6 +56,23 @@ _SURELY_NOT_APPLIED: Final = (
     WrongCluster,
 )
 """Errors that a replica gives before it stores anything, unless they say otherwise themselves (`outcome`)."""
+
+
+class _Delivery:
+    """What a replica was given in the round of `call`, called with its reply; as `proxy.gathering` has it."""
+
+    __slots__ = ("_call", "_peer", "_write")
+
+    def __init__(self, write: Write, peer: Peer, call: Call) -> None:
+        self._write = write
+        self._peer = peer
+        self._call = call
+
+    def __call__(self, reply: Promise[Applied]) -> None:
+        if reply.cancelled():
+            self._write.heard(self._peer, self._call, Expired("cancelled", Outcome.UNKNOWN))
+        else:
+            self._write.heard(self._peer, self._call, reply.exception() or reply.result())
 
 
 class Write:
@@ -83,6 +101,7 @@ class Write:
         "_settled",
         "_shared",
         "_size",
+        "_stamped",
         "_strictly",
         "_together",
         "_tombstone",
@@ -115,6 +134,8 @@ class Write:
         """When `overdue` wants to be called (monotonic seconds)."""
         self._shared = call.shared
         self._record: Record | None = None
+        self._stamped: Stamped | None = None
+        """The same as each replica is given it."""
         self._asked = False
         """Whether the stamp is above what a read quorum answered after the write began."""
         self._sent = False
@@ -270,24 +291,21 @@ class Write:
 
     def _give(self, peer: Peer, record: Record) -> None:
         try:
-            reply = peer.replica.apply(self.key, record, self._call)
+            stamped = self._stamped
+            if stamped is None or stamped.record is not record:
+                stamped = self._stamped = Stamped(self.key, record)
+            reply = peer.apply(stamped, self._call)
         except Exception as error:
             if not (isinstance(error, StaleRing) and self._follow_ring(peer, error)):
                 self._coordinator.health.failed(peer, error)
                 self._refused(peer, error)
             return
         if isinstance(reply, Promise):
-            reply.add_done_callback(partial(self._replied, peer, self._call))
+            reply.add_done_callback(_Delivery(self, peer, self._call))
         else:
             self._count(peer, reply)
 
     # 3. counting answers
-
-    def _replied(self, peer: Peer, call: Call, reply: Promise[Applied]) -> None:
-        if reply.cancelled():
-            self.heard(peer, call, Expired("cancelled", Outcome.UNKNOWN))
-        else:
-            self.heard(peer, call, reply.exception() or reply.result())
 
     def heard(self, peer: Peer, call: Call, outcome: Applied | BaseException) -> None:
         """Count what a replica answered in the round of `call`."""

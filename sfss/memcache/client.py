@@ -25,7 +25,6 @@ from sfss.groups import Item
 from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
-    Apply,
     AskHashes,
     AskIdentity,
     AskPurged,
@@ -46,7 +45,7 @@ from sfss.memcache.link import Link
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.sighting_exchange import TellSightings
 from sfss.memcache.socket_transport import SocketTransport, connected
-from sfss.memcache.stamped import ApplyGroup, Stamped
+from sfss.memcache.stamped import Apply, ApplyGroup, Stamped
 from sfss.memcache.tls_transport import TlsProtocol
 from sfss.promise import Promise, Turn, new_promise, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
@@ -239,9 +238,13 @@ class MemcacheClient:
         return self._ask(self._reads, Fetch(_checked(key), False, True, call), call)
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Promise[Applied]:
+        return self.apply_stamped(Stamped(key, record), call)
+
+    def apply_stamped(self, stamped: Stamped, call: Call) -> Promise[Applied]:
+        """The same, of a record that goes to several servers."""
         self._needs_sfss("apply")
-        lane = self._bulk if record.size > self.limits.bulk_bytes else self._writes
-        return self._ask(lane, Apply(_checked(key), record, call), call)
+        lane = self._bulk if stamped.record.size > self.limits.bulk_bytes else self._writes
+        return self._ask(lane, Apply(stamped, call), call)
 
     def identify(self) -> Promise[Identity]:
         self._needs_sfss("identify")

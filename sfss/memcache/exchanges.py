@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sfss.errors import BadRequest, ConnectionLost, CorruptRecord, Outcome, SfssError
+from sfss.errors import BadRequest, CorruptRecord, Outcome, SfssError
 from sfss.groups import bounded
 from sfss.memcache import own
 from sfss.memcache.access import Access
@@ -20,7 +20,7 @@ from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.promise import Promise
-from sfss.store import Applied, Call, Identity, Purged, Record, Written, checksum_of, hex16
+from sfss.store import Call, Identity, Purged, Record, Written, checksum_of
 
 
 class _More:
@@ -63,6 +63,11 @@ class Exchange:
         """Read the reply."""
         raise NotImplementedError
 
+    def check(self, opaque: bytes | None) -> None:
+        """Raise `OutOfStep` where a reply's opaque isn't this request's."""
+        if opaque is None or opaque != self.opaque:
+            raise OutOfStep(f"opaque {opaque!r} came for {self.opaque!r}")
+
     @property
     def outcome(self) -> Outcome:
         """What may have become of it if no reply comes."""
@@ -87,6 +92,13 @@ def tail(call: Call, milliseconds: int, opaque: bytes) -> bytes:
     if call.ring:
         return b" G%d U%d O%b\r\n" % (call.ring, milliseconds, opaque)
     return b" U%d O%b\r\n" % (milliseconds, opaque)
+
+
+def asked_of(value: bool, raw: bool) -> bytes:
+    """The flags of a read: with its value, and as nodes keep it."""
+    if value:
+        return b" v s f A V H Y" if raw else b" v s f A V H"
+    return b" s f A V H Y" if raw else b" s f A V H"
 
 
 def with_value(line: bytes, value: bytes) -> Buffers:
@@ -115,17 +127,19 @@ class Fetch(Exchange):
 
     def request(self, milliseconds: int) -> bytes:
         self._found = None
-        value, raw = b" v" if self._value else b"", b" Y" if self._raw else b""
-        return b"mg %b%b s f A V H%b%b" % (self._key, value, raw, tail(self._call, milliseconds, self.opaque))
+        ring, asked = self._call.ring, asked_of(self._value, self._raw)
+        if ring:
+            return b"mg %b%b G%d U%d O%b\r\n" % (self._key, asked, ring, milliseconds, self.opaque)
+        return b"mg %b%b U%d O%b\r\n" % (self._key, asked, milliseconds, self.opaque)
 
     def take(self, replies: ReplyParser) -> Any:
         found = self._found
         if found is None:
-            found = replies.form(own.found_in)
+            found = own.found_in(replies.begin())
             if found is None:
                 return self._take_miss(replies)
-        if found.opaque != self.opaque:
-            raise OutOfStep(f"opaque {found.opaque!r} came for {self.opaque!r}")
+            replies.end()
+        self.check(found.opaque)
         with_block = found.block >= 0
         if with_block and found.block != found.size:
             raise OutOfStep(f"a block of {found.block} bytes for a record of {found.size}")
@@ -149,10 +163,10 @@ class Fetch(Exchange):
         return Record(value, found.size, found.flags, found.expires, found.version, checksum, tombstone)
 
     def _take_miss(self, replies: ReplyParser) -> Any:
-        missed = replies.form(own.missed_in)
+        missed = own.missed_in(replies.begin())
         if missed is not None:
-            if missed.opaque != self.opaque:
-                raise OutOfStep(f"opaque {missed.opaque!r} came for {self.opaque!r}")
+            replies.end()
+            self.check(missed.opaque)
             return None
         line = replies.line()
         if line is None:
@@ -160,60 +174,24 @@ class Fetch(Exchange):
         raise unexpected(line)
 
 
-class _Write(Exchange):
+class Writing(Exchange):
     """A write that is answered with version, checksum and durability."""
 
     __slots__ = ()
 
     writes = True
 
-    def _stored(self, replies: ReplyParser) -> own.Stored | bytes | None:
+    def stored(self, replies: ReplyParser) -> own.Stored | bytes | None:
         """What a line says that is of this form, else any other line, else None."""
-        stored = replies.form(own.stored_in)
+        stored = own.stored_in(replies.begin())
         if stored is None:
             return replies.line()
-        if stored.opaque != self.opaque:
-            raise OutOfStep(f"opaque {stored.opaque!r} came for {self.opaque!r}")
+        replies.end()
+        self.check(stored.opaque)
         return stored
 
 
-class Apply(_Write):
-    """A stamped write of a record: newest wins, so it may be repeated."""
-
-    __slots__ = ("_call", "_key", "_record")
-
-    def __init__(self, key: bytes, record: Record, call: Call) -> None:
-        super().__init__(len(record.value))
-        self._key = key
-        self._record = record
-        self._call = call
-
-    def request(self, milliseconds: int) -> Buffers:
-        record = self._record
-        end = b"A%d V%d H%b B%b" % (
-            record.expires,
-            record.version,
-            hex16(record.checksum),
-            tail(self._call, milliseconds, self.opaque),
-        )
-        if record.tombstone:
-            return b"md %b %b" % (self._key, end)
-        return with_value(b"ms %b %d F%d %b" % (self._key, len(record.value), record.flags, end), record.value)
-
-    def take(self, replies: ReplyParser) -> Any:
-        stored = self._stored(replies)
-        if stored is None:
-            return MORE
-        if isinstance(stored, bytes):
-            raise unexpected(stored)
-        if not stored.newest and self.repeated:
-            # Refused now, but the first sending may have been stored, and replaced since: whoever stamped it must not
-            # take it for one that never was there.
-            raise ConnectionLost("the connection was lost; a newer record is held now", Outcome.UNKNOWN)
-        return Applied(stored.newest, stored.version, stored.checksum, stored.durable > 0)
-
-
-class Put(_Write):
+class Put(Writing):
     """An unstamped set: repeated, it would be another write."""
 
     __slots__ = ("_call", "_expires", "_flags", "_key", "_value")
@@ -235,7 +213,7 @@ class Put(_Write):
         return with_value(line, self._value)
 
     def take(self, replies: ReplyParser) -> Any:
-        stored = self._stored(replies)
+        stored = self.stored(replies)
         if stored is None:
             return MORE
         if isinstance(stored, bytes):
@@ -243,7 +221,7 @@ class Put(_Write):
         return written_of(stored)
 
 
-class Remove(_Write):
+class Remove(Writing):
     """An unstamped delete: None where nothing was."""
 
     __slots__ = ("_call", "_key")
@@ -260,7 +238,7 @@ class Remove(_Write):
         return b"md %b V H B%b%b" % (self._key, shared, tail(self._call, milliseconds, self.opaque))
 
     def take(self, replies: ReplyParser) -> Any:
-        stored = self._stored(replies)
+        stored = self.stored(replies)
         if stored is None:
             return MORE
         if isinstance(stored, bytes):
@@ -357,7 +335,7 @@ class FetchGroup(Group):
         self._fetches = [Fetch(key, value, raw, call) for key in keys]
         super().__init__(self._fetches)
         self._keys = keys
-        self._flags = b"%b s f A V H%b" % (b" v" if value else b"", b" Y" if raw else b"")
+        self._flags = asked_of(value, raw)
         self._call = call
 
     def request(self, milliseconds: int) -> Buffers:

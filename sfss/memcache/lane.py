@@ -16,7 +16,7 @@ from typing import Final
 
 from sfss.errors import ConnectionLost, Expired, SfssError, Unreachable
 from sfss.memcache.exchanges import Exchange
-from sfss.memcache.link import Link
+from sfss.memcache.link import Link, Owner
 from sfss.memcache.replies import OutOfStep
 
 _log = logging.getLogger("sfss.memcache")
@@ -29,7 +29,7 @@ GROW_AT: Final = 8
 """Requests in flight on the least busy connection at which another one is opened."""
 
 
-class Lane:
+class Lane(Owner):
     """Up to `links_max` connections to one server, opened on demand.
 
     `connect` gives a link that is open (greeting included) or raises `SfssError`. `over` is told of every exchange that

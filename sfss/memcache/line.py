@@ -21,6 +21,7 @@ _QUESTION_MARK: Final = 0x3F
 _AT: Final = 0x40
 _A: Final = 0x61
 _F: Final = 0x66
+_O: Final = 0x4F
 
 _KEY_BYTES_MAX: Final = 250
 _OPAQUE_BYTES_MAX: Final = 32
@@ -57,7 +58,9 @@ class Line:
             return False
         place: i64 = 0
         while place < size:
-            if data[at + place] != text[place]:
+            byte: i64 = data[at + place]
+            expected: i64 = text[place]
+            if byte != expected:
                 return False
             place += 1
         self.at = at + size
@@ -71,6 +74,23 @@ class Line:
     def since(self, at: int) -> bytes:
         """What was taken from `at` on."""
         return self._data[at : self.at]
+
+    def flag(self, letter: i64) -> bool:
+        """Take a blank and the letter of a flag if they come next: a third of the price of `has`. Whether they did."""
+        data, at = self._data, self.at
+        if at + 2 > self._end:
+            return False
+        blank: i64 = data[at]
+        byte: i64 = data[at + 1]
+        if blank != _BLANK or byte != letter:
+            return False
+        self.at = at + 2
+        return True
+
+    def takes_flag(self, letter: i64) -> None:
+        """Take a flag, which has to come next."""
+        if not self.flag(letter):
+            self.fits = False
 
     def number(self, digits_max: i64) -> int:
         """Take a number of 1 to `digits_max` decimal digits."""
@@ -90,7 +110,9 @@ class Line:
         if digits == 0 or digits > digits_max:
             self.fits = False
             return 0
-        return number if digits <= _LONG_DIGITS else int(data[first:at])
+        if digits > _LONG_DIGITS:
+            return int(data[first:at])
+        return number
 
     def hex16(self) -> int:
         """Take a number of 16 hexadecimal digits, in lower case."""
@@ -111,9 +133,11 @@ class Line:
                 return 0
             at += 1
         self.at = at
-        whole: int = number
+        if number >= 0:
+            return number
         # Compiled, the highest of the 64 bits is taken for a sign; half the price of putting two halves together.
-        return whole if whole >= 0 else whole + _TWO_TO_THE_64
+        whole: int = number
+        return whole + _TWO_TO_THE_64
 
     def key(self) -> bytes:
         """Take a key that isn't reserved: up to a blank or the end of the line."""
@@ -133,7 +157,7 @@ class Line:
 
     def opaque(self) -> bytes | None:
         """Take ` O` and what follows it up to the end of the line, where it is there."""
-        if not self.has(b" O"):
+        if not self.flag(_O):
             return None
         data, at = self._data, self.at
         first = at

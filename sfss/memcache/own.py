@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import Final
 
 from sfss.memcache.line import Line
+from sfss.native import mypyc_attr
 
 SIZE_DIGITS: Final = 8
 FLAGS_DIGITS: Final = 10
@@ -32,7 +33,16 @@ VERSION_DIGITS: Final = 20
 STAMP_DIGITS: Final = 19
 """Of a version that a write brings."""
 
+_SIZE: Final = 0x73  # s
+_FLAGS: Final = 0x66  # f
+_EXPIRY: Final = 0x41  # A
+_VERSION: Final = 0x56  # V
+_CHECKSUM: Final = 0x48  # H
+_COPIES: Final = 0x42  # B
+_RAW: Final = 0x59  # Y
 
+
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Found:
     """The answer to mg where there is a record. `block`: the length of the block that follows, -1 where none does.
     `raw`: it says what kind of record it is, which is asked for by Y."""
@@ -68,24 +78,27 @@ def found_in(line: Line) -> Found | None:
         block = line.number(SIZE_DIGITS)
     elif not line.has(b"HD"):
         return None
-    line.takes(b" s")
+    line.takes_flag(_SIZE)
     size = line.number(SIZE_DIGITS)
-    line.takes(b" f")
+    line.takes_flag(_FLAGS)
     flags = line.number(FLAGS_DIGITS)
-    line.takes(b" A")
+    line.takes_flag(_EXPIRY)
     expires = line.number(EXPIRY_DIGITS)
-    line.takes(b" V")
+    line.takes_flag(_VERSION)
     version = line.number(VERSION_DIGITS)
-    line.takes(b" H")
+    line.takes_flag(_CHECKSUM)
     checksum = line.hex16()
-    tombstone = line.has(b" Yt")
-    raw = tombstone or line.has(b" Yv")
+    raw = line.flag(_RAW)
+    tombstone = raw and line.has(b"t")
+    if raw and not tombstone:
+        line.takes(b"v")
     opaque = line.opaque()
     if not line.ends():
         return None
     return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque)
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Missed:
     """The answer to mg where there is none."""
 
@@ -102,6 +115,7 @@ def missed_in(line: Line) -> Missed | None:
     return Missed(opaque) if line.ends() else None
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Stored:
     """The answer to ms and md. `newest`: what was sent is the newest now."""
 
@@ -124,9 +138,9 @@ def stored_in(line: Line) -> Stored | None:
         return None
     line.takes(b"V")
     version = line.number(VERSION_DIGITS)
-    line.takes(b" H")
+    line.takes_flag(_CHECKSUM)
     checksum = line.hex16()
-    line.takes(b" B")
+    line.takes_flag(_COPIES)
     durable = line.number(3)
     line.takes(b"/")
     copies = line.number(3)

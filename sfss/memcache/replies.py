@@ -9,8 +9,7 @@ was asked for, and that nothing that follows on this connection can be trusted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from sfss.errors import SfssError
 from sfss.memcache.block import Block
@@ -20,8 +19,6 @@ from sfss.store import WIRE_VALUE_BYTES_MAX
 
 ROOM_BYTES_MIN: Final = 64 * 1024
 """A block of which more than this is missing is received in place."""
-
-T = TypeVar("T")
 
 
 class OutOfStep(SfssError):
@@ -66,14 +63,15 @@ class ReplyParser:
             self._buffer = self._buffer[self._at :] + data
         self._at = 0
 
-    def form(self, form: Callable[[Line], T | None]) -> T | None:
-        """Take a line that is of a known form (`sfss.memcache.own`); None where it isn't, or isn't all there."""
+    def begin(self) -> Line:
+        """What comes next, to be looked at as a line of a known form (`sfss.memcache.own`); `end` takes it if it is."""
         line = self._line
         line.begin(self._buffer, self._at)
-        taken = form(line)
-        if taken is not None:
-            self._at = line.at
-        return taken
+        return line
+
+    def end(self) -> None:
+        """Take the line that was found to be of a known form."""
+        self._at = self._line.at
 
     def takes(self, text: bytes) -> bool:
         """Take `text` if it comes next, all of it; whether it did."""

@@ -1,7 +1,7 @@
-"""Stamped writes that go to several nodes in groups: what is the same for each node is made once.
+"""Stamped writes that go to several nodes, alone or in groups: what is the same for each node is made once.
 
-A node that takes a record as its newest answers with the record's own stamp. So the answer to a group that is taken
-whole is known beforehand, and looked at in one go; any other is read line by line.
+A node that takes a record as its newest answers with the record's own stamp. So the answer to one that is taken, or to
+a group of them, is known beforehand, and looked at in one go; any other is read line by line.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sfss.errors import ConnectionLost, Outcome
 from sfss.keys import check_key
-from sfss.memcache.answers import Buffers
-from sfss.memcache.exchanges import Apply, Group, tail
+from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
+from sfss.memcache.exchanges import MORE, Group, Writing, tail, unexpected, with_value
 from sfss.memcache.replies import ReplyParser
 from sfss.store import Applied, Call, Record, hex16
 
@@ -37,6 +38,40 @@ class Stamped:
         self.line = line
         self.answer = b"HD %b1/1" % stamp
         self.applied = Applied(True, version, checksum, True)
+
+
+class Apply(Writing):
+    """A stamped write of a record: newest wins, so it may be repeated."""
+
+    __slots__ = ("_call", "_stamped")
+
+    def __init__(self, stamped: Stamped, call: Call) -> None:
+        super().__init__(len(stamped.record.value))
+        self._stamped = stamped
+        self._call = call
+
+    def request(self, milliseconds: int) -> Buffers:
+        stamped, ring = self._stamped, self._call.ring
+        record = stamped.record
+        if ring and not record.tombstone and len(record.value) <= COPIED_BYTES_MAX:
+            # Nearly all; in one piece at half the price.
+            return b"%b G%d U%d O%b\r\n%b\r\n" % (stamped.line, ring, milliseconds, self.opaque, record.value)
+        line = stamped.line + tail(self._call, milliseconds, self.opaque)
+        return line if record.tombstone else with_value(line, record.value)
+
+    def take(self, replies: ReplyParser) -> Any:
+        if replies.takes(b"%b O%b\r\n" % (self._stamped.answer, self.opaque)):
+            return self._stamped.applied
+        stored = self.stored(replies)
+        if stored is None:
+            return MORE
+        if isinstance(stored, bytes):
+            raise unexpected(stored)
+        if not stored.newest and self.repeated:
+            # Refused now, but the first sending may have been stored, and replaced since: whoever stamped it must not
+            # take it for one that never was there.
+            raise ConnectionLost("the connection was lost; a newer record is held now", Outcome.UNKNOWN)
+        return Applied(stored.newest, stored.version, stored.checksum, stored.durable > 0)
 
 
 class ApplyGroup(Group):
@@ -75,7 +110,7 @@ class ApplyGroup(Group):
         one = self._stamped[place]
         if replies.takes(one.answer + b" O*%b\r\n" % self.opaque):
             return one.applied
-        apply = Apply(one.key, one.record, self._call)
+        apply = Apply(one, self._call)
         apply.opaque = b"*" + self.opaque
         apply.repeated = self.repeated
         return apply.take(replies)

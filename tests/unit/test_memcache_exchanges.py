@@ -29,12 +29,12 @@ from sfss.errors import (
     Unsupported,
     WrongCluster,
 )
+from sfss.memcache.answers import COPIED_BYTES_MAX
 from sfss.memcache.commands import own_forms
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import error_line, error_of
 from sfss.memcache.exchanges import (
     MORE,
-    Apply,
     AskIdentity,
     AskStats,
     ClassicDelete,
@@ -49,6 +49,7 @@ from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.sighting_exchange import TellSightings
+from sfss.memcache.stamped import Apply, Stamped
 from sfss.memory import MemoryStore
 from sfss.promise import new_promise
 from sfss.ring_keeper import Accepted, HeldRing, Nack, Promised
@@ -96,7 +97,7 @@ GET = lambda: Fetch(KEY, True, False, Call())  # noqa: E731
 HEAD = lambda: Fetch(KEY, False, False, Call())  # noqa: E731
 INSPECT = lambda: Fetch(KEY, False, True, Call())  # noqa: E731
 RECORD = Record(VALUE, len(VALUE), 5, 60, 77, SUM)
-APPLY = lambda: Apply(KEY, RECORD, Call())  # noqa: E731
+APPLY = lambda: Apply(Stamped(KEY, RECORD), Call())  # noqa: E731
 PUT = lambda: Put(KEY, VALUE, 5, 60, Call())  # noqa: E731
 REMOVE = lambda: Remove(KEY, Call())  # noqa: E731
 CLASSIC_GET = lambda: ClassicGet(KEY, True)  # noqa: E731
@@ -344,13 +345,28 @@ def test_any_record_comes_through_a_server_as_it_is(
         tombstone,
     )
     peer = Peer(server_of(MemoryStore(Clock(2.0**40))))
-    apply, read = ready(Apply(key, record, Call()), opaque), ready(Fetch(key, True, True, Call()), opaque)
+    apply, read = ready(Apply(Stamped(key, record), Call()), opaque), ready(Fetch(key, True, True, Call()), opaque)
 
     applied, _ = taken(apply, peer.say(joined(apply.request(900)), piece_bytes), piece_bytes)
     held, left = taken(read, peer.say(joined(read.request(900)), piece_bytes), piece_bytes)
 
     assert applied == Applied(True, version, record.checksum, False)
     assert (held, left) == (record, 0)
+
+
+@pytest.mark.parametrize("size", [0, 3, COPIED_BYTES_MAX + 1])
+def test_servers_that_get_the_same_record_are_told_it_in_the_same_words(size: int) -> None:
+    value = b"v" * size
+    told = b"F5 A60 V77 H%016x B" % SUM
+    stamped = Stamped(KEY, Record(value, size, 5, 60, 77, SUM))
+    gone = Stamped(KEY, Record(b"", 0, 0, 60, 78, 9, True))
+
+    for opaque, ring in ((b"1", 0), (b"2.id", 7), (b"3", 8)):
+        asked = b" G%d" % ring if ring else b""
+        first, second = (ready(Apply(one, Call(ring=ring)), opaque).request(900) for one in (stamped, gone))
+
+        assert joined(first) == b"ms %b %d %b%b U900 O%b\r\n%b\r\n" % (KEY, size, told, asked, opaque, value)
+        assert joined(second) == b"md %b A60 V78 H%016x B%b U900 O%b\r\n" % (KEY, 9, asked, opaque)
 
 
 def joined(request: Any) -> bytes:

@@ -94,6 +94,17 @@ def test_numbers_are_what_their_digits_say(version: int, checksum: int, size: in
     assert found.opaque == b"a.b"
 
 
+@given(
+    data=st.binary(max_size=4) | st.sampled_from([b" O", b" Ox", b"  O", b"O ", b" "]), letter=st.sampled_from(b"OHx")
+)
+def test_a_flag_is_a_blank_and_its_letter(data: bytes, letter: int) -> None:
+    line, model = Line(), Line()
+    line.begin(data, 0)
+    model.begin(data, 0)
+
+    assert (line.flag(letter), line.at, line.fits) == (model.has(b" %c" % letter), model.at, True)
+
+
 @pytest.mark.parametrize("digits", [b"", b"123456789"])
 def test_a_number_has_as_many_digits_as_it_may(digits):
     line = Line()

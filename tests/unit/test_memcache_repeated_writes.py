@@ -3,9 +3,10 @@
 import pytest
 
 from sfss.errors import Busy, ConnectionLost, Outcome, SfssError
-from sfss.memcache.exchanges import MORE, Apply
-from sfss.memcache.link import Link
+from sfss.memcache.exchanges import MORE
+from sfss.memcache.link import Link, Owner
 from sfss.memcache.replies import ReplyParser
+from sfss.memcache.stamped import Apply, Stamped
 from sfss.promise import new_promise
 from sfss.store import NO_CALL, Applied, Record
 
@@ -15,7 +16,7 @@ REFUSED = b"NS V%d H%016x B1/1 O1\r\n" % (1 << 41, 8)
 
 
 def repeated_apply():
-    exchange = Apply(b"key", RECORD, NO_CALL)
+    exchange = Apply(Stamped(b"key", RECORD), NO_CALL)
     exchange.opaque = b"1"
     exchange.sent = exchange.repeated = True
     return exchange
@@ -46,7 +47,7 @@ def test_an_acceptance_of_a_repetition_is_an_acceptance():
     assert take(repeated_apply(), ACCEPTED[:-1]) is MORE
 
 
-class Owner:
+class Idle(Owner):
     """A lane that nobody asks anything of."""
 
     def answered(self, exchange):
@@ -61,7 +62,7 @@ class Owner:
 
 @pytest.mark.parametrize(("repeated", "outcome"), [(False, Outcome.NOT_APPLIED), (True, Outcome.UNKNOWN)])
 async def test_a_repetition_refused_as_busy_leaves_it_unknown(repeated, outcome):
-    link = Link(Owner(), lambda: 0.0, 64)
+    link = Link(Idle(), lambda: 0.0, 64)
     exchange = repeated_apply()
     exchange.repeated = repeated
     exchange.promise = new_promise()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from sfss.stamps import AHEAD_S_MAX, StampClock, stamp_time, too_far_ahead
@@ -48,3 +50,10 @@ def test_a_version_far_in_the_future_is_refused_and_not_caught_by_the_clock() ->
 
     assert too_far_ahead(poisoned, clock.now)
     assert stamps.next() < poisoned
+
+
+def test_a_stamp_is_the_least_that_is_above_all_that_it_must_be() -> None:
+    for now, last, above in product((0.001, 0.002, 0.003), (0, 1 << 16, 2 << 16, 3 << 16), (0, 65536, 131072, 262144)):
+        clock = StampClock(Clock(now), floor=last)
+
+        assert clock.next(above) == clock.last == max(last + 1, above + 1, int(now * 1000) << 16)
