@@ -21,6 +21,7 @@ from sfss.store import KEY_BYTES_MAX
 if TYPE_CHECKING:
     from mypy_extensions import i64
 
+_hash: Final = xxh3_64_intdigest
 _FORBIDDEN_IN_KEY: Final = bytes(range(0x21)) + b"\x7f"
 _ALLOWED_IN_KEY: Final = bytes(b"!"[0] if byte in _FORBIDDEN_IN_KEY else byte for byte in range(256))
 _FORBIDDEN_IN_PATH: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\]")
@@ -93,4 +94,4 @@ def encode_path(path: str, encoding: str = "percent", key_bytes_max: int = KEY_B
 
 def hash_key(key: bytes) -> int:
     """Hash a key to 64 bits (xxh3-64, seed 0). Placement and on-disk order rest on it: it never changes."""
-    return xxh3_64_intdigest(key)
+    return _hash(key)

@@ -35,7 +35,7 @@ from sfss.promise import Promise
 from sfss.store import Call
 from sfss.web.answers import STATUS_LINES, Answer, failure_answer
 from sfss.web.errors import CROWDED, Failure, Refused, failure_of
-from sfss.web.outbox import Outbox, Transport
+from sfss.web.outbox import JOINED_BYTES_MAX, Outbox, Transport
 from sfss.web.repeated_head import RepeatedHead, body_bytes_due, repeated_head
 from sfss.web.requests import WRITE_METHODS, Answered, Later, Request
 from sfss.web.unparsable import refusal_of
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(self._take_turn)
                 break
             self._consumed()
-            data = self._take_backlog() if self._backlog else b""
+            data = self._take_backlog()
         self._pumping = False
         if self.phase is Phase.HEAD and (self._client_done or not self._server.idle_welcome):
             self._close()
@@ -255,6 +255,8 @@ class Connection(asyncio.Protocol):
         return _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte.group()[0], data[:end]) + data[end:]
 
     def _take_backlog(self) -> bytes:
+        if not (self._backlog or self._reading_paused):
+            return b""
         data = bytes(self._backlog)
         self._backlog.clear()
         self.resume_reading()
@@ -305,18 +307,20 @@ class Connection(asyncio.Protocol):
             self._send(request, answered)
         elif isinstance(answered, Later):
             self._reply = answered.reply
-            answered.reply.add_done_callback(partial(self._replied, request, answered))
+            answered.reply.tell(answered)
         else:
             self._task = self._loop.create_task(answered)
             self._server.tasks.add(self._task)
             self._task.add_done_callback(partial(self._finished, request))
 
-    def _replied(self, request: Request, later: Later, reply: Promise[Any]) -> None:
+    def replied(self, later: Later) -> None:
+        """For `Later`: its reply is there."""
+        request, reply = later.request, later.reply
         self._reply = None
         if reply.cancelled():
             return
         try:
-            answered = later.then(request, reply.result())
+            answered = later.then(reply.result())
         except Exception as error:
             self._fail(request, error)
         else:
@@ -359,7 +363,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, failure: Failure) -> None:
         """Answer where no request could be made out."""
         answer = failure_answer(failure, of_write=False)
-        self._outbox.write(self._head(answer, self._server.request_id(None), b"Connection: close\r\n"), answer.body)
+        head = self._head(answer, self._server.request_id(None), b"Connection: close\r\n", b"")
+        self._outbox.write(head, answer.body)
         self._server.answered("other", answer.status, 0.0, 0, len(answer.body))
         self._linger(unread=True)
 
@@ -402,8 +407,12 @@ class Connection(asyncio.Protocol):
             else:
                 connection = b""
             body = b"" if request.method == "HEAD" else answer.body
-            head = b"" if request.sent_ahead else self._head(answer, request.id, connection)
-            self._outbox.write(head, body)
+            if request.sent_ahead:
+                self._outbox.write(b"", body)
+            elif isinstance(body, bytes) and len(body) <= JOINED_BYTES_MAX:
+                self._outbox.write(self._head(answer, request.id, connection, body), b"")
+            else:
+                self._outbox.write(self._head(answer, request.id, connection, b""), body)
             self._request = None
             if not keep:
                 self._linger(unread=not body_complete)
@@ -428,13 +437,15 @@ class Connection(asyncio.Protocol):
                 extra=_of(request),
             )
 
-    def _head(self, answer: Answer, request_id: bytes, connection: bytes) -> bytes:
-        return b"%b%b%bX-Request-Id: %b\r\n%b\r\n" % (
+    def _head(self, answer: Answer, request_id: bytes, connection: bytes, body: bytes) -> bytes:
+        """The head of an answer, and `body` behind it."""
+        return b"%b%b%bX-Request-Id: %b\r\n%b\r\n%b" % (
             STATUS_LINES[answer.status],
             answer.head,
             self._server.common_headers(),
             request_id,
             connection,
+            body,
         )
 
     def _next(self, now: float) -> None:
@@ -456,7 +467,7 @@ class Connection(asyncio.Protocol):
         """The head of an answer that is sent in pieces."""
         ends = answer.close or self._server.stopping or not request.keep_alive or not request.body.is_eof()
         request.keep_alive = not ends
-        return self._head(answer, request.id, b"Connection: close\r\n" if ends else b"")
+        return self._head(answer, request.id, b"Connection: close\r\n" if ends else b"", b"")
 
     async def taken(self) -> bool:
         """Wait until the client has taken all that was sent. False when it has left."""

@@ -147,21 +147,21 @@ class WorkerCounters:
         """Count one request, to be published soon. `operation` is one of `OPERATIONS`."""
         counts = self._counts
         counted = _OPERATIONS[operation]
-        counts[counted.answered + status // 100] += 1
+        _add(counts, counted.answered + status // 100, 1)
         if bytes_in:
-            counts[_BYTES_IN] += bytes_in
+            _add(counts, _BYTES_IN, bytes_in)
         if bytes_out:
-            counts[_BYTES_OUT] += bytes_out
+            _add(counts, _BYTES_OUT, bytes_out)
         if operation == "get":
             if status < 300:
-                counts[_HITS] += 1
+                _add(counts, _HITS, 1)
             elif status == 404:
-                counts[_MISSES] += 1
+                _add(counts, _MISSES, 1)
         histogram = counted.histogram
         if histogram >= 0:
             microseconds = int(seconds * 1e6)
-            counts[histogram + bucket_of(microseconds)] += 1
-            counts[histogram + _BUCKETS] += microseconds
+            _add(counts, histogram + bucket_of(microseconds), 1)
+            _add(counts, histogram + _BUCKETS, microseconds)
 
     def measure_process(self, now: float) -> None:
         """Refresh what the system knows of this process, and mark the histograms. `now` is `time.monotonic()`; to be
@@ -176,6 +176,10 @@ class WorkerCounters:
         self.set("rusage_system_us", int(usage.ru_stime * 1e6))
         self.set("rusage_maxrss", usage.ru_maxrss)
         self.set("threads", threading.active_count())
+
+
+def _add(counts: list[int], word: int, count: int) -> None:
+    counts[word] = counts[word] + count  # `+=` of an item is compiled to an addition of objects
 
 
 class RequestCounts(NamedTuple):

@@ -22,7 +22,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 from sfss.addresses import reason_of
 from sfss.errors import (
@@ -39,14 +39,14 @@ from sfss.errors import (
 from sfss.groups import Item, each, mapped
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.client import Dialect, MemcacheClient
-from sfss.promise import Promise, new_promise
+from sfss.promise import Promise, Turn, turn_of
 from sfss.ring import ServerRing
 from sfss.settings import Address
 from sfss.store import NO_CALL, Call, Record, Reply, Written
 from sfss.web.foreign import speaks_our_flags, try_out
 from sfss.web.retry_budget import RetryBudget
 
-T = TypeVar("T")
+_Send: TypeAlias = Callable[[MemcacheClient, Call], Promise[Any]]
 
 ASK_AGAIN_S_MIN: Final = 0.25
 """How soon a proxy is asked again when none at all is up."""
@@ -102,7 +102,8 @@ class ProxyRing:
         self._ring = ServerRing([str(address) for address in proxies])
         self._links = [_Link(address) for address in proxies]
         self._access = access
-        self._retry_max = retry_max
+        self.retry_max = retry_max
+        self._known_turn: Turn | None = None
         self._retry_after_s = retry_after_s
         self._settle_s = ASK_AGAIN_S_MIN + retry_after_s + ASK_S_MAX + timeout_s
         """So long after a proxy is up, every web process has asked it again, and what was begun elsewhere is over."""
@@ -134,18 +135,16 @@ class ProxyRing:
     # --- Store ---
 
     def get(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
-        return self._begin(key, call, lambda client, limited: client.get(key, limited), of_read=True)
+        return self._begin(_Fetch(self, key, call, self._turn(), True))
 
     def head(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
-        return self._begin(key, call, lambda client, limited: client.head(key, limited), of_read=True)
+        return self._begin(_Fetch(self, key, call, self._turn(), False))
 
     def set(self, key: bytes, value: bytes, flags: int = 0, expires: int = 0, call: Call = NO_CALL) -> Reply[Written]:
-        return self._begin(
-            key, call, lambda client, limited: client.set(key, value, flags, expires, limited), of_read=False
-        )
+        return self._begin(_Put(self, key, call, self._turn(), value, flags, expires))
 
     def delete(self, key: bytes, call: Call = NO_CALL) -> Reply[Written | None]:
-        return self._begin(key, call, lambda client, limited: client.delete(key, limited), of_read=False)
+        return self._begin(_Remove(self, key, call, self._turn(), False))
 
     # --- GroupStore ---
 
@@ -153,7 +152,7 @@ class ProxyRing:
         """All from one proxy, which any key may be read through."""
         if self._any_foreign():
             return each(lambda key: self.get(key, call), keys)
-        return self._begin(keys[0], call, lambda client, limited: client.get_many(keys, limited), of_read=True)
+        return self._ask_anything(keys[0], call, lambda client, limited: client.get_many(keys, limited), of_read=True)
 
     def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Reply[list[Any]]:
         """Each through the proxy that its key's writes go to; those of one proxy together."""
@@ -170,7 +169,8 @@ class ProxyRing:
         return mapped(replies, lambda answers: _in_places(groups, answers))
 
     def _set_group(self, items: Sequence[Item], call: Call) -> Promise[list[Any]]:
-        return self._begin(items[0].key, call, lambda client, limited: client.set_many(items, limited), of_read=False)
+        key = items[0].key
+        return self._ask_anything(key, call, lambda client, limited: client.set_many(items, limited), of_read=False)
 
     def _any_foreign(self) -> bool:
         return any(link.foreign for link in self._links)
@@ -178,15 +178,25 @@ class ProxyRing:
     def stats(self, topic: str = "", call: Call = NO_CALL) -> Reply[dict[str, str]]:
         if topic and any(link.foreign for link in self._links):
             raise Unsupported("foreign memcache servers have figures of their own on other topics, or none")
-        return self._begin(b"", call, lambda client, limited: client.stats(topic, limited), of_read=True)
+        return self._ask_anything(b"", call, lambda client, limited: client.stats(topic, limited), of_read=True)
 
-    def _begin(
-        self, key: bytes, call: Call, send: Callable[[MemcacheClient, Call], Promise[T]], *, of_read: bool
-    ) -> Promise[T]:
-        result: Promise[T] = new_promise()
+    def _ask_anything(self, key: bytes, call: Call, send: _Send, *, of_read: bool) -> Promise[Any]:
+        return self._begin(_Anything(self, key, call, self._turn(), of_read, send))
+
+    def _begin(self, request: _Request) -> Promise[Any]:
         self.budget.earn()
-        _Request(self, self._ring.order(key), call, send, of_read, self._retry_max, result).attempt()
-        return result
+        request.attempt()
+        return request
+
+    def _turn(self) -> Turn:
+        turn = self._known_turn
+        if turn is None:
+            turn = self._known_turn = turn_of(asyncio.get_running_loop())
+        return turn
+
+    def order(self, key: bytes) -> tuple[int, ...]:
+        """The proxies for a key, the one for its writes first."""
+        return self._ring.order(key)
 
     # --- which proxy ---
 
@@ -282,8 +292,9 @@ def _in_places(groups: list[list[int]], answers: list[Any]) -> list[Any]:
     return outcomes
 
 
-class _Request:
-    """One request on its way through one proxy or several. Callbacks, not a task: it is on every file's path."""
+class _Request(Promise[Any]):
+    """One request on its way through one proxy or several, and the promise of what comes of it. No task, and nothing
+    made to be called: it is on every file's path."""
 
     __slots__ = (
         "answered",
@@ -291,33 +302,23 @@ class _Request:
         "began",
         "call",
         "deadline",
+        "key",
         "link",
         "of_read",
         "order",
-        "result",
         "ring",
-        "send",
         "tries_left",
         "until",
     )
 
-    def __init__(
-        self,
-        ring: ProxyRing,
-        order: tuple[int, ...],
-        call: Call,
-        send: Callable[[MemcacheClient, Call], Promise[Any]],
-        of_read: bool,
-        tries_left: int,
-        result: Promise[Any],
-    ) -> None:
+    def __init__(self, ring: ProxyRing, key: bytes, call: Call, turn: Turn, of_read: bool) -> None:
+        super().__init__(turn)
         self.ring = ring
-        self.order = order
+        self.key = key
+        self.order = ring.order(key)
         self.call = call
-        self.send = send
         self.of_read = of_read
-        self.tries_left = tries_left
-        self.result = result
+        self.tries_left = ring.retry_max
         self.link: _Link
         self.avoided: tuple[_Link, ...] = ()
         """Proxies that have failed it; of a write, only those that said so."""
@@ -334,7 +335,7 @@ class _Request:
             try:
                 self.link = link = self.ring.choose(self.order, self.of_read, self.avoided)
             except Unreachable as unreachable:
-                self.result.set_exception(unreachable)
+                self.set_exception(unreachable)
                 return
             try:
                 now = self.ring.monotonic()
@@ -343,28 +344,32 @@ class _Request:
                 reply = self.send(cast(MemcacheClient, link.client), call)
             except SfssError as error:
                 if not self._may_try_again(error):
-                    self.result.set_exception(error)
+                    self.set_exception(error)
                     return
             else:
                 link.in_hand += 1
-                reply.add_done_callback(self._settle)
+                reply.tell(self)
                 return
 
-    def _settle(self, reply: Promise[Any]) -> None:
+    def send(self, client: MemcacheClient, call: Call) -> Promise[Any]:
+        """Ask one proxy."""
+        raise NotImplementedError
+
+    def told(self, reply: Promise[Any]) -> None:
         self.link.in_hand -= 1
         error = ConnectionLost("the request was dropped", Outcome.UNKNOWN) if reply.cancelled() else reply.exception()
-        if self.result.done():
+        if self.done():
             return  # whoever asked has left
         if error is None:
-            self.result.set_result(reply.result())
+            self.set_result(reply.result())
         elif isinstance(error, SfssError) and self._may_try_again(error):
             self.attempt()
         elif self.of_read and isinstance(error, Expired) and self.answered is not None:
-            self.result.set_exception(self.answered)  # it tells more; of a write the last try tells what became of it
+            self.set_exception(self.answered)  # it tells more; of a write the last try tells what became of it
         elif isinstance(error, Unreachable) and not self.link.up:
-            self.result.set_exception(Unreachable(f"{self.link.address}: {error}", error.outcome))
+            self.set_exception(Unreachable(f"{self.link.address}: {error}", error.outcome))
         else:
-            self.result.set_exception(error)
+            self.set_exception(error)
 
     def _may_try_again(self, error: SfssError) -> bool:
         """Judge a failure: is the proxy to be left out, and may the request be sent once more?"""
@@ -398,3 +403,49 @@ class _Request:
             return False
         self.tries_left -= 1
         return True
+
+
+class _Fetch(_Request):
+    __slots__ = ("_whole",)
+
+    def __init__(self, ring: ProxyRing, key: bytes, call: Call, turn: Turn, whole: bool) -> None:
+        super().__init__(ring, key, call, turn, True)
+        self._whole = whole
+
+    def send(self, client: MemcacheClient, call: Call) -> Promise[Any]:
+        return client.get(self.key, call) if self._whole else client.head(self.key, call)
+
+
+class _Put(_Request):
+    __slots__ = ("_expires", "_flags", "_value")
+
+    def __init__(
+        self, ring: ProxyRing, key: bytes, call: Call, turn: Turn, value: bytes, flags: int, expires: int
+    ) -> None:
+        super().__init__(ring, key, call, turn, False)
+        self._value = value
+        self._flags = flags
+        self._expires = expires
+
+    def send(self, client: MemcacheClient, call: Call) -> Promise[Any]:
+        return client.set(self.key, self._value, self._flags, self._expires, call)
+
+
+class _Remove(_Request):
+    __slots__ = ()
+
+    def send(self, client: MemcacheClient, call: Call) -> Promise[Any]:
+        return client.delete(self.key, call)
+
+
+class _Anything(_Request):
+    """What isn't on every file's path."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, ring: ProxyRing, key: bytes, call: Call, turn: Turn, of_read: bool, send: _Send) -> None:
+        super().__init__(ring, key, call, turn, of_read)
+        self._send = send
+
+    def send(self, client: MemcacheClient, call: Call) -> Promise[Any]:
+        return self._send(client, call)

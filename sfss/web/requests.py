@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 
-from sfss.promise import Promise
+from sfss.promise import Promise, Waiter
 from sfss.store import Call
 from sfss.web.answers import Answer
 
@@ -110,14 +110,21 @@ class Request:
         return Call(now + timeout, 0, self.id)
 
 
-class Later:
-    """An answer that waits for a reply of the store: when `reply` is there, `then(request, its value)` makes it."""
+class Later(Waiter):
+    """An answer that waits for a reply of the store: when `reply` is there, `then(its value)` makes it."""
 
-    __slots__ = ("reply", "then")
+    __slots__ = ("reply", "request")
 
-    def __init__(self, reply: Promise[Any], then: Callable[[Request, Any], Answered]) -> None:
+    def __init__(self, request: Request, reply: Promise[Any]) -> None:
+        self.request = request
         self.reply = reply
-        self.then = then
+
+    def then(self, value: Any) -> Answered:
+        """The answer, or what else it waits for."""
+        raise NotImplementedError
+
+    def told(self, promise: Promise[Any]) -> None:
+        self.request.connection.replied(self)
 
 
 Answered: TypeAlias = "Answer | Later | Coroutine[Any, Any, Answer]"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sfss.promise import Promise, new_promise, promised, turn_of
+from sfss.promise import Promise, Waiter, new_promise, promised, turn_of
 
 
 class Wrong(Exception):
@@ -88,6 +88,64 @@ async def test_a_fault_in_a_callback_is_reported_and_keeps_nobody_else_from_bein
     await asyncio.sleep(0)
     assert seen == [0, 1, 2]
     assert [type(fault) for fault in faults] == [Wrong]
+
+
+class Noting(Waiter):
+    """Notes what it is told, under its name."""
+
+    def __init__(self, name: str, seen: list[Any]) -> None:
+        self.name = name
+        self.seen = seen
+
+    def told(self, promise: Promise[Any]) -> None:
+        self.seen.append((self.name, promise.result()))
+
+
+@pytest.mark.parametrize("kinds", ["w", "wc", "cw", "wwc", "cwcw"])
+@pytest.mark.parametrize("settled_first", [False, True])
+async def test_waiters_are_told_as_callbacks_are_called_in_the_order_in_which_they_came(kinds, settled_first):
+    promise, seen = new_promise(), []
+    if settled_first:
+        promise.set_result(7)
+    for place, kind in enumerate(kinds):
+        if kind == "w":
+            promise.tell(Noting(f"{place}", seen))
+        else:
+            promise.add_done_callback(lambda done, place=place: seen.append((f"{place}", done.result())))
+    if not settled_first:
+        promise.set_result(7)
+    assert not seen
+
+    await asyncio.sleep(0)
+    promise.tell(Noting("late", seen))
+    await asyncio.sleep(0)
+
+    assert seen == [*((f"{place}", 7) for place in range(len(kinds))), ("late", 7)]
+
+
+async def test_a_waiter_of_a_promise_that_is_given_up_is_told():
+    promise, seen = new_promise(), []
+
+    class Asking(Noting):
+        def told(self, promise: Promise[Any]) -> None:
+            self.seen.append(promise.cancelled())
+
+    promise.tell(Asking("", seen))
+    promise.cancel()
+    await asyncio.sleep(0)
+    assert seen == [True]
+
+
+async def test_a_fault_of_a_waiter_is_reported_and_keeps_nobody_else_from_being_called():
+    loop, faults, seen = asyncio.get_running_loop(), [], []
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    promise = new_promise()
+    promise.tell(Noting("first", None))  # type: ignore[arg-type]
+    promise.tell(Noting("second", seen))
+    promise.set_result(1)
+    await asyncio.sleep(0)
+    assert seen == [("second", 1)]
+    assert [type(fault) for fault in faults] == [AttributeError]
 
 
 async def test_whoever_waits_and_is_cancelled_gives_the_promise_up():

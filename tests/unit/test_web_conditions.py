@@ -140,3 +140,9 @@ def test_dates_are_written_as_rfc_9110_has_them() -> None:
 )
 def test_what_is_no_date_is_none(text: str) -> None:
     assert parse_http_date(text) is None
+
+
+def test_dates_stay_right_however_many_are_asked_for() -> None:
+    for seconds in range(MODIFIED, MODIFIED + 10_000):
+        assert parse_http_date(http_date(seconds).decode()) == seconds
+    assert http_date(MODIFIED) == SAME.encode()

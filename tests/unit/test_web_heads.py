@@ -1,0 +1,36 @@
+"""What the head of an answer says of a file is the same, whichever way it was made."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfss.keys import is_plain
+from sfss.store import Record
+from sfss.web.files import _extension, _type_of_plain, content_type_of
+from sfss.web.versions import etag_of
+
+PATHS = st.text("aB1.-_/", min_size=1, max_size=12) | st.sampled_from(
+    ["a.TXT", "a.b/c", "a/b.tar.gz", "a..txt", "a.", "a.b.", "a/b.c/d", "a.jpeg", "a.css/b.png"]
+)
+
+
+@given(PATHS)
+def test_the_type_of_a_plain_path_is_that_of_any_path(path: str) -> None:
+    if is_plain(path.encode()):
+        assert _type_of_plain(path.encode()) == content_type_of(_extension(path))
+
+
+def test_types_stay_right_however_many_extensions_there_are() -> None:
+    for number in range(3000):
+        assert _type_of_plain(b"a.x%d" % number) == b"application/octet-stream"
+    assert _type_of_plain(b"a.txt") == _type_of_plain(b"a.TXT") == b"text/plain"
+
+
+@pytest.mark.parametrize("version", [0, 1, 1 << 40, (1 << 64) - 1, 0x19AA0B1C2D3E4F5])
+@pytest.mark.parametrize("checksum", [0, 7, (1 << 64) - 1])
+def test_an_etag_is_version_and_checksum_in_16_digits_each(version: int, checksum: int) -> None:
+    record = Record(b"", 0, version=version, checksum=checksum)
+
+    assert etag_of(record) == b"%016x-%016x" % (version, checksum)
