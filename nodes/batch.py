@@ -16,6 +16,7 @@ from nodes.format import (
     Kind,
     VolumeHeader,
     pack_batch_header,
+    pack_fields,
     pack_record_header,
 )
 from nodes.volume import Volume
@@ -24,6 +25,8 @@ from sfss.promise import Promise
 
 BATCH_RECORDS_MAX: Final = 500
 """With two buffers a record, just under the 1,024 that one pwritev takes (Linux, IOV_MAX)."""
+
+_FILE: Final = int(Kind.FILE)
 
 _JOIN_BYTES_MAX: Final = 512
 """Values up to here are copied behind their header: a copy is cheaper than another buffer for the kernel to walk."""
@@ -88,7 +91,7 @@ class Write:
     @property
     def privileged(self) -> bool:
         """Whether it may use the reserve: it is what makes room, now or later."""
-        return self.kind != Kind.FILE or self.moves is not None
+        return self.kind != _FILE or self.moves is not None
 
     def wait(self, promise: Promise[Any], answer: object) -> None:
         """Have `promise` get `answer` once the record is durable, or the error."""
@@ -151,20 +154,16 @@ class Batch:
             kind = write.kind
             value = write.value
             value_bytes = len(value)
-            flags, expires, version, checksum = write.flags, write.expires, write.version, write.checksum
-            head = pack_record_header(
-                salt, base + offset, kind, write.key, value_bytes, flags, expires, version, checksum
-            )
+            fields = pack_fields(value_bytes, write.flags, write.expires, write.version, write.checksum)
+            head = pack_record_header(salt, base + offset, kind, write.key, fields)
             if value_bytes <= _JOIN_BYTES_MAX:
                 buffers.append(head + value)
             else:
                 buffers.append(head)
                 buffers.append(value)
-            write.entry = pack_entry(
-                write.index_key, number, offset, value_bytes, flags, expires, version, checksum, kind
-            )
+            write.entry = pack_entry(write.index_key, number, offset, fields, kind)
             offset += write.size
-            if kind == Kind.FILE and write.moves is None:
+            if kind == _FILE and write.moves is None:
                 privileged = False
         self.buffers = buffers
         self.privileged = privileged

@@ -9,10 +9,11 @@ of the key), seeded with the volume's salt and the position, so that bytes which
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 FORMAT: Final = 1
 """Version of everything in a data directory. A higher one is refused."""
@@ -25,6 +26,7 @@ BATCH_MAGIC: Final = b"\xd5sfB"
 RECORD_MAGIC: Final = b"\xd5sfR"
 
 _MASK: Final = (1 << 64) - 1
+_digest_of: Final = xxh3_64_intdigest
 
 # magic, format, byte order, bytes to the first batch, number, position, node, salt, check
 _VOLUME: Final = struct.Struct("<8sHHIQQ16sQQ")
@@ -32,6 +34,7 @@ _VOLUME: Final = struct.Struct("<8sHHIQQ16sQQ")
 _BATCH: Final = struct.Struct("<4sIQQQ")
 # magic, kind, zero, key bytes, value bytes, flags, expires, version, checksum (then check, then the key)
 _RECORD: Final = struct.Struct("<4sBBHIIQQQ")
+_FIELDS: Final = struct.Struct("<IIQQQ")
 _CHECK: Final = struct.Struct("<Q")
 
 VOLUME_HEADER_BYTES: Final = 4096
@@ -51,6 +54,9 @@ class Kind(IntEnum):
     TOMBSTONE = 2
     FLUSH = 3
     """Forgets every record before it."""
+
+
+_RECORD_BEGINS: Final = tuple(RECORD_MAGIC + bytes((kind, 0)) for kind in range(len(Kind) + 1))
 
 
 class VolumeHeader(NamedTuple):
@@ -105,7 +111,7 @@ def pack_volume_header(header: VolumeHeader) -> bytes:
         header.salt,
         0,
     )[: -_CHECK.size]
-    packed += _CHECK.pack(xxhash.xxh3_64_intdigest(packed))
+    packed += _CHECK.pack(_digest_of(packed))
     return packed + bytes(VOLUME_HEADER_BYTES - 2 * len(packed)) + packed
 
 
@@ -115,7 +121,7 @@ def unpack_volume_header(block: bytes) -> VolumeHeader | None:
         if len(packed) < _VOLUME.size:
             continue
         magic, version, order, _, number, position, node, salt, check = _VOLUME.unpack(packed)
-        if magic == VOLUME_MAGIC and check == xxhash.xxh3_64_intdigest(packed[: -_CHECK.size]):
+        if magic == VOLUME_MAGIC and check == _digest_of(packed[: -_CHECK.size]):
             if version > FORMAT or order != ORDER_MARK:
                 raise NewerFormat(version)
             return VolumeHeader(number, position, node, salt)
@@ -129,7 +135,7 @@ class NewerFormat(Exception):
 def pack_batch_header(salt: int, position: int, size: int, durable: int) -> bytes:
     """`position` is the header's own; `size` the bytes of the records that follow."""
     head = _BATCH.pack(BATCH_MAGIC, size, position, durable, 0)[: -_CHECK.size]
-    return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head, (salt ^ position) & _MASK))
+    return head + _digest_of(head, salt ^ position).to_bytes(8, "little")
 
 
 def unpack_batch_header(packed: bytes, salt: int, position: int) -> BatchHeader | None:
@@ -138,25 +144,21 @@ def unpack_batch_header(packed: bytes, salt: int, position: int) -> BatchHeader 
         return None
     _, size, own_position, durable, check = _BATCH.unpack_from(packed)
     head = packed[: BATCH_HEADER_BYTES - _CHECK.size]
-    if own_position != position or check != xxhash.xxh3_64_intdigest(head, (salt ^ position) & _MASK):
+    if own_position != position or check != _digest_of(head, (salt ^ position) & _MASK):
         return None
     return BatchHeader(size, durable)
 
 
-def pack_record_header(
-    salt: int,
-    position: int,
-    kind: int,
-    key: bytes,
-    value_bytes: int,
-    flags: int,
-    expires: int,
-    version: int,
-    checksum: int,
-) -> bytes:
-    """Header and key of a record whose header begins at `position`; the value follows it."""
-    head = _RECORD.pack(RECORD_MAGIC, kind, 0, len(key), value_bytes, flags, expires, version, checksum)
-    return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head + key, (salt ^ position) & _MASK)) + key
+pack_fields: Final[Callable[[int, int, int, int, int], bytes]] = _FIELDS.pack
+"""Bytes of the value, flags, expires, version and checksum, which lie in the same order in a record's header and in its
+index entry: packed once for both, these take half the time."""
+
+
+def pack_record_header(salt: int, position: int, kind: int, key: bytes, fields: bytes) -> bytes:
+    """Header and key of a record whose header begins at `position`; the value follows it. `fields` are of
+    `pack_fields`."""
+    head = b"%b%b%b" % (_RECORD_BEGINS[kind], len(key).to_bytes(2, "little"), fields)
+    return b"%b%b%b" % (head, _digest_of(head + key, salt ^ position).to_bytes(8, "little"), key)
 
 
 def record_key_bytes(packed: bytes) -> int:
@@ -173,7 +175,7 @@ def unpack_record_header(packed: bytes, salt: int, position: int) -> RecordHeade
         return None
     key = packed[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + key_bytes]
     (check,) = _CHECK.unpack_from(packed, _RECORD.size)
-    if check != xxhash.xxh3_64_intdigest(packed[: _RECORD.size] + key, (salt ^ position) & _MASK):
+    if check != _digest_of(packed[: _RECORD.size] + key, (salt ^ position) & _MASK):
         return None
     _, kind, _, _, value_bytes, flags, expires, version, checksum = _RECORD.unpack_from(packed)
     return RecordHeader(kind, key, value_bytes, flags, expires, version, checksum)

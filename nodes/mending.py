@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nodes.entry import BODY_BYTES, ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unflipped, unpack_fields
+from nodes.format import pack_fields
 from nodes.index import Index
 from nodes.indexer import Indexer
 from nodes.scan import Found, reader_of, record_at
@@ -154,7 +155,8 @@ def _entry_of(found: Found, number: int) -> tuple[bytes, bytes]:
     """Index key and entry of a record in volume `number`."""
     kind, name, value_bytes, flags, expires, version, checksum = found.header
     key = index_key(name)
-    return key, pack_entry(key, number, found.offset, value_bytes, flags, expires, version, checksum, kind)
+    fields = pack_fields(value_bytes, flags, expires, version, checksum)
+    return key, pack_entry(key, number, found.offset, fields, kind)
 
 
 def _name(key: bytes) -> str:

@@ -22,7 +22,7 @@ from nodes.crash_note import CrashNote
 from nodes.dropped import Dropped
 from nodes.dropping import remove_dead
 from nodes.entry import ENTRY_BYTES, HASH_BYTES, index_key, is_whole, pack_entry, unpack_fields
-from nodes.format import VOLUME_HEADER_BYTES, Kind, record_bytes
+from nodes.format import VOLUME_HEADER_BYTES, Kind, pack_fields, record_bytes
 from nodes.generation import Generation
 from nodes.identity import DataDirectory, NodeState
 from nodes.index import Covered, Index, IndexDamaged
@@ -324,18 +324,10 @@ class _Replay:
             version, checksum = unpack_fields(held)[5:7]
             if (version, checksum) > (header.version, header.checksum):
                 return
-        entry = pack_entry(
-            key,
-            volume.number,
-            found.offset,
-            header.value_bytes,
-            header.flags,
-            header.expires,
-            header.version,
-            header.checksum,
-            header.kind,
-        )
-        self._overlay.put(key, entry, volume.number, header.size, header.version, header.kind == Kind.FILE)
+        checksum = header.checksum
+        fields = pack_fields(header.value_bytes, header.flags, header.expires, header.version, checksum)
+        entry = pack_entry(key, volume.number, found.offset, fields, header.kind)
+        self._overlay.put(key, entry, volume.number, header.size, header.version, checksum, header.kind == Kind.FILE)
         if not found.intact:
             self._overlay.figures.found_damaged(key, entry)
 

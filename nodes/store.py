@@ -28,7 +28,18 @@ from nodes.batch import Write
 from nodes.compaction import Compactor
 from nodes.crash_note import CrashNote
 from nodes.dropping import Dropper
-from nodes.entry import ENTRY_BYTES, HASH_BYTES, Entry, index_key, is_whole, unpack_entry, unpack_fields
+from nodes.entry import (
+    ENTRY_BYTES,
+    HASH_BYTES,
+    PLAIN,
+    PLAIN_AT,
+    Entry,
+    index_key,
+    is_whole,
+    unpack_entry,
+    unpack_fields,
+    unpack_plain,
+)
 from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
 from nodes.free_space import FreeSpace
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
@@ -94,6 +105,7 @@ _START_BYTES: Final = 16 * 1024 * 1024
 
 _FILE: Final = int(Kind.FILE)
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
+_FLUSH: Final = int(Kind.FLUSH)
 
 
 def die(reason: str) -> None:
@@ -657,16 +669,21 @@ class NodeStore:
             lookup = write.index_key
             if write.moves is not None:
                 if overlay.newest(lookup) == write.moves:
-                    overlay.put(lookup, write.entry, volume, write.size, write.version, write.kind == _FILE)
-            elif write.kind == Kind.FLUSH:
+                    self._put(write, volume)
+            elif write.kind == _FLUSH:
                 overlay.forget_all()
                 if self._flushing is write:
                     self._flushing = None
             else:
-                overlay.put(lookup, write.entry, volume, write.size, write.version, write.kind == _FILE)
+                self._put(write, volume)
                 if pending.get(lookup) is write:
                     del pending[lookup]
         self._indexer.added()
+
+    def _put(self, write: Write, volume: int) -> None:
+        self._overlay.put(
+            write.index_key, write.entry, volume, write.size, write.version, write.checksum, write.kind == _FILE
+        )
 
     def _on_failed(self, writes: list[Write], waiting: list[Write]) -> None:
         for write in writes:
@@ -696,7 +713,11 @@ class NodeStore:
     def _read_value(self, lookup: bytes, packed: bytes, live_only: bool, call: Call) -> Reply[Record | None]:
         if len(packed) != ENTRY_BYTES:
             self._verified(lookup, packed)
-        volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)
+        if packed[PLAIN_AT : PLAIN_AT + len(PLAIN)] == PLAIN:
+            volume, offset, size, version, checksum, kind = unpack_plain(packed)
+            flags = expires = 0
+        else:
+            volume, offset, size, flags, expires, version, checksum, kind, _, _ = unpack_fields(packed)
         if kind != _FILE or (live_only and expires and expires <= self._now()):
             entry = self._verified(lookup, packed)
             return None if live_only or self._is_purged(lookup, packed) else _record(entry, b"")

@@ -22,6 +22,7 @@ PAGE_LEAVES: Final = LEAVES // PAGES
 
 _DIGESTS_BYTES: Final = 8 * PAGE_LEAVES
 _BODY_BYTES: Final = 12 * PAGE_LEAVES
+_EMPTY_BODY: Final = bytes(_BODY_BYTES)
 PAGE_BYTES: Final = _BODY_BYTES + 8
 """With LMDB's own header just under 4 KiB, which is one page there."""
 
@@ -49,6 +50,12 @@ class Tree:
         leaf = page << 8 | key[1]
         self.digests[leaf] ^= digest
         self.counts[leaf] -= 1
+        self.changed.add(page)
+
+    def exchange(self, key: bytes, digests: int) -> None:
+        """A record takes another one's place; `digests` is the XOR of both."""
+        page = key[0]
+        self.digests[page << 8 | key[1]] ^= digests
         self.changed.add(page)
 
     def correct(self, leaf: int, digest: int, count: int) -> None:
@@ -86,7 +93,7 @@ class Tree:
     def _pack(self, number: int) -> bytes:
         start, end = number * PAGE_LEAVES, (number + 1) * PAGE_LEAVES
         body = self.digests[start:end].tobytes() + self.counts[start:end].tobytes()
-        return body + _check_of(number, body) if any(body) else b""
+        return body + _check_of(number, body) if body != _EMPTY_BODY else b""
 
     def load(self, number: int, packed: bytes) -> None:
         """Take a page as it was kept. Raises `ValueError` for a damaged one."""

@@ -154,7 +154,7 @@ class RequestParser:
     def __init__(
         self,
         commands: Mapping[bytes, Command],
-        lanes: Mapping[bytes, Lane],
+        lanes: dict[bytes, Lane],
         reserve: Callable[[int], bool] = lambda size: True,
         value_bytes_max: int = WIRE_VALUE_BYTES_MAX,
         grouping: bool = True,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import struct
 
+import hypothesis.strategies as st
+import pytest
+import xxhash
+from hypothesis import given
+
+from nodes.entry import is_whole, pack_entry
 from nodes.format import (
     BATCH_HEADER_BYTES,
     RECORD_HEADER_BYTES,
@@ -14,6 +20,7 @@ from nodes.format import (
     RecordHeader,
     VolumeHeader,
     pack_batch_header,
+    pack_fields,
     pack_record_header,
     pack_volume_header,
     unpack_batch_header,
@@ -72,7 +79,7 @@ def test_a_batch_header_is_read_back_at_its_own_place_only():
 
 
 def test_a_record_header_is_read_back_at_its_own_place_only():
-    packed = pack_record_header(VOLUME.salt, 9000, *RECORD)
+    packed = pack_record_header(VOLUME.salt, 9000, RECORD.kind, RECORD.key, pack_fields(*RECORD[2:]))
 
     assert len(packed) == RECORD_HEADER_BYTES + len(RECORD.key)
     assert unpack_record_header(packed, VOLUME.salt, 9000) == RECORD
@@ -81,7 +88,27 @@ def test_a_record_header_is_read_back_at_its_own_place_only():
 
 
 def test_no_bit_of_a_record_header_or_its_key_can_flip_unnoticed():
-    packed = pack_record_header(VOLUME.salt, 9000, *RECORD)
+    packed = pack_record_header(VOLUME.salt, 9000, RECORD.kind, RECORD.key, pack_fields(*RECORD[2:]))
 
     assert all(unpack_record_header(flipped(packed, bit), VOLUME.salt, 9000) is None for bit in range(len(packed) * 8))
     assert all(unpack_record_header(packed[:size], VOLUME.salt, 9000) is None for size in range(len(packed)))
+
+
+@given(
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**62),
+    st.sampled_from(Kind),
+    st.binary(min_size=1, max_size=250),
+    st.tuples(*(st.integers(0, 2**bits - 1) for bits in (32, 32, 64, 64, 64))),
+    st.integers(0, 2**32 - 1),
+)
+def test_what_is_packed_field_by_field_is_what_the_format_says(salt, position, kind, key, fields, number):
+    packed = pack_fields(*fields)
+
+    head = struct.pack("<4sBBHIIQQQ", b"\xd5sfR", kind, 0, len(key), *fields)
+    check = struct.pack("<Q", xxhash.xxh3_64_intdigest(head + key, salt ^ position))
+    assert pack_record_header(salt, position, kind, key, packed) == head + check + key
+    entry = struct.pack("<IIIIQQQHH", number, number ^ 1, *fields, kind, 0)
+    check = struct.pack("<I", xxhash.xxh3_64_intdigest(entry + key) & 0xFFFFFFFF)
+    assert pack_entry(key, number, number ^ 1, packed, kind) == entry + check
+    assert is_whole(key, entry + check)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from nodes.entry import ABSENT, ENTRY_BYTES, HASH_BYTES, index_key, pack_entry, unpack_entry
-from nodes.format import Kind
+from nodes.format import Kind, pack_fields
 from nodes.index import Covered, Index, IndexDamaged, IndexFull, check_readable
 from sfss.errors import CorruptRecord, SetupError
 from sfss.keys import hash_key
@@ -26,7 +26,10 @@ def index(tmp_path):
 
 def entries(count: int, version: int = 1) -> dict[bytes, bytes]:
     keys = [index_key(b"key/%d" % number) for number in range(count)]
-    return {key: pack_entry(key, 1, number, 100, 0, 0, version, 7, Kind.FILE) for number, key in enumerate(keys)}
+    return {
+        key: pack_entry(key, 1, number, pack_fields(100, 0, 0, version, 7), Kind.FILE)
+        for number, key in enumerate(keys)
+    }
 
 
 def committed(index: Index, puts: dict[bytes, bytes], **covered: int) -> None:
@@ -56,7 +59,7 @@ def test_an_index_key_sorts_by_the_hash_that_places_the_key():
 
 def test_no_bit_of_an_entry_can_flip_unnoticed():
     key = index_key(b"k")
-    packed = pack_entry(key, 3, 4096, 100, 5, 6, 1 << 60, (1 << 64) - 1, Kind.TOMBSTONE)
+    packed = pack_entry(key, 3, 4096, pack_fields(100, 5, 6, 1 << 60, (1 << 64) - 1), Kind.TOMBSTONE)
 
     assert len(packed) == ENTRY_BYTES == 48
     assert unpack_entry(key, packed)[:8] == (3, 4096, 100, 5, 6, 1 << 60, (1 << 64) - 1, Kind.TOMBSTONE)

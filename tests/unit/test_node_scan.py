@@ -10,9 +10,9 @@ from nodes.format import (
     BATCH_HEADER_BYTES,
     VOLUME_HEADER_BYTES,
     Kind,
-    RecordHeader,
     VolumeHeader,
     pack_batch_header,
+    pack_fields,
     pack_record_header,
     pack_volume_header,
 )
@@ -23,8 +23,8 @@ HEADER = VolumeHeader(1, 10_000, b"n" * 16, 42)
 
 
 def record(offset: int, key: bytes, value: bytes, salt: int = HEADER.salt) -> bytes:
-    header = RecordHeader(Kind.FILE, key, len(value), 0, 0, 9, checksum_of(key, value, 0, 0, 9, False))
-    return pack_record_header(salt, HEADER.position + offset, *header) + value
+    fields = pack_fields(len(value), 0, 0, 9, checksum_of(key, value, 0, 0, 9, False))
+    return pack_record_header(salt, HEADER.position + offset, Kind.FILE, key, fields) + value
 
 
 def volume_of(*batches: list[tuple[bytes, bytes]]) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from nodes import generation, index
 from nodes.checker import check_directory
 from nodes.entry import index_key, pack_entry
-from nodes.format import Kind
+from nodes.format import Kind, pack_fields
 from nodes.generation import Generation
 from nodes.index import Covered, Index
 from nodes.overlay import Figures, Overlay
@@ -116,8 +116,8 @@ def test_the_pages_of_a_small_index_are_not_there_three_times(tmp_path):
     for entry_round in range(5):
         for number in range(ROUND_ENTRIES):
             key = index_key(b"a/folder/file-%d-%d" % (entry_round, number))
-            entry = pack_entry(key, 1, number, 4096, 0, 0, number, number, Kind.FILE)
-            overlay.put(key, entry, 1, 4200, number, True)
+            entry = pack_entry(key, 1, number, pack_fields(4096, 0, 0, number, number), Kind.FILE)
+            overlay.put(key, entry, 1, 4200, number, number, True)
         figures = overlay.figures
         covered = Covered(NODE, 1, 0, entry_round, figures.version_max, figures.files)
         round_of_it = Generation(overlay, covered, index.covered())

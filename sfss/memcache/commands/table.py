@@ -14,6 +14,7 @@ from sfss.memcache.commands import (
     sfss_command,
     storage,
 )
+from sfss.memcache.requests import Lane
 
 _FAMILIES = (
     administration,
@@ -29,7 +30,7 @@ _FAMILIES = (
 
 COMMANDS = {command.name: command for family in _FAMILIES for command in family.COMMANDS}
 
-LANES = {
+LANES: dict[bytes, Lane] = {
     b"get": retrieval.get_lane,
     b"set": storage.set_lane,
     b"mg ": own_forms.mg_lane,
