@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sfss.errors import Busy, Outcome
-from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
+from sfss.memcache.answers import COPIED_BYTES_MAX, Answer, Buffers, Close, Pending, Stream, length
 from sfss.memcache.commands.dispatch import carry_out, error_reply
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY, STOPPING
@@ -483,7 +483,7 @@ class Connection(asyncio.Protocol):
         self.bytes_written += count
         if len(out) == 1:
             self._transport.write(out[0])
-        elif self._out_large:
+        elif self._out_large or count > COPIED_BYTES_MAX * len(out):
             self._out_large = False
             self._transport.writelines(out)
         else:

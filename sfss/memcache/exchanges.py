@@ -194,23 +194,28 @@ class Writing(Exchange):
 class Put(Writing):
     """An unstamped set: repeated, it would be another write."""
 
-    __slots__ = ("_call", "_expires", "_flags", "_key", "_value")
+    __slots__ = ("_call", "_expires", "_flags", "_key", "value")
 
     repeatable = False
 
     def __init__(self, key: bytes, value: bytes, flags: int, expires: int, call: Call) -> None:
         super().__init__(len(value))
         self._key = key
-        self._value = value
+        self.value = value
         self._flags = flags
         self._expires = expires
         self._call = call
 
     def request(self, milliseconds: int) -> Buffers:
-        end = tail(self._call, milliseconds, self.opaque)
+        return with_value(self.line() + self.end(milliseconds), self.value)
+
+    def line(self) -> bytes:
+        """The request's line but for its end."""
+        return b"ms %b %d F%d A%d V H B" % (self._key, len(self.value), self._flags, self._expires)
+
+    def end(self, milliseconds: int) -> bytes:
         shared = b" Q" if self._call.shared else b""
-        line = b"ms %b %d F%d A%d V H B%b%b" % (self._key, len(self._value), self._flags, self._expires, shared, end)
-        return with_value(line, self._value)
+        return shared + tail(self._call, milliseconds, self.opaque)
 
     def take(self, replies: ReplyParser) -> Any:
         stored = self.stored(replies)
@@ -277,17 +282,6 @@ class Group(Exchange):
             member.promise = self.promise
             member.repeated = self.repeated
 
-    def request(self, milliseconds: int) -> Buffers:
-        self._begin(b"*" + self.opaque)
-        pieces: list[bytes] = []
-        for member in self._members:
-            request = member.request(milliseconds)
-            if isinstance(request, bytes):
-                pieces.append(request)
-            else:
-                pieces.extend(request)
-        return b"".join(pieces)
-
     def take(self, replies: ReplyParser) -> Any:
         return self._take_each(replies, len(self._members))
 
@@ -348,12 +342,25 @@ class FetchGroup(Group):
 
 
 class PutGroup(Group):
-    """Unstamped sets."""
+    """Unstamped sets of one call."""
 
-    __slots__ = ()
+    __slots__ = ("_puts",)
 
     writes = True
     repeatable = False
+
+    def __init__(self, puts: Sequence[Put]) -> None:
+        super().__init__(puts)
+        self._puts = puts
+
+    def request(self, milliseconds: int) -> Buffers:
+        opaque = b"*" + self.opaque
+        self._begin(opaque)
+        end = self._puts[0].end(milliseconds)
+        pieces: list[bytes] = []
+        for put in self._puts:
+            pieces += (put.line(), end, put.value, b"\r\n")
+        return b"".join(pieces)
 
 
 class AskStats(Exchange):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from sfss.errors import Expired, Outcome, SfssError
+from sfss.memcache.answers import COPIED_BYTES_MAX
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.exchanges import MORE, Exchange
 from sfss.memcache.replies import OutOfStep, ReplyParser
@@ -119,6 +120,8 @@ class Link(asyncio.Protocol):
         exchange.sent = True
         if isinstance(request, bytes):
             self._out.append(request)
+            if len(request) > COPIED_BYTES_MAX:  # a group
+                self._out_large = True
         else:
             self._out.extend(request)
             self._out_large = True

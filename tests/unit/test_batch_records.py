@@ -46,7 +46,7 @@ def test_files_come_out_as_they_went_in_wherever_the_body_is_split(
 
     sent, reader = read(*pieces)
 
-    assert [(path, value) for path, value, refusal in sent if refusal is None] == stored
+    assert [(one.path, one.value) for one in sent if one.refusal is None] == stored
     assert reader.ended
 
 
@@ -174,3 +174,27 @@ def test_a_line_stays_a_line_whatever_path_it_is_about() -> None:
 
     assert len(line) <= LINE_BYTES_MAX
     assert json.loads(line)["path"] == "\x01" * 300 + "…"
+
+
+_LINES = st.builds(
+    lambda open_, path, middle, size, close: open_ + path + middle + size + close,
+    st.sampled_from([b'{"path": "', b'{"path":"', b'{"path" : "', b'{"path": ']),
+    st.one_of(st.text(max_size=12).map(lambda text: text.encode("utf-8", "replace")), st.binary(max_size=8)),
+    st.sampled_from(
+        [b'", "size": ', b'","size":', b'", "size":  ', b'", "end": true, "size": ', b'", "path": "b", "size": ']
+    ),
+    st.sampled_from([b"0", b"3", b"03", b"-1", b"3.0", b"1e1", b"12345678901", b"true", b""]),
+    st.sampled_from([b"}\n", b"} \n", b', "more": 1}\n', b"\n", b"}"]),
+)
+
+
+@given(line=_LINES)
+def test_a_plain_line_says_what_json_says(line: bytes) -> None:
+    def told(body: bytes) -> object:
+        try:
+            sent, reader = read(body)
+        except BadRequest as error:
+            return str(error)
+        return [(one.path, one.value, str(one.refusal)) for one in sent], reader.ended, reader.unfinished
+
+    assert told(line + b"abc\n") == told(b" " + line + b"abc\n")  # with a blank before it, it is read by json

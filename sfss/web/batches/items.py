@@ -12,12 +12,15 @@ JOINED_BYTES_MAX = 256 * 1024
 """Pieces of a body up to about this size are sent, and were received, in one go."""
 
 
-class Sent(NamedTuple):
+class Sent:
     """One file of a body. `refusal` says why it can't be stored as it came; its bytes are dropped then."""
 
-    path: str
-    value: bytes
-    refusal: SfssError | None = None
+    __slots__ = ("path", "refusal", "value")
+
+    def __init__(self, path: str, value: bytes, refusal: SfssError | None = None) -> None:
+        self.path = path
+        self.value = value
+        self.refusal = refusal
 
 
 class Totals(NamedTuple):

@@ -118,7 +118,10 @@ class Putting:
         while True:
             sent = reader.next()
             if sent is not None:
-                await self._begin(sent)
+                sending = self._sending(sent)
+                if not self._has_room(sending):
+                    await self._make_room(sending)
+                self._begin(sending)
                 count += 1
                 if count % TURN_FILES == 0:
                     await asyncio.sleep(0)  # others get their turn, also where nothing has to be waited for
@@ -175,24 +178,37 @@ class Putting:
             )
         return None
 
-    async def _begin(self, sent: Sent) -> None:
-        """Send a file on its way, when there is room for it."""
+    def _sending(self, sent: Sent) -> _Sending:
+        """A file of the body, with its key, or why it can't be stored."""
         if self._files + len(self._on_their_way) >= self._files_max:
             raise TooLarge(f"the batch has over {self._files_max} files; send the others in another batch")
-        path, value, refusal = sent
-        await self._settle(WRITES_MAX - 1, WINDOW_BYTES - len(value))
-        sending = _Sending(path, b"", value, refusal)
-        if refusal is None:
+        sending = _Sending(sent.path, b"", sent.value, sent.refusal)
+        if sent.refusal is None:
             try:
-                sending.key = key = self._keys.key_of(path)
+                sending.key = self._keys.key_of(sent.path)
             except BadRequest as error:
                 sending.reply = error
-            else:
-                if key in self._keys_under_way:
-                    await self._settle(0)  # the later one of two is to stay
-                self._send(sending)
+        return sending
+
+    def _has_room(self, sending: _Sending) -> bool:
+        """Whether a file may be sent on its way now: there is room, and no other of its key is on its way."""
+        return (
+            len(self._on_their_way) < WRITES_MAX
+            and self._bytes_under_way + len(sending.value) <= WINDOW_BYTES
+            and sending.key not in self._keys_under_way
+        )
+
+    async def _make_room(self, sending: _Sending) -> None:
+        await self._settle(WRITES_MAX - 1, WINDOW_BYTES - len(sending.value))
+        if sending.key and sending.key in self._keys_under_way:
+            await self._settle(0)  # the later one of two is to stay
+
+    def _begin(self, sending: _Sending) -> None:
+        """Send a file on its way."""
+        if sending.key:
+            self._send(sending)
         self._keys_under_way.add(sending.key)
-        self._bytes_under_way += len(value)
+        self._bytes_under_way += len(sending.value)
         self._on_their_way.append(sending)
 
     def _send(self, sending: _Sending) -> None:
@@ -268,7 +284,9 @@ class Putting:
         for sending in self._on_their_way:
             if sending.reply is reply:
                 outcome = outcomes[sending.place]
-                if isinstance(outcome, _NOT_BEGUN) and outcome.outcome is Outcome.NOT_APPLIED:
+                if isinstance(outcome, Written):
+                    sending.reply = outcome
+                elif isinstance(outcome, _NOT_BEGUN) and outcome.outcome is Outcome.NOT_APPLIED:
                     self._send_alone(sending)
                 else:
                     sending.reply = outcome

@@ -12,7 +12,8 @@ short. Readers ignore names that they don't know.
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
 from sfss.errors import BadRequest, SfssError, TooLarge
 from sfss.memcache.block import Block
@@ -25,6 +26,8 @@ CONTENT_TYPE = b"application/x-sfss-files"
 LINE_BYTES_MAX = 4096
 """Longest line: a path of 250 bytes takes 1,500 with every letter escaped."""
 
+_PLAIN_LINE: Final = re.compile(rb'\{"path": ?"([ !#-\[\]-~]{1,2000})", ?"size": ?(0|[1-9][0-9]{0,8})\}\n')
+"""Nearly every line, as libraries of JSON write it: read so, it is a fifth of the price."""
 
 PATH_CHARS_MAX = 300
 """No file has a longer path: a key has 250 bytes."""
@@ -156,6 +159,13 @@ class RecordReader:
             if at < len(buffer):
                 raise BadRequest('bytes stand behind the line with "end"')
             return None
+        self._refusal = None
+        plain = _PLAIN_LINE.match(buffer, at)
+        if plain is not None:
+            path_told, size_told = plain.groups()
+            self._path = path_told.decode()
+            self._at = plain.end()
+            return self._checked(int(size_told))
         end = buffer.find(b"\n", at, at + LINE_BYTES_MAX)
         if end < 0:
             if len(buffer) - at >= LINE_BYTES_MAX:
@@ -166,7 +176,6 @@ class RecordReader:
         if "end" in told:
             self._end(told)
             return None
-        self._refusal = None
         path = told.get("path")
         if isinstance(path, str):
             self._path = path
@@ -179,6 +188,9 @@ class RecordReader:
             return -1
         if type(size) is not int or size < 0:
             raise BadRequest(f'the "size" of {self._path!r} is no number of bytes')
+        return self._checked(size)
+
+    def _checked(self, size: int) -> int:
         if size > self._file_bytes_max:
             self._refusal = TooLarge(f"the file has {size} bytes; the limit is {self._file_bytes_max}")
         return size
