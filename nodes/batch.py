@@ -21,6 +21,7 @@ from nodes.format import (
 )
 from nodes.volume import Volume
 from sfss.errors import SfssError
+from sfss.groups import Join
 from sfss.promise import Promise
 
 BATCH_RECORDS_MAX: Final = 500
@@ -47,10 +48,12 @@ class Write:
         "error",
         "expires",
         "flags",
+        "group",
         "index_key",
         "key",
         "kind",
         "moves",
+        "place",
         "promise",
         "settled",
         "size",
@@ -86,6 +89,8 @@ class Write:
         self.error: SfssError | None = None
         self.promise: Promise[Any] | None = None
         self.answer: object = None
+        self.group: Join | None = None
+        self.place = 0
         self.waiters: list[tuple[Promise[Any], object]] | None = None
 
     @property
@@ -103,11 +108,22 @@ class Write:
         else:
             self.waiters.append((promise, answer))
 
+    def wait_in(self, group: Join, place: int) -> None:
+        """Have a group know once the record is durable, or the error. One group at most."""
+        self.group = group
+        self.place = place
+        group.expect()
+
     def settle(self, error: SfssError | None) -> None:
         """Tell all that wait."""
         self.settled = True
         self.error = error
         self.value = b""
+        if self.group is not None:
+            if error is None:
+                self.group.came()
+            else:
+                self.group.failed(self.place, error)
         waiters = [(self.promise, self.answer)] if self.promise is not None else []
         if self.waiters is not None:
             waiters += self.waiters

@@ -2,8 +2,8 @@
 
 `NodeStore` composes the parts: the writer makes records durable, the overlay and the index know where each key's
 newest record lies, the reader fetches values, the indexer and the compactor work behind. It implements `Store`,
-`Replica`, `Comparable`, `Purgeable`, `Refillable`, `Witness`, `Updater` and `Flushable` of `sfss.store`, and
-`RingKeeper`.
+`Replica`, `GroupReplica`, `Comparable`, `Purgeable`, `Refillable`, `Witness`, `Updater` and `Flushable` of
+`sfss.store`, and `RingKeeper`.
 
 A record is *pending* (with the writer), then *durable* (in the overlay), then *indexed*. Version checks and `update`
 see pending records; reads serve the newest durable one; an answer that depends on a pending record waits until that
@@ -71,6 +71,7 @@ from sfss.errors import (
     TooLarge,
     Unsupported,
 )
+from sfss.groups import Join, each
 from sfss.promise import Promise, promised, turn_of
 from sfss.ring_keeper import HeldRing, Prepared, Voted
 from sfss.ring_record import RingRecord
@@ -429,6 +430,46 @@ class NodeStore:
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
         self._check_write(call, len(record.value))
         self._check_ring(call)
+        taken = self._take(key, record)
+        return self._when_durable(taken, self._taken(taken, record)) if isinstance(taken, Write) else taken
+
+    def apply_group(
+        self, keys: Sequence[bytes], records: Sequence[Record], call: Call = NO_CALL
+    ) -> list[Any] | Promise[list[Any]]:
+        if self._suspect:
+            return each(lambda place: self.apply(keys[place], records[place], call), range(len(keys)))
+        outcomes: list[Any] = []
+        join = Join(outcomes)
+        waits = False
+        for place, record in enumerate(records):
+            try:
+                self._check_write(call, len(record.value))
+                self._check_ring(call)
+                taken = self._take(keys[place], record)
+            except Exception as error:
+                outcomes.append(error)
+                continue
+            if not isinstance(taken, Write):
+                outcomes.append(taken)
+                continue
+            waits = True
+            answer = self._taken(taken, record)
+            outcomes.append(answer)
+            if taken.group is None:
+                taken.wait_in(join, place)
+            else:
+                join.wait_for(self._when_durable(taken, answer), place)
+        return join.all_came if waits else outcomes
+
+    def _taken(self, write: Write, record: Record) -> Applied:
+        """What to answer once a write is durable, which is that of the record or a newer one."""
+        version, checksum = write.version, write.checksum
+        return Applied(
+            version == record.version and checksum == record.checksum, version, checksum, bool(self._durable)
+        )
+
+    def _take(self, key: bytes, record: Record) -> Write | Applied:
+        """Take a record: the write to wait for, or what is to be said at once."""
         version, checksum = record.version, record.checksum
         value, flags, expires, tombstone = record.value, record.flags, record.expires, record.tombstone
         if checksum != checksum_of(key, value, flags, expires, version, tombstone):
@@ -440,13 +481,12 @@ class NodeStore:
         order = (version, checksum)
         pending = self._pending.get(lookup)
         if pending is not None:
-            held = (pending.version, pending.checksum)
-            if held >= order:
-                return self._when_durable(pending, Applied(held == order, *held, bool(self._durable)))
+            if (pending.version, pending.checksum) >= order:
+                return pending
         elif self._flushing is None:
             entry = self._newest_durable(lookup)
             if entry is not None and len(entry) == ENTRY_BYTES:
-                held = unpack_fields(entry)[5:7]
+                held: tuple[int, int] = unpack_fields(entry)[5:7]
                 # An entry that rotted may claim any version; the record at hand is whole, and so it is taken.
                 if (
                     (held > order or (held == order and lookup not in self._damaged))
@@ -459,8 +499,7 @@ class NodeStore:
             return self._refuse_while_suspect(Applied(True, version, checksum, bool(self._durable)))
         self._clock.observe(version)
         kind = _TOMBSTONE if tombstone else _FILE
-        write = self._add(kind, key, value, flags, expires, version, checksum)
-        return self._when_durable(write, Applied(True, version, checksum, bool(self._durable)))
+        return self._add(kind, key, value, flags, expires, version, checksum)
 
     def _is_purged_already(self, lookup: bytes, record: Record, settled: bool) -> bool:
         """Whether to forget a record from before the fence or the bound is to hold it: a tombstone that is purged, of a

@@ -49,7 +49,7 @@ def each(ask: Callable[[T], Any], things: Sequence[T]) -> list[Any] | Promise[li
     """Ask for one thing after the other, in one turn, and make one answer of theirs. What would be too much to be kept
     until all have come is left out of it."""
     outcomes: list[Any] = []
-    join: _Join | None = None
+    join: Join | None = None
     size = 0
     for thing in things:
         if size > GROUP_BYTES_MAX:
@@ -61,7 +61,7 @@ def each(ask: Callable[[T], Any], things: Sequence[T]) -> list[Any] | Promise[li
             reply = error
         if isinstance(reply, Promise):
             if join is None:
-                join = _Join(outcomes)
+                join = Join(outcomes)
             join.wait_for(reply, len(outcomes))
         elif isinstance(reply, Record):
             size += len(reply.value)
@@ -87,7 +87,7 @@ def bounded(outcome: Any) -> Any:
     return outcome
 
 
-class _Join:
+class Join:
     """Fills in the outcomes that have to be waited for."""
 
     __slots__ = ("_missing", "_outcomes", "all_came")
@@ -107,6 +107,19 @@ class _Join:
         else:
             outcome = reply.exception() or bounded(reply.result())
         self._outcomes[place] = outcome
+        self.came()
+
+    def expect(self) -> None:
+        """One outcome more is to be waited for: `came` or `failed` will tell. It stands at its place already."""
+        self._missing += 1
+
+    def failed(self, place: int, error: Exception) -> None:
+        """What was expected became an error."""
+        self._outcomes[place] = error
+        self.came()
+
+    def came(self) -> None:
+        """What was expected is as it stands."""
         self._missing -= 1
         if not self._missing and not self.all_came.done():
             self.all_came.set_result(self._outcomes)

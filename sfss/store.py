@@ -86,6 +86,17 @@ class GroupStore(Protocol):
         """For each item `Written` or an error. Two items of one key are two writes at a time: either may stay."""
 
 
+@runtime_checkable
+class GroupReplica(Protocol):
+    """A replica that takes several stamped writes in one request. In the list that is answered, errors stand as
+    values."""
+
+    def apply_group(
+        self, keys: Sequence[bytes], records: Sequence[Record], call: Call = NO_CALL
+    ) -> list[Any] | Promise[list[Any]]:
+        """For each record `Applied` or an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a node says it is. `cluster` is empty and `ring` 0 while it belongs to none.

@@ -12,7 +12,18 @@ from sfss.memcache.accesses import Accesses
 from sfss.memcache.marks import RecacheMarks
 from sfss.ring_keeper import RingKeeper
 from sfss.stamps import StampClock
-from sfss.store import Comparable, Flushable, GroupStore, Purgeable, Refillable, Replica, Store, Updater, Witness
+from sfss.store import (
+    Comparable,
+    Flushable,
+    GroupReplica,
+    GroupStore,
+    Purgeable,
+    Refillable,
+    Replica,
+    Store,
+    Updater,
+    Witness,
+)
 
 WIRE_VERSION = f"1.6.0-sfss-{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
@@ -57,7 +68,8 @@ class Service:
 
     `offers` names the contracts that the store implements besides `Store`; `replica` and `updater` are the store again
     as those. They raise `Unsupported` where it is none: `dispatch` refuses before that. `grouped` is the store as one
-    that serves groups by itself; None where each key of a group is asked for alone.
+    that serves groups by itself; None where each key of a group is asked for alone. `grouped_replica`: the same of
+    stamped writes.
     `settings` and `figures` are what `stats settings` and `stats` tell of the server itself.
     """
 
@@ -73,6 +85,7 @@ class Service:
     ) -> None:
         self.store = store
         self.grouped = store if isinstance(store, GroupStore) else None
+        self.grouped_replica = store if isinstance(store, GroupReplica) else None
         # Looked at once: asking whether a store fits a protocol takes microseconds.
         self._replica = store if isinstance(store, Replica) else None
         self._comparable = store if isinstance(store, Comparable) else None

@@ -193,7 +193,12 @@ def _written_many(service: Service, requests: list[Request], outcomes: list[Any]
 def _apply_many(service: Service, requests: list[Request]) -> Answer:
     service.counters.cmd_set += len(requests)
     replica = service.replica
-    reply = each(lambda request: replica.apply(request.key, _record_of(request), request.call), requests)
+    grouped = service.grouped_replica
+    if grouped is not None:
+        keys = [request.key for request in requests]
+        reply = grouped.apply_group(keys, [_record_of(request) for request in requests], requests[0].call)
+    else:
+        reply = each(lambda request: replica.apply(request.key, _record_of(request), request.call), requests)
     return answer(reply, lambda outcomes: _applied_many(service, requests, outcomes))
 
 
