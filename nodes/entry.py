@@ -60,7 +60,7 @@ def index_key(key: bytes) -> bytes:
 
 def pack_entry(key: bytes, volume: int, offset: int, fields: bytes, kind: int) -> bytes:
     """`key` is the index's key, `fields` are of `nodes.format.pack_fields`."""
-    body = b"%b%b%b%b" % (volume.to_bytes(4, "little"), offset.to_bytes(4, "little"), fields, _KINDS[kind])
+    body = b"%b%b%b" % ((offset << 32 | volume).to_bytes(8, "little"), fields, _KINDS[kind])
     return body + (_digest_of(body + key) & _CHECK_MASK).to_bytes(4, "little")
 
 
@@ -75,6 +75,10 @@ PLAIN_AT: Final = 12
 
 unpack_plain: Final[Callable[[bytes], tuple[int, int, int, int, int, int]]] = struct.Struct("<III12xQQH6x").unpack
 """Volume, offset, value bytes, version, checksum and kind; half the time of all fields."""
+
+
+unpack_counted: Final[Callable[[bytes], tuple[int, int, int, int, int, int]]] = struct.Struct("<I4xI12xQQH2xI").unpack
+"""Volume, value bytes, version, checksum, kind and check."""
 
 
 def checksum_in(packed: bytes) -> int:

@@ -19,6 +19,7 @@ from nodes.entry import (
     is_checked,
     is_whole,
     unflipped,
+    unpack_counted,
     unpack_fields,
 )
 from nodes.format import Kind, record_bytes
@@ -98,7 +99,7 @@ class Figures:
         bound = self.bounds.bounds[region]
         if len(old) != ENTRY_BYTES or version < bound or key in self.damaged:
             return False
-        old_volume, _, value_bytes, _, _, old_version, old_checksum, kind, _, check = unpack_fields(old)
+        old_volume, value_bytes, old_version, old_checksum, kind, check = unpack_counted(old)
         if kind != _FILE or old_version < bound or not is_checked(key, old, check):
             return False
         old_size = record_bytes(len(key) - HASH_BYTES, value_bytes)

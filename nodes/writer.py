@@ -66,7 +66,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._turn = turn_of(self._loop)
         self._node = node
-        self._options = options
+        self._sync_always = options.sync is Sync.ALWAYS
+        self._volume_bytes = options.volume_bytes
         self._volume = newest
         self._begun = begun
         self._on_durable = on_durable
@@ -75,7 +76,8 @@ class Writer:
         self._appender = Appender(directory, options, reserve, spares, die)
         self._jobs: SimpleQueue[Batch | SyncJob | None] = SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="sfss-writer", daemon=True)
-        self._queue: deque[Write] = deque()
+        self._queue: list[Write] = []
+        self._queue_bytes = 0
         self._urgent: list[SyncJob] = []
         # With the thread, in this order: two at most, and none during a sync job.
         self._batches: deque[Batch] = deque()
@@ -117,6 +119,7 @@ class Writer:
         if self.oldest_unsynced_at is None:
             self.oldest_unsynced_at = time.monotonic()
         self._queue.append(write)
+        self._queue_bytes += write.size
         if not self._scheduled and len(self._queue) >= self._enough:
             self._scheduled = True
             self._loop.call_soon(self._next)
@@ -196,20 +199,26 @@ class Writer:
         self._jobs.put(batch)
 
     def _lay_out(self) -> Batch:
-        queue = self._queue
-        room = BATCH_BYTES_MAX
-        writes: list[Write] = []
-        size = 0
-        while queue and len(writes) < BATCH_RECORDS_MAX:
-            size += queue[0].size
-            if size > room and writes:
-                size -= queue[0].size
+        queue, size = self._queue, self._queue_bytes
+        # Nearly always all that waits goes together.
+        if len(queue) <= BATCH_RECORDS_MAX and size <= BATCH_BYTES_MAX:
+            self._queue, self._queue_bytes = [], 0
+            return self._place(queue, size)
+        count = size = 0
+        for write in queue:
+            if count == BATCH_RECORDS_MAX or (count and size + write.size > BATCH_BYTES_MAX):
                 break
-            writes.append(queue.popleft())
-        return self._place(writes, size)
+            size += write.size
+            count += 1
+        self._queue, self._queue_bytes = queue[count:], self._queue_bytes - size
+        return self._place(queue[:count], size)
+
+    def _wait_again(self, queue: list[Write]) -> None:
+        self._queue = queue
+        self._queue_bytes = sum(write.size for write in queue)
 
     def _place(self, writes: list[Write], size: int) -> Batch:
-        sync = self._options.sync is Sync.ALWAYS
+        sync = self._sync_always
         durable = self.synced_position
         if self._batches:
             before = self._batches[-1]
@@ -222,7 +231,7 @@ class Writer:
         begins = None
         if not begun:
             begins = volume.header
-        elif offset + BATCH_HEADER_BYTES + size > self._options.volume_bytes and offset > VOLUME_HEADER_BYTES:
+        elif offset + BATCH_HEADER_BYTES + size > self._volume_bytes and offset > VOLUME_HEADER_BYTES:
             begins = new_header(volume.number + 1, volume.header.position + offset, self._node)
             volume = Volume(begins, VOLUME_HEADER_BYTES)
             offset = VOLUME_HEADER_BYTES
@@ -280,7 +289,7 @@ class Writer:
         self._failures += 1
         if self._batches:
             # The thread leaves it alone.
-            self._queue.extendleft(reversed(self._batches.pop().writes))
+            self._wait_again([*self._batches.pop().writes, *self._queue])
             self._enough = 1
         if batch.begins is not None and self._appender.number == batch.volume.number:
             # It was begun before its first batch failed, and the appender stands in it. The volume before was synced
@@ -298,7 +307,7 @@ class Writer:
         survivors = [write for write in batch.writes if write.privileged] if full and not batch.privileged else []
         failed = [write for write in batch.writes if not (survivors and write.privileged)]
         failed += [write for write in self._queue if not write.privileged]
-        self._queue = deque(write for write in self._queue if write.privileged)
+        self._wait_again([write for write in self._queue if write.privileged])
         waiting = [*survivors, *self._queue]
         self.pending_bytes -= sum(write.size for write in failed)
         if survivors:

@@ -20,7 +20,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sfss.errors import Busy, Outcome
@@ -30,7 +29,7 @@ from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY, STOPPING
 from sfss.memcache.requests import LINE_BYTES_MAX, Refusal, Request, RequestParser
 from sfss.memcache.transport import Transport
-from sfss.promise import Promise
+from sfss.promise import Promise, Waiter
 
 if TYPE_CHECKING:
     from sfss.memcache.server import MemcacheServer
@@ -51,14 +50,15 @@ FLUSH_BYTES: Final = 256 * 1024
 Parts: TypeAlias = Iterator[Buffers | Pending]
 
 
-class Slot:
+class Slot(Waiter):
     """A request that was begun and isn't answered yet (`pending`), or a reply that waits for an earlier one.
     `held_bytes` are on the connection's and the server's account until it is sent. `stream`: the reply that it is a
     part of; `failed`: its error line ends that one."""
 
-    __slots__ = ("begun", "failed", "held_bytes", "pending", "reply", "request", "stream")
+    __slots__ = ("begun", "connection", "failed", "held_bytes", "pending", "reply", "request", "stream")
 
-    def __init__(self, request: Request | None, begun: float, stream: Parts | None) -> None:
+    def __init__(self, connection: Connection, request: Request | None, begun: float, stream: Parts | None) -> None:
+        self.connection = connection
         self.request = request
         self.begun = begun
         self.stream = stream
@@ -66,6 +66,10 @@ class Slot:
         self.reply: Buffers = b""
         self.failed = False
         self.held_bytes = 0
+
+    def told(self, promise: Promise[Any]) -> None:
+        """What it waited for is there."""
+        self.connection.came(self)
 
 
 class Connection(asyncio.Protocol):
@@ -353,12 +357,12 @@ class Connection(asyncio.Protocol):
     # Replies out
 
     def _wait(self, request: Request, pending: Pending, begun: float, held: int, stream: Parts | None = None) -> None:
-        slot = Slot(request, begun, stream)
+        slot = Slot(self, request, begun, stream)
         slot.pending = pending
         slot.held_bytes = held
         self._slot_bytes += held
         self._slots.append(slot)
-        pending.promise.add_done_callback(partial(self._came, slot))
+        pending.promise.tell(slot)
 
     def _reply(self, request: Request | None, reply: Buffers, begun: float, stream: Parts | None = None) -> None:
         if request is not None and self._server.access_log:
@@ -366,7 +370,7 @@ class Connection(asyncio.Protocol):
         if not self._slots:
             self._put(reply)
             return
-        slot = Slot(None, begun, stream)
+        slot = Slot(self, None, begun, stream)
         self._slots.append(slot)
         self._hold(slot, reply)
 
@@ -378,8 +382,8 @@ class Connection(asyncio.Protocol):
         self._slot_bytes += more
         self._server.bytes_held += more
 
-    def _came(self, slot: Slot, promise: Promise[Any]) -> None:
-        """An answer that was waited for is there: send what can be sent now; then go on with what waited for it."""
+    def came(self, slot: Slot) -> None:
+        """For `Slot`: its answer is there. Send what can be sent now; then go on with what waited for it."""
         pending = slot.pending
         if pending is None:
             return  # taken already, or cut off

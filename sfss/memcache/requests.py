@@ -21,6 +21,7 @@ from sfss.groups import GROUP_KEYS_MAX
 from sfss.memcache.block import Block
 from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, UnknownCommand, client_error, error_line
 from sfss.memcache.line import Line
+from sfss.native import mypyc_attr
 from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _HTTP_VERBS: Final = frozenset(
 )
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Request:
     """One request, checked for form. `size` is the length of its block, -1 where it has none.
 

@@ -14,7 +14,8 @@ from sfss.memcache.requests import Request
 from sfss.memcache.service import Service
 from sfss.store import NO_CALL
 
-_RESERVED: Final = (b"?", b"@")
+_QUESTION_MARK: Final = 0x3F
+_AT: Final = 0x40
 _log = logging.getLogger("sfss.memcache")
 
 
@@ -24,8 +25,9 @@ def carry_out(service: Service, request: Request) -> Answer:
     try:
         if request.needs not in service.offers:
             return error_reply(service, request, _not_offered(request))
-        if request.writes and request.key.startswith(_RESERVED):
-            reserved = BadKey(f"keys that begin with {chr(request.key[0])} are reserved")
+        key = request.key
+        if request.writes and key and (key[0] == _QUESTION_MARK or key[0] == _AT):
+            reserved = BadKey(f"keys that begin with {chr(key[0])} are reserved")
             return error_reply(service, request, reserved)
         call = request.call
         if call is not NO_CALL and call.deadline <= service.monotonic():
