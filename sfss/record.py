@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from xxhash import xxh3_64_intdigest
 
+from sfss.native import mypyc_attr
+
 if TYPE_CHECKING:
     from mypy_extensions import i64
 
@@ -19,6 +21,7 @@ _digest_of: Final = xxh3_64_intdigest
 _hexlify: Final = hexlify
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Call:
     """What a request carries down the tiers besides its arguments.
 
@@ -64,6 +67,7 @@ class Call:
 NO_CALL: Final = Call()
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Record:
     """One version of one key, as nodes keep it. Never changed once made.
 
@@ -170,6 +174,7 @@ def hex16(number: int) -> bytes:
     return _hexlify(number.to_bytes(8, "big"))
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Written:
     """What a write achieved. `durable` of `copies` replicas are known to hold it on disk (`copies` 0: the
     server doesn't say). `version` and `checksum` are 0 where the server has no versions."""
@@ -195,6 +200,7 @@ class Written:
         return f"Written{self._fields()}"
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Applied:
     """A replica's answer to a stamped write.
 

@@ -363,7 +363,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, failure: Failure) -> None:
         """Answer where no request could be made out."""
         answer = failure_answer(failure, of_write=False)
-        head = self._head(answer, self._server.request_id(None), b"Connection: close\r\n", b"")
+        head = self._head(_monotonic(), answer, self._server.request_id(None), b"Connection: close\r\n", b"")
         self._outbox.write(head, answer.body)
         self._server.answered("other", answer.status, 0.0, 0, len(answer.body))
         self._linger(unread=True)
@@ -410,9 +410,9 @@ class Connection(asyncio.Protocol):
             if request.sent_ahead:
                 self._outbox.write(b"", body)
             elif isinstance(body, bytes) and len(body) <= JOINED_BYTES_MAX:
-                self._outbox.write(self._head(answer, request.id, connection, body), b"")
+                self._outbox.write(self._head(now, answer, request.id, connection, body), b"")
             else:
-                self._outbox.write(self._head(answer, request.id, connection, b""), body)
+                self._outbox.write(self._head(now, answer, request.id, connection, b""), body)
             self._request = None
             if not keep:
                 self._linger(unread=not body_complete)
@@ -437,12 +437,12 @@ class Connection(asyncio.Protocol):
                 extra=_of(request),
             )
 
-    def _head(self, answer: Answer, request_id: bytes, connection: bytes, body: bytes) -> bytes:
+    def _head(self, now: float, answer: Answer, request_id: bytes, connection: bytes, body: bytes) -> bytes:
         """The head of an answer, and `body` behind it."""
         return b"%b%b%bX-Request-Id: %b\r\n%b\r\n%b" % (
             STATUS_LINES[answer.status],
             answer.head,
-            self._server.common_headers(),
+            self._server.common_headers(now),
             request_id,
             connection,
             body,
@@ -467,7 +467,7 @@ class Connection(asyncio.Protocol):
         """The head of an answer that is sent in pieces."""
         ends = answer.close or self._server.stopping or not request.keep_alive or not request.body.is_eof()
         request.keep_alive = not ends
-        return self._head(answer, request.id, b"Connection: close\r\n" if ends else b"", b"")
+        return self._head(_monotonic(), answer, request.id, b"Connection: close\r\n" if ends else b"", b"")
 
     async def taken(self) -> bool:
         """Wait until the client has taken all that was sent. False when it has left."""

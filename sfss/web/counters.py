@@ -20,7 +20,10 @@ import threading
 import time
 from array import array
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 GAUGES: Final = (
     "pid",
@@ -95,16 +98,26 @@ def bucket_ceiling(bucket: int) -> int:
 
 
 class _Operation:
-    """Where an operation is counted. `histogram`: the first word of its latencies, -1 where none are kept."""
+    """Where an operation is counted; and what of it is the same for most requests, as words of C until it is added to
+    the others. `histogram`: the first word of its latencies, -1 where none are kept."""
 
-    __slots__ = ("answered", "histogram")
+    __slots__ = ("answered", "done", "histogram", "microseconds")
 
     def __init__(self, name: str) -> None:
         self.answered = _SLOT[f"{name}_1xx"] - 1
         self.histogram = _HISTOGRAMS_START + _HISTOGRAM[name] if name in _HISTOGRAM else -1
+        self.done: i64 = 0
+        """Answered by 2xx."""
+        self.microseconds: i64 = 0
+
+    def add_to(self, counts: list[int]) -> None:
+        """Count what came since the last time."""
+        counts[self.answered + 2] += self.done
+        if self.histogram >= 0:
+            counts[self.histogram + _BUCKETS] += self.microseconds
+        self.done = self.microseconds = 0
 
 
-_OPERATIONS: Final = {name: _Operation(name) for name in OPERATIONS}
 _BYTES_IN: Final = _SLOT["bytes_in"]
 _BYTES_OUT: Final = _SLOT["bytes_out"]
 _HITS: Final = _SLOT["get_hits"]
@@ -118,6 +131,9 @@ class WorkerCounters:
         self._words = words[index * _WORDS : (index + 1) * _WORDS]
         self._counted = self._words[_COUNTED]
         self._counts: list[int] = self._counted.tolist()
+        self._operations = {name: _Operation(name) for name in OPERATIONS}
+        self._bytes_in: i64 = 0
+        self._bytes_out: i64 = 0
         self._marked_at = float("-inf")
 
     def start(self) -> None:
@@ -131,12 +147,14 @@ class WorkerCounters:
 
     def publish(self) -> None:
         """Let other processes see what was counted here."""
+        self._add_up()
         self._counted[:] = array("Q", self._counts)
 
     def add(self, name: str, count: int = 1) -> None:
         self.set(name, self.get(name) + count)
 
     def get(self, name: str) -> int:
+        self._add_up()
         return self._counts[_SLOT[name]]
 
     def set(self, name: str, value: int) -> None:
@@ -145,23 +163,29 @@ class WorkerCounters:
 
     def answered(self, operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         """Count one request, to be published soon. `operation` is one of `OPERATIONS`."""
-        counts = self._counts
-        counted = _OPERATIONS[operation]
-        _add(counts, counted.answered + status // 100, 1)
-        if bytes_in:
-            _add(counts, _BYTES_IN, bytes_in)
-        if bytes_out:
-            _add(counts, _BYTES_OUT, bytes_out)
-        if operation == "get":
-            if status < 300:
-                _add(counts, _HITS, 1)
-            elif status == 404:
-                _add(counts, _MISSES, 1)
-        histogram = counted.histogram
-        if histogram >= 0:
+        counted = self._operations[operation]
+        self._bytes_in += bytes_in
+        self._bytes_out += bytes_out
+        if 200 <= status < 300:
+            counted.done += 1
+        else:
+            self._counts[counted.answered + status // 100] += 1
+            if operation == "get" and status == 404:
+                self._counts[_MISSES] += 1
+        if counted.histogram >= 0:
             microseconds = int(seconds * 1e6)
-            _add(counts, histogram + bucket_of(microseconds), 1)
-            _add(counts, histogram + _BUCKETS, microseconds)
+            bucket = counted.histogram + bucket_of(microseconds)
+            self._counts[bucket] = self._counts[bucket] + 1  # `+=` of an item is compiled to an addition of objects
+            counted.microseconds += microseconds
+
+    def _add_up(self) -> None:
+        counts = self._counts
+        counts[_HITS] += self._operations["get"].done
+        for operation in self._operations.values():
+            operation.add_to(counts)
+        counts[_BYTES_IN] += self._bytes_in
+        counts[_BYTES_OUT] += self._bytes_out
+        self._bytes_in = self._bytes_out = 0
 
     def measure_process(self, now: float) -> None:
         """Refresh what the system knows of this process, and mark the histograms. `now` is `time.monotonic()`; to be
@@ -176,10 +200,6 @@ class WorkerCounters:
         self.set("rusage_system_us", int(usage.ru_stime * 1e6))
         self.set("rusage_maxrss", usage.ru_maxrss)
         self.set("threads", threading.active_count())
-
-
-def _add(counts: list[int], word: int, count: int) -> None:
-    counts[word] = counts[word] + count  # `+=` of an item is compiled to an addition of objects
 
 
 class RequestCounts(NamedTuple):

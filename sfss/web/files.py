@@ -175,7 +175,7 @@ class FileHandlers:
             self._origins.check(request)
         key = self._key(request)
         self._uploads.check_head(request)
-        if not request.body.is_eof():
+        if not (request.whole or request.body.is_eof()):
             return self._upload_in_steps(request, key, status)
         value = self._uploads.file_of(request, request.whole or request.body.read_nowait())
         reply = self._store.set(key, value, 0, 0, request.call(request.started, self._timeout_s))
@@ -253,6 +253,13 @@ class _Deleted(Later):
 
 
 def _stored(written: Written, status: int, value: bytes) -> Answer:
+    if written.version and written.copies:  # nearly always
+        head = b'ETag: "%b"\r\nContent-Length: 0\r\nSfss-Durable: %d/%d\r\n' % (
+            etag_of(written),
+            written.durable,
+            written.copies,
+        )
+        return Answer(status, head)
     etag = etag_of(written) if written.version else digest_of(value).encode()
     return Answer(status, b'ETag: "%b"\r\nContent-Length: 0\r\n%b' % (etag, _durability(written)))
 

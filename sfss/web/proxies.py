@@ -185,7 +185,7 @@ class ProxyRing:
 
     def _begin(self, request: _Request) -> Promise[Any]:
         self.budget.earn()
-        request.attempt()
+        request.attempt(request.began)
         return request
 
     def _turn(self) -> Turn:
@@ -330,7 +330,7 @@ class _Request(Promise[Any]):
         self.until = call.deadline
         """Of all tries."""
 
-    def attempt(self) -> None:
+    def attempt(self, now: float) -> None:
         while True:
             try:
                 self.link = link = self.ring.choose(self.order, self.of_read, self.avoided)
@@ -338,7 +338,6 @@ class _Request(Promise[Any]):
                 self.set_exception(unreachable)
                 return
             try:
-                now = self.ring.monotonic()
                 self.deadline = min(self.until, now + self.ring.timeout_s)
                 call = Call(self.deadline, 0, self.call.request_id, self.ring.is_shared(self.order, link, now))
                 reply = self.send(cast(MemcacheClient, link.client), call)
@@ -346,6 +345,7 @@ class _Request(Promise[Any]):
                 if not self._may_try_again(error):
                     self.set_exception(error)
                     return
+                now = self.ring.monotonic()
             else:
                 link.in_hand += 1
                 reply.tell(self)
@@ -363,7 +363,7 @@ class _Request(Promise[Any]):
         if error is None:
             self.set_result(reply.result())
         elif isinstance(error, SfssError) and self._may_try_again(error):
-            self.attempt()
+            self.attempt(self.ring.monotonic())
         elif self.of_read and isinstance(error, Expired) and self.answered is not None:
             self.set_exception(self.answered)  # it tells more; of a write the last try tells what became of it
         elif isinstance(error, Unreachable) and not self.link.up:

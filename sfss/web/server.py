@@ -33,9 +33,6 @@ TELL_S: Final = 0.1
 LAST_CALL_S: Final = 0.5
 """How long a server that stops still answers, once, on connections on which nothing goes on."""
 
-_now: Final = time.time
-"""A name of our own: to look one up in a module costs as much as the call."""
-
 _log = logging.getLogger("sfss.web")
 
 
@@ -81,7 +78,7 @@ class WebServer:
         self._ids = os.urandom(4).hex().encode()
         self._ids_given = 0
         self._headers = b""
-        self._headers_second = 0
+        self._headers_until = float("-inf")
 
     # --- start ---
 
@@ -135,12 +132,12 @@ class WebServer:
         self._ids_given += 1
         return b"%b-%d" % (self._ids, self._ids_given)
 
-    def common_headers(self) -> bytes:
-        """Header lines of every answer, made anew each second."""
-        now = int(_now())
-        if now != self._headers_second:
-            self._headers_second = now
-            self._headers = b"Date: %b\r\n%b" % (http_date(now), _SERVER_HEADER)
+    def common_headers(self, now: float) -> bytes:
+        """Header lines of every answer, made anew as each second begins. `now` is `time.monotonic()`."""
+        if now >= self._headers_until:
+            seconds = time.time()
+            self._headers_until = now + 1.0 - seconds % 1.0
+            self._headers = b"Date: %b\r\n%b" % (http_date(int(seconds)), _SERVER_HEADER)
         return self._headers
 
     def answered(self, operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:

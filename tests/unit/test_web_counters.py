@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfss.web.counters import SharedCounters, bucket_ceiling, bucket_of, percentile
+from sfss.web.counters import OPERATIONS, TIMED, SharedCounters, bucket_ceiling, bucket_of, percentile
 
 NOW = 2e9
 
@@ -79,6 +80,47 @@ def test_others_see_at_once_what_is_set_and_requests_once_they_are_published() -
     assert sum(before.answered.values()) == 0
     assert elsewhere.requests() == counters.requests()
     assert elsewhere.requests().answered["batch_get", "5xx"] == 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(OPERATIONS),
+            st.sampled_from([200, 201, 206, 304, 400, 404, 412, 500, 503]),
+            st.floats(0, 100),
+            st.integers(0, 1 << 40),
+            st.integers(0, 1 << 40),
+            st.sampled_from(["", "get", "add", "publish"]),
+        ),
+        max_size=20,
+    )
+)
+def test_nothing_is_counted_twice_or_lost_whenever_it_is_added_up(requests: list[Any]) -> None:
+    counters = SharedCounters(1)
+    worker = counters.worker(0)
+    worker.start()
+    for operation, status, seconds, bytes_in, bytes_out, then in requests:
+        worker.answered(operation, status, seconds, bytes_in, bytes_out)
+        if then == "get":
+            worker.get("bytes_in")
+        elif then == "add":
+            worker.add("retries")
+        elif then == "publish":
+            worker.publish()
+
+    told, counted = figures(counters), counters.requests()
+
+    kinds = [(operation, f"{status // 100}xx") for operation, status, *_ in requests]
+    assert {pair: count for pair, count in counted.answered.items() if count} == dict(Counter(kinds))
+    gets = [status for operation, status, *_ in requests if operation == "get"]
+    assert told["get_hits"] == str(sum(status < 300 for status in gets))
+    assert told["get_misses"] == str(gets.count(404))
+    assert told["bytes_in"] == str(sum(one[3] for one in requests))
+    assert told["bytes_out"] == str(sum(one[4] for one in requests))
+    for name in TIMED:
+        took = [int(seconds * 1e6) for operation, _, seconds, *_ in requests if operation == name]
+        assert sum(counted.latencies[name]) == len(took)
+        assert counted.seconds[name] == sum(took) / 1e6
 
 
 def test_a_worker_sees_its_own_requests_at_once() -> None:
