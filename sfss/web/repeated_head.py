@@ -33,6 +33,7 @@ _FIRST_BYTES: Final = frozenset(_ALPHANUMERIC)
 made of the first."""
 
 _TARGET_BYTES_MAX: Final = 4096
+"""Of the method and the target together. What the parser would refuse as too long is left to it."""
 
 _PLAIN_TARGET: Final = f"{FILE_PAGE}?path=".encode()
 
@@ -64,7 +65,9 @@ class RepeatedHead:
         """The path, if `data` is one whole request for a file with this head, and the path is plain; else nothing."""
         start, rest = self._plain_start, self._rest
         end = len(data) - self.body_bytes - len(rest)
-        if end <= len(start) or self.asks or not data.startswith(start) or data[end : end + len(rest)] != rest:
+        if not len(start) < end <= _TARGET_BYTES_MAX or self.asks:
+            return b""
+        if not data.startswith(start) or data[end : end + len(rest)] != rest:
             return b""
         path = data[len(start) : end]
         return path if is_plain(path) else b""
@@ -72,7 +75,7 @@ class RepeatedHead:
     def target_in(self, data: bytes) -> str:
         """The target, if `data` is one whole request with this head; else nothing."""
         start = len(self._start)
-        end = data.find(b" ", start, start + _TARGET_BYTES_MAX)
+        end = data.find(b" ", start, _TARGET_BYTES_MAX)
         if (
             end < 0
             or len(data) != end + len(self._rest) + self.body_bytes

@@ -110,6 +110,22 @@ async def test_it_is_answered_as_if_it_were_parsed(name):
         assert await answers(quick, data, replies) == await answers(thorough, data, replies)
 
 
+@pytest.mark.parametrize("size", [250, 251, 4096, 8160, 8190, 9000, 30_000])
+@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("PUT", b"value")])
+async def test_a_long_path_is_answered_as_if_it_were_parsed(method, body, size):
+    """Behind a short one of the same head: a path beyond what a line may have is no path that is too long."""
+    told = []
+    for repeated_heads in (True, False):
+        async with web_tier(repeated_heads=repeated_heads) as tier, await tier.connect() as client:
+            await client.send(request(method, "/file?path=a", body=body))
+            await client.reply()
+            await client.send(request(method, "/file?path=" + "a" * size, body=body))
+            reply = await client.reply()
+            told.append((reply.status, reply.body, reply.closes))
+
+    assert told[0] == told[1]
+
+
 def kept(tier: WebTier) -> dict[bytes, bytes]:
     return {key: record.value for key, record in tier.store.records.items()}
 
