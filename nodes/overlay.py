@@ -230,9 +230,10 @@ class Overlay:
 
     def newest(self, key: bytes) -> bytes | None:
         """The newest durable entry under an index key; None where there is none."""
-        entry = self.current.get(key)
+        # Where nothing was written lately the key needn't even be hashed (600 instructions).
+        entry = self.current.get(key) if self.current else None
         if entry is None:
-            entry = self.frozen.get(key)
+            entry = self.frozen.get(key) if self.frozen else None
             if entry is None:
                 return None if self.forget_index else self._index.get(key)
         return entry or None

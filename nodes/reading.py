@@ -75,7 +75,6 @@ class ValueReader:
         self._buffer = memoryview(bytearray(_COPIED_BYTES_MAX))
         # The part of it that was read into last, as preadv takes it: many files in a row have one size (saves 700
         # instructions).
-        self._view = self._buffer
         self._views: tuple[memoryview, ...] = (self._buffer,)
         self._view_bytes = _COPIED_BYTES_MAX
         self.waiting = 0
@@ -93,11 +92,10 @@ class ValueReader:
                 value = self._page_cache.read(self._volumes.fd(number), offset, size)
                 return value if len(value) == size else None
             if size != self._view_bytes:
-                self._view = self._buffer[:size]
-                self._views = (self._view,)
+                self._views = (self._buffer[:size],)
                 self._view_bytes = size
             if os.preadv(self._volumes.fd(number), self._views, offset, self._flags) == size:
-                return self._view.tobytes()
+                return self._views[0].tobytes()
         except BlockingIOError:
             pass
         except OSError as error:
