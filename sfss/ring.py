@@ -16,6 +16,7 @@ from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import Final
 
 import xxhash
 from uhashring import HashRing
@@ -35,7 +36,7 @@ POINTS = 2_048
 """Points of a node of weight 1. A node's share varies by 1/sqrt(points): 2.2 %, so that ±10 % is over four sigma."""
 
 WEIGHT_MAX = 16
-_SERVER_SLOTS_BITS = 12
+_SERVER_SLOTS_BITS: Final = 12
 _SERVER_POINTS = 256
 
 _INDEX_BITS = 16
@@ -43,6 +44,7 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 """A member's index, behind the position in its points: numbers sort faster than pairs, and are half as large."""
 
 _hash = xxhash.xxh3_64_intdigest
+_digest: Final = xxhash.xxh3_64_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,15 @@ class ServerRing:
         for position, address in ring.get_points():
             points[address].append(position)
         count = len(addresses)
-        self._shift = HASH_BITS - _SERVER_SLOTS_BITS
+        self._only = (0,) if count == 1 else ()
         self._table = _nearest(enumerate(points.values()), range(count), count, 1 << _SERVER_SLOTS_BITS)
 
     def order(self, key: bytes) -> tuple[int, ...]:
         """Every server's index, the key's own server first."""
-        return self._table[hash_key(key) >> self._shift]
+        if self._only:
+            return self._only
+        digest = _digest(key)  # `hash_key` as bytes: a shift of 64 bits is a call into the interpreter
+        return self._table[(digest[0] << 8 | digest[1]) >> 16 - _SERVER_SLOTS_BITS]
 
 
 def check_members(members: Sequence[Member], copies: int, partitions: int) -> None:

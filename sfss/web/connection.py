@@ -57,8 +57,9 @@ TURN_REQUESTS_MAX: Final = 32
 
 LINGER_S: Final = 2.0
 
+# Names of our own: to look one up in a module costs as much as a call.
 _monotonic: Final = time.monotonic
-"""A name of our own: to look one up in a module costs more than the call."""
+_NO_BODY: Final = EMPTY_PAYLOAD
 
 _log = logging.getLogger("sfss.web")
 _access = logging.getLogger("sfss.access")
@@ -283,7 +284,7 @@ class Connection(asyncio.Protocol):
                 target,
                 _HTTP_1_1,
                 known.headers,
-                EMPTY_PAYLOAD,
+                _NO_BODY,
                 self._server.request_id(known.given_id),
                 _monotonic(),
                 keep_alive=True,
@@ -402,10 +403,10 @@ class Connection(asyncio.Protocol):
             keep = request.keep_alive and body_complete and not (answer.close or self._server.stopping)
             if not keep:
                 connection = b"Connection: close\r\n"
-            elif request.version < (1, 1):
-                connection = b"Connection: keep-alive\r\n"
-            else:
+            elif request.version == _HTTP_1_1 or request.version > _HTTP_1_1:  # `==` is compiled, `>` makes tuples
                 connection = b""
+            else:
+                connection = b"Connection: keep-alive\r\n"
             body = b"" if request.method == "HEAD" else answer.body
             if request.sent_ahead:
                 self._outbox.write(b"", body)

@@ -196,6 +196,15 @@ def test_servers_are_all_tried_the_key_s_own_first():
     assert {order[0] for order in orders} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_order_of_servers_is_that_of_the_slot_of_the_keys_hash(count):
+    ring = ServerRing([f"{name}:1" for name in range(count)])
+
+    for n in range(2_000):
+        key = b"key/%d" % n
+        assert ring.order(key) == ring._table[hash_key(key) >> 52]
+
+
 def test_servers_share_the_keys_evenly():
     ring = ServerRing(["a:1", "b:1", "c:1"])
 
