@@ -141,17 +141,18 @@ class Getting:
                     return
             return
         for line in islice(to_ask, max(0, window.files - len(on_their_way))):
-            asked = self._listed(line)
+            asked = self._listed(line, self._end())
             on_their_way.append(asked)
             if asked.key:
                 self._ask_alone(asked)
 
-    def _listed(self, line: bytes) -> _Asked:
-        """A path of the list, and why it won't be asked for, if so."""
+    def _listed(self, line: bytes, end: SfssError | None) -> _Asked:
+        """A path of the list, and why it won't be asked for, if so: `end` stands for all from here on."""
         path = line.decode("utf-8", "replace")
-        refusal = self._refusal(path, line)
-        if refusal is not None:
-            return _Asked(path, b"", refusal)
+        if end is not None:
+            return _Asked(path, b"", end)
+        if path.encode() != line:
+            return _Asked(path, b"", BadRequest("path is not UTF-8"))
         try:
             return _Asked(path, self._keys.key_of(path), None)
         except BadRequest as error:
@@ -159,7 +160,8 @@ class Getting:
 
     def _ask_group(self, store: GroupStore, lines: list[bytes]) -> bool:
         """Ask for some files together; false where there are none left."""
-        listed = [self._listed(line) for line in lines]
+        end = self._end()
+        listed = [self._listed(line, end) for line in lines]
         self._on_their_way.extend(listed)
         group = [asked for asked in listed if asked.key]
         if group:
@@ -224,19 +226,11 @@ class Getting:
             )
         return None
 
-    def _refusal(self, path: str, line: bytes) -> SfssError | None:
-        """Why a file isn't asked for at all."""
-        end = self._end()
-        if end is not None:
-            return end
-        if path.encode() != line:
-            return BadRequest("path is not UTF-8")
-        return None
-
     def _come(self) -> list[bytes]:
         """What of the oldest files has come, in parts."""
         on_their_way = self._on_their_way
         parts: list[bytes] = []
+        hits = misses = 0
         size = 0
         while on_their_way and size < JOINED_BYTES_MAX:
             asked = on_their_way[0]
@@ -257,16 +251,18 @@ class Getting:
                 self._sent_bytes += reply.size
                 size += reply.size
                 parts += self._writer.found(path, reply)
-                self._count("get_hits")
+                hits += 1
                 continue
             if reply is None:
-                self._count("get_misses")
+                misses += 1
                 reply = Refused(404, "not_found", f"there is no file {path}")
             self._failed += 1
             line = self._writer.failed(path, told_failure(self._request, path, reply))
             size += len(line)
             parts.append(line)
+        counters = self._request.connection.server.counters
+        if hits:
+            counters.add("get_hits", hits)
+        if misses:
+            counters.add("get_misses", misses)
         return parts
-
-    def _count(self, name: str) -> None:
-        self._request.connection.server.counters.add(name)

@@ -16,6 +16,7 @@ import re
 from typing import Any, Final
 
 from sfss.errors import BadRequest, SfssError, TooLarge
+from sfss.keys import is_plain
 from sfss.memcache.block import Block
 from sfss.store import Record, Written
 from sfss.web.batches.items import Sent, Totals
@@ -40,6 +41,10 @@ def told_path(path: str) -> str:
 
 def quoted(path: str) -> bytes:
     """A path as JSON. Checked ones have neither backslashes nor control characters; those of refusals may."""
+    if path.isascii():
+        raw = path.encode()
+        if is_plain(raw):
+            return b'"%b"' % raw
     if '"' not in path and "\\" not in path and path.isprintable():
         return b'"%b"' % path.encode()
     return json.dumps(path, ensure_ascii=False).encode("utf-8", "replace")
