@@ -155,14 +155,14 @@ class GroupRead:
             if isinstance(outcome, Record):
                 if outcome.version > clock.last:
                     clock.observe(outcome.version)
-            elif outcome is not None:
+            elif outcome is not None and not isinstance(outcome, bytes):
                 found[place] = outcome
                 continue
             if isinstance(before, Exception):
                 continue
             first = missing[place] == self._owners[place].needed[FOR_HIT]
             missing[place] -= 1
-            if first or (isinstance(before, Record) and isinstance(outcome, Record) and _same(before, outcome)):
+            if first or _same(before, outcome):
                 if first or whole:
                     found[place] = outcome
             elif before is not None or outcome is not None:
@@ -211,8 +211,15 @@ def _is_error(outcome: Any) -> bool:
     return isinstance(outcome, Exception)
 
 
-def _same(one: Record, other: Record) -> bool:
-    return one.version == other.version and one.checksum == other.checksum
+def _same(one: object, other: object) -> bool:
+    """Whether two replicas told of one version: a record, or in words."""
+    if isinstance(one, Record):
+        if isinstance(other, Record):
+            return one.version == other.version and one.checksum == other.checksum
+        return isinstance(other, bytes) and other == one.words
+    if not isinstance(one, bytes):
+        return False
+    return one == (other.words if isinstance(other, Record) else other)
 
 
 def _tells_absence(owners: Owners) -> bool:

@@ -100,7 +100,8 @@ class Peer:
         return replica.apply(stamped.key, stamped.record, call)
 
     def read_many(self, keys: Sequence[bytes], whole: bool, call: Call) -> Reply[list[Any]]:
-        """Read or inspect several keys; in the list errors stand as values."""
+        """Read or inspect several keys; in the list errors stand as values. What is inspected may be told in words
+        (`Record.words`)."""
         replica = self.replica
         if isinstance(replica, MemcacheClient):
             return replica.read_many(keys, whole, call)

@@ -75,9 +75,11 @@ class Record:
     same. `expires` is absolute Unix seconds, 0 for never. `version` orders the writes of a key (`sfss.stamps`).
     `checksum` is `checksum_of` the whole record; (version, checksum) is the total order of a key's records.
     Foreign servers have no versions: there `version` and `checksum` are 0.
+    `words`: how the line that it came in said all this but the value, so that nobody has to say it anew; empty where
+    it came otherwise.
     """
 
-    __slots__ = ("checksum", "expires", "flags", "size", "tombstone", "value", "version")
+    __slots__ = ("checksum", "expires", "flags", "size", "tombstone", "value", "version", "words")
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class Record:
         self.version = version
         self.checksum = checksum
         self.tombstone = tombstone
+        self.words = b""
 
     def live(self, now: float) -> bool:
         """Whether a reader may see it. `now` is Unix seconds of whoever decides (with replicas: the coordinator)."""

@@ -36,6 +36,7 @@ from sfss.memcache.exchanges import (
     Exchange,
     Fetch,
     FetchGroup,
+    InspectGroup,
     Put,
     PutGroup,
     Remove,
@@ -221,7 +222,10 @@ class MemcacheClient:
 
     def read_many(self, keys: Sequence[bytes], whole: bool, call: Call = NO_CALL) -> Promise[list[Any]]:
         self._needs_sfss("read_many")
-        return self._ask(self._reads, FetchGroup([_checked(key) for key in keys], whole, True, call), call)
+        checked = [_checked(key) for key in keys]
+        return self._ask(
+            self._reads, FetchGroup(checked, True, True, call) if whole else InspectGroup(checked, call), call
+        )
 
     def apply_many(self, stamped: Sequence[Stamped], call: Call = NO_CALL) -> Promise[list[Any]]:
         self._needs_sfss("apply_many")

@@ -45,9 +45,9 @@ _RAW: Final = 0x59  # Y
 @mypyc_attr(acyclic=True, free_list_len=1)
 class Found:
     """The answer to mg where there is a record. `block`: the length of the block that follows, -1 where none does.
-    `raw`: it says what kind of record it is, which is asked for by Y."""
+    `raw`: it says what kind of record it is, which is asked for by Y. `words`: as in `Record`."""
 
-    __slots__ = ("block", "checksum", "expires", "flags", "opaque", "raw", "size", "tombstone", "version")
+    __slots__ = ("block", "checksum", "expires", "flags", "opaque", "raw", "size", "tombstone", "version", "words")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Found:
         raw: bool,
         tombstone: bool,
         opaque: bytes | None,
+        words: bytes,
     ) -> None:
         self.block = block
         self.size = size
@@ -70,6 +71,7 @@ class Found:
         self.raw = raw
         self.tombstone = tombstone
         self.opaque = opaque
+        self.words = words
 
 
 def found_in(line: Line) -> Found | None:
@@ -78,6 +80,7 @@ def found_in(line: Line) -> Found | None:
         block = line.number(SIZE_DIGITS)
     elif not line.has(b"HD"):
         return None
+    begin = line.at
     line.takes_flag(_SIZE)
     size = line.number(SIZE_DIGITS)
     line.takes_flag(_FLAGS)
@@ -88,6 +91,7 @@ def found_in(line: Line) -> Found | None:
     version = line.number(VERSION_DIGITS)
     line.takes_flag(_CHECKSUM)
     checksum = line.hex16()
+    words = line.since(begin)
     raw = line.flag(_RAW)
     tombstone = raw and line.has(b"t")
     if raw and not tombstone:
@@ -95,7 +99,7 @@ def found_in(line: Line) -> Found | None:
     opaque = line.opaque()
     if not line.ends():
         return None
-    return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque)
+    return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque, words)
 
 
 @mypyc_attr(acyclic=True, free_list_len=1)

@@ -73,6 +73,17 @@ class ReplyParser:
         """Take the line that was found to be of a known form."""
         self._at = self._line.at
 
+    def between(self, begin: bytes, end: bytes) -> bytes:
+        """Take a line that begins and ends so, and give what stands between; empty where it is another, or isn't all
+        there. `end` has the end of the line."""
+        buffer, at = self._buffer, self._at
+        stop = buffer.find(b"\n", at, at + LINE_BYTES_MAX) + 1
+        first, last = at + len(begin), stop - len(end)
+        if last <= first or buffer[at:first] != begin or buffer[last:stop] != end:
+            return b""
+        self._at = stop
+        return buffer[first:last]
+
     def takes(self, text: bytes) -> bool:
         """Take `text` if it comes next, all of it; whether it did."""
         at = self._at

@@ -14,7 +14,7 @@ from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk,
 from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
 from sfss.memcache.client import _SEQUENCES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
-from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, Put, PutGroup
+from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.server import ServerLimits
 from sfss.memcache.stamped import ApplyGroup, Stamped
@@ -223,7 +223,26 @@ async def test_answers_of_a_group_are_taken_in_their_order(piece: int) -> None:
     assert isinstance(found[2], CorruptRecord)
 
 
+@pytest.mark.parametrize("piece", [0, 1, 7])
+async def test_a_version_is_told_in_the_words_that_come_with_the_record(piece: int) -> None:
+    checksum = checksum_of(b"a", b"v", 0, 0, 5, False)
+    words = b"s1 f0 A0 V5 H%016x" % checksum
+    others = b"EN O*9.id\r\nHD s0 f0 A0 V6 H%016x Yt O*9.id\r\nSERVER_ERROR corrupt\r\n" % 7
+
+    (record,) = taken(ready(FetchGroup([b"a"], True, True, NO_CALL)), b"VA 1 " + words + b" Yv O*9.id\r\nv\r\n", piece)
+    told = taken(
+        ready(InspectGroup([b"b", b"c", b"d", b"a"], NO_CALL)), others + b"HD " + words + b" Yv O*9.id\r\n", piece
+    )
+
+    assert told[0] is None
+    assert told[1] == Record(b"", 0, version=6, checksum=7, tombstone=True)
+    assert isinstance(told[2], CorruptRecord)
+    assert told[3] == record.words == b" " + words
+
+
 async def test_an_answer_of_another_group_is_out_of_step() -> None:
+    with pytest.raises(OutOfStep):
+        taken(ready(InspectGroup([b"a"], NO_CALL)), b"HD s1 f0 A0 V5 H%016x Yv O*8.id\r\n" % 7)
     with pytest.raises(OutOfStep):
         taken(ready(fetches(b"a", b"b")), b"EN O*9.id\r\nEN O*8.id\r\n")
 
@@ -239,6 +258,21 @@ async def test_what_a_lost_connection_had_answered_stays_answered() -> None:
     assert written == Written(5, 1, 2, 3)
     assert isinstance(lost, ConnectionLost)
     assert lost.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("piece", [0, 1, 40])
+async def test_a_node_that_took_a_group_answers_in_the_words_of_its_lines(piece: int) -> None:
+    keys = (b"a", b"b", b"c")
+    records = [Record(b"v", 1, version=5, checksum=checksum_of(key, b"v", 0, 0, 5, False)) for key in keys]
+    group = ApplyGroup([Stamped(key, record) for key, record in zip(keys, records, strict=True)], NO_CALL)
+    lines = [b"HD V5 H%016x B1/1 O*9.id\r\n" % record.checksum for record in records]
+
+    applied = taken(ready(group), b"".join(lines), piece)
+    lines[1] = b"NS V6 H%016x B1/1 O*9.id\r\n" % 1
+    refused = taken(ready(group), b"".join(lines), piece)
+
+    assert applied == [Applied(True, 5, record.checksum, True) for record in records]
+    assert refused == [applied[0], Applied(False, 6, 1, True), applied[2]]
 
 
 async def test_a_refusal_of_a_repeated_group_leaves_its_writes_unknown() -> None:

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from proxy.peer import Peer
 from sfss.errors import Busy, CorruptRecord, Expired, OutOfDisk, QuorumUnavailable, StaleRing
 from sfss.groups import Item, LeftOut
+from sfss.promise import new_promise
 from sfss.store import Call, settled
 from tests.unit.replica_lab import KEY, HintLab, Lab
 from tests.unit.virtual_time import in_virtual_time
@@ -53,6 +55,37 @@ async def test_the_order_of_answers_does_not_matter(first):
 
     assert reply.result() == [record]
     assert lab.coordinator.in_flight == 0
+
+
+@pytest.mark.parametrize("values_first", [True, False])
+@in_virtual_time
+async def test_versions_that_are_told_in_words_are_compared_in_words(monkeypatch, values_first):
+    lab = Lab()
+    a, b, c = lab.replicas
+    same, newer, missing = keys_of(lab, 3)
+    record = held(lab, same)
+    held(lab, newer, seconds_ago=60)
+    held(lab, newer, b, seconds_ago=30)
+    held(lab, missing, a, c)
+    asked = []
+
+    def read_many(peer, keys, whole, call):
+        reply = new_promise()
+        outcomes = [peer.replica.store.records.get(key) for key in keys]
+        for one in filter(None, outcomes):
+            one.words = b"%d %d" % one.order()
+        asked.append((whole, reply, outcomes if whole else [one and one.words for one in outcomes]))
+        return reply
+
+    monkeypatch.setattr(Peer, "read_many", read_many)
+    reply = lab.coordinator.get_many([newer, same, missing])
+    for _, answer, outcomes in sorted(asked, key=lambda one: one[0] != values_first):
+        answer.set_result(outcomes)
+        await asyncio.sleep(0)
+
+    outcomes = await reply
+    assert outcomes[1] == record
+    assert [left_out(outcome) for outcome in outcomes] == [True, False, True]
 
 
 @in_virtual_time

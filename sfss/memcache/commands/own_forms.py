@@ -64,6 +64,8 @@ def _found_line(service: Service, record: Record | None, with_value: object, raw
     else:
         service.counters.get_hits += 1
         if with_value:
+            if record.words:
+                return b"VA %d%b%b%b" % (size, record.words, kind, ending)
             return b"VA %d s%d f%d A%d V%d H%b%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
     return b"HD s%d f%d A%d V%d H%b%b%b" % (size, flags, expires, version, checksum, kind, ending)
 
