@@ -1,7 +1,7 @@
 """Moving durable records into the index on disk, about once a second, in a thread of its own.
 
-What is durable is frozen, committed with full sync together with the position it covers, and then dropped from
-memory. Between two commits the overlay answers for it. When the disk is full the reserve gives room, and the commit is
+What is durable is frozen, committed with full sync, in slices (`nodes.generation`) of which the last one has the position
+it covers, and then dropped from memory. Until then the overlay answers for it. When the disk is full the reserve gives room, and the commit is
 tried again; meanwhile writes wait once the overlay is full, so memory stays bounded, and whoever else waits is told
 that there is no room. Any other failure ends the process: nobody knows what a map is worth whose commit, growth or
 renewal failed, and a start replays all that was durable.
@@ -161,6 +161,7 @@ class Indexer:
         return Generation(self._overlay, covered, before)
 
     async def _commit(self, generation: Generation, waiters: list[asyncio.Future[None]]) -> None:
+        """Commit one slice after another; what is frozen is answered from memory until all of them are."""
         for part in await self._in_thread(generation.slices):
             await self._commit_slice(part, waiters)
             # Reads that go on in the commit before would keep its pages from the next one.
