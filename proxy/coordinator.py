@@ -35,7 +35,10 @@ _log = logging.getLogger("sfss.proxy")
 
 
 class Reserve(Protocol):
-    """How far stamps may rise before a later life of this coordinator could issue them again."""
+    """How far stamps may rise before a later life of this coordinator could issue them again. Those below `sure_below`
+    surely won't be issued again, which needs no asking."""
+
+    sure_below: int
 
     def covers(self, stamp: int) -> bool:
         """Whether a stamp surely won't be issued again. Sees to it that later ones are covered, too."""
@@ -314,8 +317,8 @@ class Coordinator:
 
     def stamp_unasked(self) -> int | None:
         """A stamp for a write that doesn't ask; None where a later life could issue it again."""
-        stamp = self.next_stamp()
-        return stamp if self._reserve is not None and self._reserve.covers(stamp) else None
+        stamp, reserve = self.next_stamp(), self._reserve
+        return stamp if reserve is not None and (stamp < reserve.sure_below or reserve.covers(stamp)) else None
 
     def next_stamp(self, above: int = 0) -> int:
         """A stamp above all issued and seen before, unless those were issued by a clock that was far ahead and has

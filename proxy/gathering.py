@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any
 from proxy.peer import Peer
 from proxy.placed_ring import Owners
 from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, StaleRing, Unreachable
-from sfss.promise import Promise
+from sfss.native import mypyc_attr
+from sfss.promise import Promise, Waiter
 from sfss.store import Call, Record, Reply
 
 if TYPE_CHECKING:
     from proxy.coordinator import Coordinator
 
 
-class _Question:
-    """What a replica was asked, called with its reply. Compiled, a third of the price of a partial."""
+@mypyc_attr(free_list_len=1)
+class _Question(Waiter):
+    """What a replica was asked, which is told of its reply."""
 
     __slots__ = ("_asking", "_peer", "_whole")
 
@@ -35,8 +37,8 @@ class _Question:
         self._peer = peer
         self._whole = whole
 
-    def __call__(self, reply: Promise[Record | None]) -> None:
-        self._asking.replied(self._peer, self._whole, reply)
+    def told(self, promise: Promise[Any]) -> None:
+        self._asking.replied(self._peer, self._whole, promise)
 
 
 class Gathering:
@@ -183,7 +185,7 @@ class Gathering:
             self._pending[peer] = reply
             if whole:
                 self._fetching = reply
-            reply.add_done_callback(_Question(self, peer, whole))
+            reply.tell(_Question(self, peer, whole))
             return False
         self._take(peer, reply, whole)
         return True

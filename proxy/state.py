@@ -249,10 +249,10 @@ class StampReserve:
                 f"the state directory can't be written: {error.strerror or error}; make room there, or choose "
                 "another one"
             ) from None
-        self._renew_from = self._ceiling - _stamps(_RENEW_S)
+        self.sure_below = self._ceiling - _stamps(_RENEW_S)
 
     def covers(self, stamp: int) -> bool:
-        if stamp >= self._renew_from and self._saving is None and self._monotonic() >= self._retry_at:
+        if stamp >= self.sure_below and self._saving is None and self._monotonic() >= self._retry_at:
             self._saving = asyncio.get_running_loop().run_in_executor(None, self._save_ahead_of, stamp)
             self._saving.add_done_callback(self._saved)
         return stamp <= self._ceiling
@@ -272,7 +272,7 @@ class StampReserve:
         error = saving.exception()
         if error is None:
             self._ceiling = saving.result()
-            self._renew_from = self._ceiling - _stamps(_RENEW_S)
+            self.sure_below = self._ceiling - _stamps(_RENEW_S)
             if self._retry_s:
                 self._retry_s = 0.0
                 _log.info("the state directory can be written again")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.peer import Peer
 from proxy.reading import Read, Survey
@@ -37,7 +37,8 @@ from sfss.errors import (
     WrongCluster,
 )
 from sfss.memcache.stamped import Stamped
-from sfss.promise import Promise
+from sfss.native import mypyc_attr
+from sfss.promise import Promise, Waiter
 from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ _SURELY_NOT_APPLIED: Final = (
 """Errors that a replica gives before it stores anything, unless they say otherwise themselves (`outcome`)."""
 
 
-class _Delivery:
-    """What a replica was given in the round of `call`, called with its reply; as `proxy.gathering` has it."""
+@mypyc_attr(free_list_len=1)
+class _Delivery(Waiter):
+    """What a replica was given in the round of `call`, which is told of its reply."""
 
     __slots__ = ("_call", "_peer", "_write")
 
@@ -68,11 +70,11 @@ class _Delivery:
         self._peer = peer
         self._call = call
 
-    def __call__(self, reply: Promise[Applied]) -> None:
-        if reply.cancelled():
+    def told(self, promise: Promise[Any]) -> None:
+        if promise.cancelled():
             self._write.heard(self._peer, self._call, Expired("cancelled", Outcome.UNKNOWN))
         else:
-            self._write.heard(self._peer, self._call, reply.exception() or reply.result())
+            self._write.heard(self._peer, self._call, promise.exception() or promise.result())
 
 
 class Write:
@@ -301,7 +303,7 @@ class Write:
                 self._refused(peer, error)
             return
         if isinstance(reply, Promise):
-            reply.add_done_callback(_Delivery(self, peer, self._call))
+            reply.tell(_Delivery(self, peer, self._call))
         else:
             self._count(peer, reply)
 

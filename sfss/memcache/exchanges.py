@@ -19,6 +19,7 @@ from sfss.memcache.access import Access
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.replies import OutOfStep, ReplyParser
+from sfss.native import mypyc_attr
 from sfss.promise import Promise
 from sfss.store import Call, Identity, Purged, Record, Written, checksum_of
 
@@ -108,6 +109,7 @@ def with_value(line: bytes, value: bytes) -> Buffers:
     return b"%b%b\r\n" % (line, value)
 
 
+@mypyc_attr(free_list_len=1)
 class Fetch(Exchange):
     """get, head, read or inspect: a record or None. What comes with a checksum is verified against it, key included."""
 
@@ -193,6 +195,7 @@ class Writing(Exchange):
         return stored
 
 
+@mypyc_attr(free_list_len=1)
 class Put(Writing):
     """An unstamped set: repeated, it would be another write."""
 
@@ -209,7 +212,7 @@ class Put(Writing):
         self._call = call
 
     def request(self, milliseconds: int) -> Buffers:
-        return with_value(self.line() + self.end(milliseconds), self.value)
+        return (self.line() + self.end(milliseconds), self.value, b"\r\n")
 
     def line(self) -> bytes:
         """The request's line but for its end."""

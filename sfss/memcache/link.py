@@ -60,7 +60,8 @@ class Link(asyncio.Protocol):
         self._transport: Transport | None = None
         self._out: list[bytes] = []
         self._out_large = False
-        self._gathered: list[Exchange] = []
+        self._gathered = 0
+        """So many of what is pending, the last of them, wait to be sent together."""
         self._flush_soon = self._flush  # made once: 300 instructions
         self._paused = False
         self._error: SfssError | None = None
@@ -88,7 +89,7 @@ class Link(asyncio.Protocol):
     @property
     def gathering(self) -> bool:
         """Whether requests of this turn of the loop wait to be sent together."""
-        return bool(self._gathered)
+        return self._gathered > 0
 
     @property
     def has_room(self) -> bool:
@@ -116,7 +117,7 @@ class Link(asyncio.Protocol):
         # back, so it counts as sent: whoever gives up waiting for it meanwhile must not be told that it surely wasn't.
         if not self._gathered:
             self._loop.call_soon(self._flush_soon)
-        self._gathered.append(exchange)
+        self._gathered += 1
         exchange.sent = True
         if isinstance(request, bytes):
             self._out.append(request)
@@ -124,8 +125,9 @@ class Link(asyncio.Protocol):
                 self._out_large = True
         else:
             self._out.extend(request)
-            self._out_large = True
-        if len(self._gathered) >= TOGETHER_MAX:
+            if exchange.size > COPIED_BYTES_MAX:
+                self._out_large = True
+        if self._gathered >= TOGETHER_MAX:
             self._flush()
 
     def _flush(self) -> None:
@@ -135,14 +137,15 @@ class Link(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         out = self._out
-        self._gathered.clear()
+        self._gathered = 0
         if self._out_large:
             self._out, self._out_large = [], False
             transport.writelines(out)
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        transport.write(data)
+        elif len(out) == 1:
+            transport.write(out.pop())
+        else:
+            self._out = []
+            transport.write(b"".join(out))
 
     def close(self, error: SfssError) -> None:
         """Give up on the connection: nothing that comes on it can be trusted any more."""
@@ -249,11 +252,10 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        for exchange in self._gathered:
+        orphans, self.pending = self.pending, []
+        for exchange in orphans[max(0, len(orphans) - self._gathered) :]:
             exchange.sent = exchange.repeated  # never by this connection
-        self._gathered.clear()
-        orphans = list(self.pending)
-        self.pending.clear()
+        self._gathered = 0
         error = self._error or OutOfStep(str(exc) if exc else "the connection was closed because of a fault")
         if not self.gone.done():
             self.gone.set_result(None)

@@ -83,11 +83,13 @@ def found_in(line: Line) -> Found | None:
     begin = line.at
     line.takes_flag(_SIZE)
     size = line.number(SIZE_DIGITS)
-    line.takes_flag(_FLAGS)
-    flags = line.number(FLAGS_DIGITS)
-    line.takes_flag(_EXPIRY)
-    expires = line.number(EXPIRY_DIGITS)
-    line.takes_flag(_VERSION)
+    flags = expires = 0
+    if not line.has(b" f0 A0 V"):  # nearly all; 300 instructions less
+        line.takes_flag(_FLAGS)
+        flags = line.number(FLAGS_DIGITS)
+        line.takes_flag(_EXPIRY)
+        expires = line.number(EXPIRY_DIGITS)
+        line.takes_flag(_VERSION)
     version = line.number(VERSION_DIGITS)
     line.takes_flag(_CHECKSUM)
     checksum = line.hex16()

@@ -17,6 +17,9 @@ from sfss.memcache.line import Line
 from sfss.memcache.requests import LINE_BYTES_MAX
 from sfss.store import WIRE_VALUE_BYTES_MAX
 
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+
 ROOM_BYTES_MIN: Final = 64 * 1024
 """A block of which more than this is missing is received in place."""
 
@@ -118,7 +121,7 @@ class ReplyParser:
             if size > self._value_bytes_max:
                 raise OutOfStep(f"a block of {size} bytes; the limit is {self._value_bytes_max}")
             end = at + size
-            if buffer[end : end + 2] == b"\r\n":
+            if end + 2 <= len(buffer) and buffer[end] == _CR and buffer[end + 1] == _LF:
                 self._at = end + 2
                 return buffer[at:end]
             self._block = block = Block(size, keep)

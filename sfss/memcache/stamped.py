@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from sfss.errors import ConnectionLost, Outcome
 from sfss.keys import check_key
-from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
-from sfss.memcache.exchanges import MORE, Group, Writing, tail, unexpected, with_value
+from sfss.memcache.answers import Buffers
+from sfss.memcache.exchanges import MORE, Group, Writing, tail, unexpected
 from sfss.memcache.replies import ReplyParser
+from sfss.native import mypyc_attr
 from sfss.store import Applied, Call, Record, hex16
 
 _LINE_END: Final = b"\r\n"
@@ -40,6 +41,7 @@ class Stamped:
         self.applied = Applied(True, version, checksum, True)
 
 
+@mypyc_attr(free_list_len=1)
 class Apply(Writing):
     """A stamped write of a record: newest wins, so it may be repeated."""
 
@@ -52,12 +54,12 @@ class Apply(Writing):
 
     def request(self, milliseconds: int) -> Buffers:
         stamped, ring = self._stamped, self._call.ring
+        if ring:
+            line = b"%b G%d U%d O%b\r\n" % (stamped.line, ring, milliseconds, self.opaque)
+        else:
+            line = stamped.line + tail(self._call, milliseconds, self.opaque)
         record = stamped.record
-        if ring and not record.tombstone and len(record.value) <= COPIED_BYTES_MAX:
-            # Nearly all; in one piece at half the price.
-            return b"%b G%d U%d O%b\r\n%b\r\n" % (stamped.line, ring, milliseconds, self.opaque, record.value)
-        line = stamped.line + tail(self._call, milliseconds, self.opaque)
-        return line if record.tombstone else with_value(line, record.value)
+        return line if record.tombstone else (line, record.value, _LINE_END)
 
     def take(self, replies: ReplyParser) -> Any:
         if replies.takes(b"%b O%b\r\n" % (self._stamped.answer, self.opaque)):

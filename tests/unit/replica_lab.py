@@ -32,6 +32,8 @@ WALL = 1_800_000_000.0
 
 
 class AlwaysReserved:
+    sure_below = 0
+
     def covers(self, stamp: int) -> bool:
         return True
 

@@ -301,6 +301,8 @@ async def test_without_a_place_to_remember_stamps_every_write_asks_first():
 @in_virtual_time
 async def test_a_stamp_that_a_later_life_might_issue_again_is_not_used_unasked():
     class Exhausted:
+        sure_below = 0
+
         def covers(self, stamp):
             return False
 
