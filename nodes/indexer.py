@@ -1,10 +1,11 @@
 """Moving durable records into the index on disk, about once a second, in a thread of its own.
 
-What is durable is frozen, committed with full sync, in slices (`nodes.generation`) of which the last one has the position
-it covers, and then dropped from memory. Until then the overlay answers for it. When the disk is full the reserve gives room, and the commit is
-tried again; meanwhile writes wait once the overlay is full, so memory stays bounded, and whoever else waits is told
-that there is no room. Any other failure ends the process: nobody knows what a map is worth whose commit, growth or
-renewal failed, and a start replays all that was durable.
+What is durable is frozen, committed with full sync, and then dropped from memory. It goes in slices
+(`nodes.generation`), of which the last one has the position that is covered; until then the overlay answers for all
+of it. When the disk is full the reserve gives room, and the commit is tried again; meanwhile writes wait once the
+overlay is full, so memory stays bounded, and whoever else waits is told that there is no room. Any other failure ends
+the process: nobody knows what a map is worth whose commit, growth or renewal failed, and a start replays all that was
+durable.
 """
 
 from __future__ import annotations
