@@ -216,7 +216,7 @@ class RequestParser:
             request = self._like(first, tail) if tail else None
             if request is None:
                 request = self._whole(lane)
-            if request is None or request.group != first.group or request.command is not first.command:
+            if request is None or not _goes_with(request, first):
                 break
             self._at = self._end
             more.append(request)
@@ -396,3 +396,12 @@ class RequestParser:
     def _drop_block(self) -> None:
         self._block = Block(0)
         self._head = None
+
+
+def _goes_with(request: Request, first: Request) -> bool:
+    """Whether a request belongs to the group of `first`, which is carried out under its call: that has to be no laxer
+    than the request's own."""
+    if request.group != first.group or request.command is not first.command:
+        return False
+    own, call = request.call, first.call
+    return own is call or (own.ring == call.ring and own.shared == call.shared and own.deadline >= call.deadline)

@@ -13,9 +13,11 @@ from memcache_peer import Clock, Peer, SlowStore, server_of
 from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk, SfssError
 from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
 from sfss.memcache.client import _SEQUENCES
+from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
 from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
 from sfss.memcache.replies import OutOfStep, ReplyParser
+from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.server import ServerLimits
 from sfss.memcache.stamped import ApplyGroup, Stamped
 from sfss.memory import MemoryStore
@@ -134,6 +136,38 @@ async def test_only_lines_of_one_opaque_and_one_kind_are_a_group() -> None:
     peer.say(line % (b"f", b" v", b"4") + line % (b"g", b" v", b"4"))
 
     assert store.read == [[b"b", b"c"]]
+
+
+@pytest.mark.parametrize(
+    ("end", "other"),
+    [(b" G5 U900", b" G6 U900"), (b" G5 U900", b" U900"), (b" U900", b""), (b" U900", b" U0"), (b"", b" U0")],
+)
+@pytest.mark.parametrize("form", [b"ms %b 1 F0 A0 V1 H%b B%b O*1\r\nv\r\n", b"mg %b%.0b s f A V H%b O*1\r\n"])
+async def test_a_line_of_another_ring_or_deadline_is_not_carried_out_under_the_call_of_its_neighbour(
+    form: bytes, end: bytes, other: bytes
+) -> None:
+    parser = RequestParser(COMMANDS, LANES)
+    parser.feed(b"".join(form % (key, b"0" * 16, one) for key, one in ((b"a", end), (b"b", end), (b"c", other))))
+
+    calls = {}
+    while (request := parser.next()) is not None:
+        assert isinstance(request, Request)
+        calls.update({one.key: request.call for one in [request, *(request.more or [])]})
+
+    assert calls[b"b"] is calls[b"a"]
+    assert calls[b"c"].ring == (int(other[2:3]) if other.startswith(b" G") else 0)
+    if other.endswith(b"U0"):
+        assert calls[b"c"].deadline < calls[b"a"].deadline
+
+
+async def test_a_write_that_others_may_write_too_is_in_no_group_with_one_that_only_we_write() -> None:
+    store = Grouped()
+
+    Peer(server_of(store)).say(
+        b"".join(b"ms %b 1 F0 A0 V H B%b O*1\r\nv\r\n" % one for one in ((b"a", b""), (b"b", b" Q")))
+    )
+
+    assert store.written == []
 
 
 async def test_a_group_has_a_limit() -> None:
