@@ -77,7 +77,7 @@ class Generation:
         for part, behind in zip(parts[-2::-1], parts[:0:-1], strict=True):
             live = {volume: count - behind.grown.get(volume, 0) for volume, count in live.items()}
             files -= behind.files
-            covered = replace(self._before, files=files)
+            covered = replace(self._before, files=files, version_max=self.covered.version_max)
             changed = {volume: live[volume] for volume in part.grown}
             slices.append(
                 Slice(part.entries, covered, changed, False, part.tree, part.notes, durable=self.covered.position)

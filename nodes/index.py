@@ -165,7 +165,10 @@ class Index:
         """Up to which position records may be in the index that it doesn't cover, since a commit of several slices came
         to no end; all before it was on disk. 0 where none are. Raises `IndexDamaged`."""
         with self._reading() as transaction:
-            packed = transaction.get(_DURABLE_KEY, db=self._meta)
+            return self._durable_in(transaction)
+
+    def _durable_in(self, transaction: lmdb.Transaction[bytes]) -> int:
+        packed = transaction.get(_DURABLE_KEY, db=self._meta)
         return 0 if packed is None else int(_checked(packed))
 
     def live_bytes(self) -> dict[int, int]:
@@ -248,7 +251,9 @@ class Index:
                         transaction.delete(key, db=self._meta)
                 if not durable:
                     transaction.put(_TREE_KEY, b"%d" % covered.position, db=self._meta)
-            if durable:
+            # A start that replays what slices had may commit it step by step, and be killed as well.
+            durable = max(durable, self._durable_in(transaction))
+            if durable > covered.position:
                 transaction.put(_DURABLE_KEY, _with_check(b"%d" % durable), db=self._meta)
             else:
                 transaction.delete(_DURABLE_KEY, db=self._meta)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from nodes import generation, index
+from nodes import generation, index, recovery
 from nodes.checker import check_directory
-from nodes.entry import index_key, pack_entry
+from nodes.entry import index_key, pack_entry, unpack_fields
 from nodes.format import Kind, pack_fields
 from nodes.generation import Generation
 from nodes.index import Covered, Index
@@ -106,6 +106,57 @@ async def test_records_that_slices_had_and_that_are_gone_are_missed_at_the_next_
     async with node(copies[2]) as store:
         with pytest.raises(Recovering):
             store.get(b"first")
+
+
+async def test_records_of_slices_that_are_gone_are_missed_also_after_a_start_that_was_killed(
+    tmp_path, monkeypatch, small_slices
+):
+    """The start commits what it replays step by step, and is killed behind the first of them."""
+    async with node(tmp_path / "node") as store:
+        await settled(store.set(b"first", b"v"))
+        await store._indexer.commit()
+        await all_set(store, KEYS[:30], b"v" * 100)
+        middle = store._writer.volume.end
+        await all_set(store, KEYS[30:], b"v" * 100)
+        copies = copied_after_each_commit(monkeypatch, tmp_path / "node", tmp_path / "killed")
+        await store._indexer.commit()
+        monkeypatch.undo()
+    started = copied_after_each_commit(monkeypatch, copies[2], tmp_path / "started")
+    monkeypatch.setattr(recovery, "_COMMIT_ENTRIES", 20)
+    async with node(copies[2]):
+        pass
+    monkeypatch.undo()
+    [volume] = (started[0] / "volumes").glob("*.volume")
+    os.truncate(volume, middle)
+
+    async with node(started[0]) as store:
+        with pytest.raises(Recovering):
+            store.get(b"first")
+
+
+def test_no_slice_has_a_higher_version_than_it_says(tmp_path, small_slices):
+    """No stamp below that is issued again, even where what followed in the volumes is lost."""
+    index = Index.open(tmp_path / "index", NODE)
+    index.refresh()
+    overlay = Overlay(index, Figures())
+    for number, key in enumerate(map(index_key, KEYS), 1):
+        entry = pack_entry(key, 1, number, pack_fields(1, 0, 0, number, number), Kind.FILE)
+        overlay.put(key, entry, 1, 100, number, number, True)
+    parts = Generation(overlay, Covered(NODE, 1, 9, 9, len(KEYS), len(KEYS)), index.covered()).slices()
+    index.close()
+
+    assert len(parts) == generation.SLICES_MAX
+    for part in parts:
+        assert part.covered.version_max >= max(unpack_fields(entry)[5] for entry in part.entries.values())
+
+
+def test_a_mark_of_what_is_on_disk_stays_until_the_index_covers_it(tmp_path):
+    index = Index.open(tmp_path / "index", NODE)
+    for covered, durable, left in ((10, 50, 50), (20, 30, 50), (30, 0, 50), (50, 0, 0), (50, 90, 90), (90, 0, 0)):
+        index.commit({}, Covered(NODE, 1, covered, covered), {}, False, {}, {}, durable)
+
+        assert index.durable() == left
+    index.close()
 
 
 def test_the_pages_of_a_small_index_are_not_there_three_times(tmp_path):
