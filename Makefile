@@ -67,7 +67,7 @@ $(VENV)/installed: setup.py pyproject.toml $(VENV)/made
 
 $(VENV)/compiled: $(VENV)/installed $(sources)
 	@echo "compiling what every request goes through (half a minute, the first time and after a change)"
-	@rm -f $(compiled)
+	@rm -rf build $(compiled) # mypyc now and then fails on what it left there of other sources
 	@$(bin)/python setup.py --quiet build_ext --inplace >$(VENV)/compile.log 2>&1 || { rm -f $(compiled); \
 	    echo "make: compiling failed, $(VENV)/compile.log says why; sfss runs interpreted, at about half the speed"; }
 	@grep 'sfss runs interpreted' $(VENV)/compile.log || true

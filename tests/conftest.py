@@ -66,7 +66,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if stale := changed_since_compiled():
         raise pytest.UsageError(f"{stale[0]} has changed since it was compiled: `make test` compiles it anew")
     if config.getoption("--compiled"):
-        use_compiled()
+        try:
+            use_compiled()
+        except RuntimeError as reason:
+            raise pytest.UsageError(f"--compiled is for files of tests/integration alone: {reason}") from None
     if config.getoption("--seed") is None:
         config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
     if not IN_CI and config.getoption("--hypothesis-seed") is None:

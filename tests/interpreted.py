@@ -13,7 +13,7 @@ from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceF
 from pathlib import Path
 from types import ModuleType
 
-PACKAGES = ("sfss", "proxy", "nodes")
+PACKAGES = frozenset({"sfss", "proxy", "nodes"})
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,7 +41,10 @@ def use_sources() -> None:
 
 
 def use_compiled() -> None:
-    """From the next import on, where something is compiled. What was imported as sources stays so."""
+    """From the next import on, where something is compiled. Raises `RuntimeError` where sources have been imported
+    already: compiled classes that inherit from theirs end the process."""
+    if imported := sorted(PACKAGES & sys.modules.keys()):
+        raise RuntimeError(f"the sources of {', '.join(imported)} have been imported already")
     sys.meta_path.remove(_sources)
 
 
