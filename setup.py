@@ -36,7 +36,7 @@ COMPILED = {
     "web": {
         "sfss/web": "answers application conditions connection counters files memory origins outbox paths pieces"
         " proxies repeated_head requests retry_budget server uploads versions",
-        "sfss/web/batches": "getting keys outcomes putting records room",
+        "sfss/web/batches": "getting items keys outcomes putting records room",
     },
     "proxy": {
         "proxy": "coordinator counters gathering grouping health latency options peer placed_ring reading writing"
