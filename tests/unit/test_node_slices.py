@@ -17,7 +17,7 @@ from nodes.generation import Generation
 from nodes.index import Covered, Index
 from nodes.overlay import Figures, Overlay
 from nodes.store import NodeStore
-from sfss.errors import Recovering
+from sfss.errors import OutOfDisk, Recovering
 from sfss.store import settled
 from tests.unit.small_nodes import Clock, killed, node
 
@@ -132,6 +132,34 @@ async def test_records_of_slices_that_are_gone_are_missed_also_after_a_start_tha
     async with node(started[0]) as store:
         with pytest.raises(Recovering):
             store.get(b"first")
+
+
+@pytest.mark.parametrize("room_again", [True, False])
+async def test_a_round_that_finds_no_room_half_way_loses_nothing(tmp_path, monkeypatch, small_slices, room_again):
+    async with node(tmp_path / "node") as store:
+        held = await all_set(store, KEYS, b"old")
+        await store._indexer.commit()
+        held |= await all_set(store, KEYS[20:], b"new")
+        commit, slices = index.Index.commit, []
+
+        def full_half_way(*arguments: Any) -> None:
+            slices.append(arguments)
+            if len(slices) == 4 or (len(slices) > 4 and not room_again):
+                raise index.IndexDiskFull("planted")
+            commit(*arguments)
+
+        monkeypatch.setattr(index.Index, "commit", full_half_way)
+        with pytest.raises(OutOfDisk):
+            await store._indexer.commit()
+
+        assert {key: (await settled(store.get(key))).value for key in KEYS} == held
+    monkeypatch.undo()
+
+    assert store._indexer.complete == room_again
+    assert len(slices) >= 5
+    assert check_directory(tmp_path / "node", print) == 0
+    async with node(tmp_path / "node") as store:
+        assert {key: (await settled(store.get(key))).value for key in KEYS} == held
 
 
 def test_no_slice_has_a_higher_version_than_it_says(tmp_path, small_slices):
