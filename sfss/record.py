@@ -21,7 +21,7 @@ _digest_of: Final = xxh3_64_intdigest
 _hexlify: Final = hexlify
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Call:
     """What a request carries down the tiers besides its arguments.
 
@@ -67,7 +67,7 @@ class Call:
 NO_CALL: Final = Call()
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Record:
     """One version of one key, as nodes keep it. Never changed once made.
 
@@ -177,7 +177,7 @@ def hex16(number: int) -> bytes:
     return _hexlify(number.to_bytes(8, "big"))
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Written:
     """What a write achieved. `durable` of `copies` replicas are known to hold it on disk (`copies` 0: the
     server doesn't say). `version` and `checksum` are 0 where the server has no versions."""
@@ -203,7 +203,7 @@ class Written:
         return f"Written{self._fields()}"
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Applied:
     """A replica's answer to a stamped write.
 

@@ -42,7 +42,7 @@ _COPIES: Final = 0x42  # B
 _RAW: Final = 0x59  # Y
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Found:
     """The answer to mg where there is a record. `block`: the length of the block that follows, -1 where none does.
     `raw`: it says what kind of record it is, which is asked for by Y. `words`: as in `Record`."""
@@ -104,7 +104,7 @@ def found_in(line: Line) -> Found | None:
     return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque, words)
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Missed:
     """The answer to mg where there is none."""
 
@@ -121,7 +121,7 @@ def missed_in(line: Line) -> Missed | None:
     return Missed(opaque) if line.ends() else None
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Stored:
     """The answer to ms and md. `newest`: what was sent is the newest now."""
 

@@ -40,7 +40,7 @@ _HTTP_VERBS: Final = frozenset(
 )
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Request:
     """One request, checked for form. `size` is the length of its block, -1 where it has none.
 

@@ -27,7 +27,7 @@ STORED_BYTES_HEADERS: Final = b"Accept-Ranges: bytes\r\n" + FOREIGN_BYTES_HEADER
 """Sent with every file."""
 
 
-@mypyc_attr(acyclic=True, free_list_len=1)
+@mypyc_attr(free_list_len=1)
 class Answer:
     """A status, the header lines that are this answer's own (each with its CRLF; Content-Length among them where
     there is to be one) and the body. `close` ends the connection after it."""

@@ -91,5 +91,10 @@ def f():
     assert names_bound_twice(source) == ["f, line 5: error"]
 
 
+@pytest.mark.parametrize("path", compiled_sources())
+def test_no_class_is_hidden_from_the_garbage_collector(path: str) -> None:
+    assert "acyclic=" not in (ROOT / path).read_text()
+
+
 def test_there_is_something_to_look_at() -> None:
     assert len(compiled_sources()) > 30
