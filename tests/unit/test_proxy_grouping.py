@@ -1,16 +1,28 @@
 """Groups of a coordinator: what all asked replicas agree on is answered, the rest is left out; writes are as alone."""
 
 import asyncio
+from random import Random
 
 import pytest
 
 from proxy.peer import Peer
-from sfss.errors import Busy, CorruptRecord, Expired, OutOfDisk, QuorumUnavailable, StaleRing
+from sfss.errors import (
+    Busy,
+    ConnectionLost,
+    CorruptRecord,
+    Expired,
+    Outcome,
+    OutOfDisk,
+    QuorumUnavailable,
+    Recovering,
+    StaleRing,
+    Unreachable,
+)
 from sfss.groups import Item, LeftOut
 from sfss.promise import new_promise
-from sfss.store import Call, settled
+from sfss.store import Call, Written, settled
 from tests.unit.replica_lab import KEY, HintLab, Lab
-from tests.unit.virtual_time import in_virtual_time
+from tests.unit.virtual_time import in_virtual_time, run
 
 
 def keys_of(lab, count):
@@ -329,3 +341,60 @@ async def test_without_a_quorum_each_write_of_a_group_says_so():
     outcomes = await settled(lab.coordinator.set_many([Item(key, b"x") for key in keys]))
 
     assert [type(outcome) for outcome in outcomes] == [QuorumUnavailable] * 2
+
+
+REFUSALS = (
+    Busy("planted"),
+    OutOfDisk("planted"),
+    Recovering("planted"),
+    Expired("planted"),
+    ConnectionLost("planted", Outcome.UNKNOWN),
+)
+
+
+async def what_comes_of(seed, together):
+    """Of eight writes, each of which a replica may refuse or hold a newer one of: outcomes, hints, and what is known of
+    the peers then."""
+    random = Random(seed)
+    lab = HintLab()
+    keys = keys_of(lab, 8)
+    ahead = random.choice(lab.replicas)
+    for place, replica in enumerate(lab.replicas):
+        delay_s = 0.01 * ((place + seed) % 3)
+        refusals = {key: random.choice(REFUSALS) for key in keys if random.random() < 0.25}
+        for key in keys:
+            if replica is ahead and random.random() < 0.2:
+                replica.hold(lab.record(b"newer", seconds_ago=-50, key=key), key)
+
+        def answer(promise, key, record, replica=replica, refusals=refusals):
+            refusal = refusals.get(key)
+            if refusal is None:
+                promise.set_result(replica.store.apply(key, record))
+            else:
+                promise.set_exception(type(refusal)(str(refusal), refusal.outcome))
+
+        def apply(key, record, call, answer=answer, delay_s=delay_s):
+            promise = new_promise()
+            asyncio.get_running_loop().call_later(delay_s + 1e-5 * keys.index(key), answer, promise, key, record)
+            return promise
+
+        replica.apply = apply
+    if random.random() < 0.3:
+        lab.health.failed(random.choice(lab.peers), Unreachable("planted"))
+    if together:
+        outcomes = await settled(lab.coordinator.set_many([Item(key, b"v") for key in keys]))
+    else:
+        outcomes = await asyncio.gather(
+            *(settled(lab.coordinator.set(key, b"v")) for key in keys), return_exceptions=True
+        )
+    await asyncio.sleep(1)
+    await lab.hints.flush()
+    told = [one.durable if isinstance(one, Written) else (type(one), one.outcome) for one in outcomes]
+    peers = [(peer.down, peer.suspect, peer.error, peer.apply_latency._total) for peer in lab.peers]
+    assert (lab.coordinator.bytes_in_flight, lab.coordinator.in_flight) == (0, 0)
+    return told, sorted((hint.node, hint.key) for hint in lab.kept()), peers
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_comes_of_a_group_of_writes_is_what_comes_of_each_alone(seed):
+    assert run(what_comes_of(seed, True)) == run(what_comes_of(seed, False))
