@@ -168,20 +168,17 @@ def wrong_slot() -> None:
         read_replies(self, data)
 
     Link.data_received = data_received  # type: ignore[method-assign]
-    begin = _Request.attempt
 
-    def attempt(self: Any) -> None:
-        send = self.send
-
-        def send_until_the_caller_leaves(client: Any, call: Any) -> Any:
-            reply = send(client, call)
-            self.result.add_done_callback(lambda result: result.cancelled() and reply.cancel())
+    def until_the_caller_leaves(send: Any) -> Any:
+        def send_one(self: Any, client: Any, call: Any) -> Any:
+            reply = send(self, client, call)
+            self.add_done_callback(lambda request: request.cancelled() and reply.cancel())
             return reply
 
-        self.send = send_until_the_caller_leaves
-        begin(self)
+        return send_one
 
-    _Request.attempt = attempt  # type: ignore[method-assign]
+    for kind in _Request.__subclasses__():
+        kind.send = until_the_caller_leaves(kind.send)  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def run_pytest(folder: Path, *options: str, ci: str = "") -> str:
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_a_skip_is_a_skip_at_a_developers(folder: Path) -> None:
@@ -163,5 +163,10 @@ def test_the_sources_are_run_also_where_a_folder_on_the_command_line_imports_wha
     (folder / "deep" / "conftest.py").write_text("import sfss.keys\n")
     (folder / "deep" / "test_some.py").write_text("import sfss.stamps\ndef test_some(): ...\n")
 
+    (folder / "plain").mkdir()
+    (folder / "plain" / "test_other.py").write_text("import sfss.stamps\ndef test_other(): ...\n")
+
     assert "1 passed" in run_pytest(folder, "deep/test_some.py")
-    assert "stamps.so" in run_pytest(folder, "--compiled", "deep/test_some.py")
+    assert "stamps.so" in run_pytest(folder, "--compiled", "plain/test_other.py")
+    # What is compiled and inherits from what was imported as sources would end the process.
+    assert "sfss have been imported already" in run_pytest(folder, "--compiled", "deep/test_some.py")
