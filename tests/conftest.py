@@ -7,8 +7,8 @@
 * Tests run the packages' sources in their own process, also where they are compiled; the servers that they start as
   processes run as they are installed.
 * With CI set, a skip is a failure: a machine that lacks a tool must not look like a machine where the test passed.
-* `make test` runs in three processes (pytest-xdist). Files marked `alone` come last, one test at a time: what they
-  measure says something only where nobody else keeps the machine busy.
+* `make test` runs in three processes (pytest-xdist), and only with room for what they store. Files marked `alone` come
+  last, one test at a time: what they measure says something only where nobody else keeps the machine busy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -38,6 +40,9 @@ use_sources()
 # which starts in two thirds of the time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+_ROOM_BYTES = 4 << 30
+"""For three processes: the largest tests of clusters at once, and what whole files of tests share."""
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -63,6 +68,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if _is_one_of_several(config):
         die_with_parent()
+    elif config.getoption("numprocesses", None):
+        _look_for_room(Path(config.option.basetemp or os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir()))
     if stale := changed_since_compiled():
         raise pytest.UsageError(f"{stale[0]} has changed since it was compiled: `make test` compiles it anew")
     if config.getoption("--compiled"):
@@ -74,6 +81,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.seed = 1 if IN_CI else random.SystemRandom().randrange(1 << 32)
     if not IN_CI and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(config.getoption("--seed"))
+
+
+def _look_for_room(folder: Path) -> None:
+    """Clusters on a full disk would fail in a thousand ways, none of which says why."""
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_BYTES:
+        raise pytest.UsageError(
+            f"the tests need {_ROOM_BYTES >> 30} GiB on the disk of {folder}, and {free / (1 << 30):.1f} GiB are free: "
+            "make room, or name another folder in TMPDIR"
+        )
 
 
 def _is_one_of_several(config: pytest.Config) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.disks import SmallDisk, needs_root
+
 TESTS = Path(__file__).parents[1]
 
 SKIPPING = """
@@ -92,6 +94,23 @@ def test_a_run_can_be_repeated_with_the_seed_that_it_printed(folder: Path) -> No
     drawn = [re.search(r"drawn (\S+)", said) for said in (first, other, again)]
     assert None not in drawn
     assert drawn[0][1] == drawn[2][1] != drawn[1][1]  # type: ignore[index]
+
+
+@needs_root
+def test_without_room_for_what_the_tests_store_nothing_is_begun_and_one_line_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "test_some.py").write_text("def test_some(): ...\n")
+    with SmallDisk(folder / "disk", 1 << 20) as disk:
+        monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(disk.path))
+
+        side_by_side, one_by_one = run_pytest(folder, "-n", "2"), run_pytest(folder)
+
+    assert side_by_side == (
+        f"ERROR: the tests need 4 GiB on the disk of {disk.path}, and 0.0 GiB are free: "
+        "make room, or name another folder in TMPDIR\n\n"
+    )
+    assert "1 passed" in one_by_one
 
 
 LOGGING = """
