@@ -103,7 +103,8 @@ def run_round(name: str, seed: int, folder: Path, *, long_form: bool) -> Round:
     report = folder / "report.xml"
     command = [
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--seed={seed}", f"--basetemp={folder / 'data'}"),
-        *(f"--junitxml={report}", "-o", "junit_family=xunit1", *FAULTS[name].tests),
+        *(f"--junitxml={report}", "-o", "junit_family=xunit1", "-o", "tmp_path_retention_policy=all"),
+        *FAULTS[name].tests,
         *(["-k", FAULTS[name].only] if FAULTS[name].only else []),
         *([f"--fault-seconds={LONG_FORM_S}"] if long_form else []),
     ]
