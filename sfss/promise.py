@@ -24,15 +24,41 @@ _FAILED: Final = 2
 _CANCELLED: Final = 3
 
 
-class Turn:
-    """Promises that are settled and whose callbacks haven't run, of one event loop. Get it from `turn_of`."""
+class Sender:
+    """Who gathers what it sends until a turn of the loop ends."""
 
-    __slots__ = ("_due", "_gathering", "loop")
+    def flush(self) -> None:
+        """Send it."""
+        raise NotImplementedError
+
+
+class Turn:
+    """Promises that are settled and whose callbacks haven't run, and who has something to send, of one event loop. Get
+    it from `turn_of`."""
+
+    __slots__ = ("_due", "_gathering", "_senders", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._due: list[Promise[Any]] = []
         self._gathering = False
+        self._senders: list[Sender] = []
+
+    def send_soon(self, sender: Sender) -> None:
+        """Have `sender` flush once all has run that the loop has to run now; one callback does for all senders."""
+        if not self._senders:
+            self.loop.call_soon(self._flush)
+        self._senders.append(sender)
+
+    def _flush(self) -> None:
+        senders, self._senders = self._senders, []
+        for place, sender in enumerate(senders):
+            try:
+                sender.flush()
+            except BaseException:
+                for other in senders[place + 1 :]:
+                    self.send_soon(other)
+                raise
 
     def gather(self) -> None:
         """The caller will settle several promises, and then surely call `run`."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 from sfss.addresses import host_and_port, reason_of
 from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreachable, Unsupported
@@ -25,6 +25,7 @@ from sfss.groups import Item
 from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
+    SEQUENCES,
     AskHashes,
     AskIdentity,
     AskPurged,
@@ -41,7 +42,7 @@ from sfss.memcache.exchanges import (
     PutGroup,
     Remove,
 )
-from sfss.memcache.lane import Lane
+from sfss.memcache.lane import Account, Lane
 from sfss.memcache.link import Link
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.sighting_exchange import TellSightings
@@ -54,9 +55,6 @@ from sfss.ring_record import RingRecord
 from sfss.store import KEY_BYTES_MAX, NO_CALL, Applied, Call, Identity, Purged, Record, Seen, Written
 
 _log = logging.getLogger("sfss.memcache")
-
-_SEQUENCES: Final = 1_000_000
-"""Opaques count up to here: a group's star, 6 digits, a dot and 24 bytes of request id are the 32 that one may have."""
 
 
 class Dialect(Enum):
@@ -131,8 +129,7 @@ class MemcacheClient:
         self._last_seen = last_seen
         self._monotonic = monotonic
         self._sequence = 0
-        self._held = 0
-        self._bytes = 0
+        self._account = Account()
         self._sweep: asyncio.TimerHandle | None = None
         self._turn: Turn | None = None
         self._closed = False
@@ -143,7 +140,7 @@ class MemcacheClient:
         self._lanes = (self._reads, self._writes, self._bulk, self._orders)
 
     def _lane(self, links: int) -> Lane:
-        return Lane(self._open_link, self._over, self._monotonic, links)
+        return Lane(self._open_link, self._account, self._monotonic, links)
 
     def __repr__(self) -> str:
         return f"<MemcacheClient {host_and_port(self.host, self.port)}>"
@@ -163,7 +160,7 @@ class MemcacheClient:
     @property
     def bytes_waiting(self) -> int:
         """Bytes of values that are queued, or sent and not acknowledged."""
-        return self._bytes
+        return self._account.bytes
 
     # Life
 
@@ -248,7 +245,9 @@ class MemcacheClient:
         """The same, of a record that goes to several servers."""
         self._needs_sfss("apply")
         lane = self._bulk if stamped.record.size > self.limits.bulk_bytes else self._writes
-        return self._ask(lane, Apply(stamped, call), call)
+        apply = Apply(stamped, call)
+        apply.opaque = stamped.opaque_in(call)
+        return self._ask(lane, apply, call)
 
     def identify(self) -> Promise[Identity]:
         self._needs_sfss("identify")
@@ -335,35 +334,32 @@ class MemcacheClient:
     # The way of every request
 
     def _ask(self, lane: Lane, exchange: Exchange, call: Call) -> Promise[Any]:
-        limits = self.limits
-        if self._held >= limits.in_flight_max or self._bytes + exchange.size > limits.bytes_max:
-            raise Busy(f"{self._held} requests with {self._bytes} bytes wait for {host_and_port(self.host, self.port)}")
+        limits, account = self.limits, self._account
+        if account.held >= limits.in_flight_max or account.bytes + exchange.size > limits.bytes_max:
+            server = host_and_port(self.host, self.port)
+            raise Busy(f"{account.held} requests with {account.bytes} bytes wait for {server}")
         if self._closed:
             raise ConnectionLost("the client was closed")
         now = self._monotonic()
         if call.deadline <= now:
             raise Expired("the deadline passed before the request was sent")
         exchange.deadline = min(call.deadline, now + limits.answer_s)
-        self._sequence = (self._sequence + 1) % _SEQUENCES
-        if call.request_id:
-            exchange.opaque = b"%d.%b" % (self._sequence, call.request_id)
-        else:
-            exchange.opaque = b"%d" % self._sequence
+        if not exchange.opaque:
+            self._sequence = (self._sequence + 1) % SEQUENCES
+            if call.request_id:
+                exchange.opaque = b"%d.%b" % (self._sequence, call.request_id)
+            else:
+                exchange.opaque = b"%d" % self._sequence
         turn = self._turn
         if turn is None:
             turn = self._turn = turn_of(asyncio.get_running_loop())
         promise: Promise[Any] = Promise(turn)
         exchange.promise = promise
-        self._held += 1
-        self._bytes += exchange.size
+        account.take_on(exchange)
         lane.submit(exchange, now)
         if self._sweep is None:
             self._sweep = turn.loop.call_later(limits.sweep_s, self._sweep_lanes)
         return promise
-
-    def _over(self, exchange: Exchange) -> None:
-        self._held -= 1
-        self._bytes -= exchange.size
 
     def _sweep_lanes(self) -> None:
         self._sweep = None  # so that after a fault in here the next request begins it anew
@@ -431,7 +427,7 @@ class MemcacheClient:
     async def _first(self, link: Link, exchange: Exchange, what: str) -> Any:
         """Ask on a link that isn't in service yet."""
         exchange.promise = new_promise()
-        self._held += 1
+        self._account.take_on(exchange)
         now = self._monotonic()
         exchange.deadline = now + self.limits.connect_s
         link.send(exchange, now)

@@ -29,22 +29,41 @@ GROW_AT: Final = 8
 """Requests in flight on the least busy connection at which another one is opened."""
 
 
+class Account:
+    """The exchanges of one client that have begun and not ended: how many, and the bytes that they hold."""
+
+    __slots__ = ("bytes", "held")
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.bytes = 0
+
+    def take_on(self, exchange: Exchange) -> None:
+        self.held += 1
+        self.bytes += exchange.size
+
+    def over(self, exchange: Exchange) -> None:
+        """It has ended, in whatever way."""
+        self.held -= 1
+        self.bytes -= exchange.size
+
+
 class Lane(Owner):
     """Up to `links_max` connections to one server, opened on demand.
 
-    `connect` gives a link that is open (greeting included) or raises `SfssError`. `over` is told of every exchange that
-    has ended.
+    `connect` gives a link that is open (greeting included) or raises `SfssError`. Every exchange that ends is taken off
+    the `account`.
     """
 
     def __init__(
         self,
         connect: Callable[[Lane], Awaitable[Link]],
-        over: Callable[[Exchange], None],
+        account: Account,
         monotonic: Callable[[], float],
         links_max: int,
     ) -> None:
         self._connect = connect
-        self._over = over
+        self._account = account
         self._monotonic = monotonic
         self._links_max = links_max
         self._connecting: asyncio.Task[None] | None = None
@@ -66,7 +85,7 @@ class Lane(Owner):
         if link is None:
             if self._refusal is not None and not self.links and now < self._refused_until:
                 exchange.fail(_told(self._refusal, exchange))
-                self._over(exchange)
+                self._account.over(exchange)
                 return
             self.queue.append(exchange)
             self._grow()
@@ -132,14 +151,14 @@ class Lane(Owner):
         while self.queue:
             exchange = self.queue.popleft()
             exchange.fail(_told(error, exchange))
-            self._over(exchange)
+            self._account.over(exchange)
 
     def sweep(self, now: float, silence_s: float) -> bool:
         """Expire what is past its deadline and close what is silent; says whether anything is still waited for."""
         for exchange in self.queue:
             _expire(exchange, now)
         while self.queue and self.queue[0].promise.done():
-            self._over(self.queue.popleft())
+            self._account.over(self.queue.popleft())
         if self.queue:
             self._grow()
         for link in list(self.links):
@@ -169,7 +188,7 @@ class Lane(Owner):
 
     def answered(self, exchange: Exchange) -> None:
         """An exchange is over."""
-        self._over(exchange)
+        self._account.over(exchange)
 
     def has_room(self) -> None:
         """Send what waits, as far as there is room."""
@@ -179,7 +198,7 @@ class Lane(Owner):
         now = self._monotonic()
         while queue:
             if queue[0].promise.done():
-                self._over(queue.popleft())
+                self._account.over(queue.popleft())
                 continue
             link = self._pick()
             if link is None:
@@ -204,7 +223,7 @@ class Lane(Owner):
                 again.append(exchange)
             else:
                 exchange.fail(_told(error, exchange))
-                self._over(exchange)
+                self._account.over(exchange)
         self.queue.extendleft(reversed(again))
         if not isinstance(error, OutOfStep) and not self.links:
             # The server said why it doesn't want us; asking again at once would get the same answer.

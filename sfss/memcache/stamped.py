@@ -12,7 +12,7 @@ from typing import Any, Final
 from sfss.errors import ConnectionLost, Outcome
 from sfss.keys import check_key
 from sfss.memcache.answers import Buffers
-from sfss.memcache.exchanges import MORE, Group, Writing, tail, unexpected
+from sfss.memcache.exchanges import MORE, SEQUENCES, Group, Writing, tail, unexpected, with_value
 from sfss.memcache.replies import ReplyParser
 from sfss.native import mypyc_attr
 from sfss.store import Applied, Call, Record, hex16
@@ -20,11 +20,30 @@ from sfss.store import Applied, Call, Record, hex16
 _LINE_END: Final = b"\r\n"
 
 
-class Stamped:
-    """A record and its line, without the end that is each node's own. `answer` is how the line begins that tells of
-    `applied`: taken, and on disk. Raises `BadKey`."""
+_counted = 0
+"""The requests put into words so far, whose opaques begin with an s: no client makes such by itself."""
 
-    __slots__ = ("answer", "applied", "key", "line", "record")
+
+class Stamped:
+    """A record and its line, without the end that each round of it has. `answer` is how the line begins that tells of
+    `applied`: taken, and on disk. Raises `BadKey`.
+
+    Alone it is sent to all nodes of a round in the same words, opaque included, so that the second and the third cost
+    nothing to make: 4,000 instructions less for a write to three.
+    """
+
+    __slots__ = (
+        "_call",
+        "_milliseconds",
+        "_opaque",
+        "_request",
+        "_whole_answer",
+        "answer",
+        "applied",
+        "key",
+        "line",
+        "record",
+    )
 
     def __init__(self, key: bytes, record: Record) -> None:
         check_key(key)
@@ -39,6 +58,43 @@ class Stamped:
         self.line = line
         self.answer = b"HD %b1/1" % stamp
         self.applied = Applied(True, version, checksum, True)
+        self._call: Call | None = None
+        self._opaque = b""
+        self._milliseconds = -1
+        self._request: Buffers = b""
+        self._whole_answer = b""
+
+    def opaque_in(self, call: Call) -> bytes:
+        """What its requests in the round of `call` have in common."""
+        if call is not self._call:
+            global _counted
+            _counted = (_counted + 1) % SEQUENCES
+            self._call = call
+            if call.request_id:
+                self._opaque = b"s%d.%b" % (_counted, call.request_id)
+            else:
+                self._opaque = b"s%d" % _counted
+            self._milliseconds = -1
+            self._whole_answer = b"%b O%b\r\n" % (self.answer, self._opaque)
+        return self._opaque
+
+    def request(self, call: Call, milliseconds: int, opaque: bytes) -> Buffers:
+        """The request to one node."""
+        if opaque is self._opaque and milliseconds == self._milliseconds and call is self._call:
+            return self._request
+        ring, record = call.ring, self.record
+        if ring:
+            line = b"%b G%d U%d O%b\r\n" % (self.line, ring, milliseconds, opaque)
+        else:
+            line = self.line + tail(call, milliseconds, opaque)
+        request = line if record.tombstone else with_value(line, record.value)
+        if opaque is self._opaque:
+            self._milliseconds, self._request = milliseconds, request
+        return request
+
+    def answer_to(self, opaque: bytes) -> bytes:
+        """The line that tells of `applied`, in answer to such a request."""
+        return self._whole_answer if opaque is self._opaque else b"%b O%b\r\n" % (self.answer, opaque)
 
 
 @mypyc_attr(free_list_len=1)
@@ -53,16 +109,10 @@ class Apply(Writing):
         self._call = call
 
     def request(self, milliseconds: int) -> Buffers:
-        stamped, ring = self._stamped, self._call.ring
-        if ring:
-            line = b"%b G%d U%d O%b\r\n" % (stamped.line, ring, milliseconds, self.opaque)
-        else:
-            line = stamped.line + tail(self._call, milliseconds, self.opaque)
-        record = stamped.record
-        return line if record.tombstone else (line, record.value, _LINE_END)
+        return self._stamped.request(self._call, milliseconds, self.opaque)
 
     def take(self, replies: ReplyParser) -> Any:
-        if replies.takes(b"%b O%b\r\n" % (self._stamped.answer, self.opaque)):
+        if replies.takes(self._stamped.answer_to(self.opaque)):
             return self._stamped.applied
         stored = self.stored(replies)
         if stored is None:

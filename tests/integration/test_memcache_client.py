@@ -396,7 +396,7 @@ async def test_the_right_server_is_greeted_on_every_connection() -> None:
 
         assert greeted == ["memory", "memory"]
         assert client.in_flight == 0
-        assert client._held == 0
+        assert client._account.held == 0
 
 
 async def test_a_server_is_told_on_every_connection_what_was_seen_of_it_before_anything_else() -> None:
@@ -586,7 +586,7 @@ async def test_a_storm_of_cancellations_crosses_no_replies(rng: random.Random) -
         assert server.service.counters.total_connections <= 3
         assert answered > 500
         assert left > 100
-        assert client._held == 0
+        assert client._account.held == 0
 
 
 async def test_closing_a_client_ends_everything_in_flight_and_is_idempotent() -> None:

@@ -12,10 +12,9 @@ from memcache_peer import Clock, Peer, SlowStore, server_of
 
 from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk, SfssError
 from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
-from sfss.memcache.client import _SEQUENCES
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
-from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
+from sfss.memcache.exchanges import MORE, SEQUENCES, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.server import ServerLimits
@@ -328,7 +327,7 @@ async def test_a_group_that_is_sent_once_more_is_read_anew() -> None:
 
 
 def test_the_opaque_of_a_group_fits_with_the_longest_request_id() -> None:
-    assert len(b"*%d." % (_SEQUENCES - 1)) + REQUEST_ID_BYTES_MAX == 32
+    assert len(b"*%d." % (SEQUENCES - 1)) + REQUEST_ID_BYTES_MAX == 32
 
 
 # --- many answers as one ---

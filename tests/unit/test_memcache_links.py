@@ -9,7 +9,7 @@ import pytest
 
 from sfss.errors import ConnectionLost, Outcome, SfssError, StaleRing
 from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
-from sfss.memcache.lane import Lane
+from sfss.memcache.lane import Account, Lane
 from sfss.memcache.link import TOGETHER_MAX, Link
 from sfss.promise import new_promise
 from sfss.store import NO_CALL
@@ -38,13 +38,25 @@ class Wire:
         self.closing = True
 
 
+class Ended(Account):
+    """Keeps the exchanges that are over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exchanges: list[Exchange] = []
+
+    def over(self, exchange: Exchange) -> None:
+        self.exchanges.append(exchange)
+
+
 class Connector:
     """Makes the links of a lane, and keeps the exchanges that are over."""
 
     def __init__(self) -> None:
         self.links: list[Link] = []
-        self.over: list[Exchange] = []
-        self.lane = Lane(self.connect, self.over.append, lambda: 0.0, 1)
+        self.account = Ended()
+        self.over = self.account.exchanges
+        self.lane = Lane(self.connect, self.account, lambda: 0.0, 1)
 
     async def connect(self, lane: Lane) -> Link:
         return self.link()
@@ -186,8 +198,8 @@ async def test_a_fault_while_a_connection_is_opened_fails_who_waits_and_is_logge
     async def connect(lane: Lane) -> Link:
         raise ZeroDivisionError("oops")
 
-    over: list[Exchange] = []
-    lane = Lane(connect, over.append, lambda: 0.0, 1)
+    account = Ended()
+    lane = Lane(connect, account, lambda: 0.0, 1)
     write = put()
     lane.submit(write, 0.0)
     await turns()
@@ -196,7 +208,7 @@ async def test_a_fault_while_a_connection_is_opened_fails_who_waits_and_is_logge
         await write.promise
     assert caught.value.outcome is Outcome.NOT_APPLIED
     assert "ZeroDivisionError" in caplog.text
-    assert over == [write]
+    assert account.exchanges == [write]
 
 
 async def test_requests_of_one_turn_go_out_in_few_writes_and_none_waits_for_all_others() -> None:
@@ -209,3 +221,20 @@ async def test_requests_of_one_turn_go_out_in_few_writes_and_none_waits_for_all_
 
     assert at_once == [TOGETHER_MAX, TOGETHER_MAX]
     assert link._transport.writes == [TOGETHER_MAX, TOGETHER_MAX, 1]
+
+
+async def test_what_was_answered_before_a_fault_is_not_taken_for_lost() -> None:
+    class Faulty(Fetch):
+        def take(self, replies: Any) -> Any:
+            raise ZeroDivisionError("oops")
+
+    connector = Connector()
+    link = connector.link()
+    first, second = asked(Fetch(b"a", True, False, NO_CALL)), asked(Faulty(b"b", True, False, NO_CALL))
+    for exchange in (first, second):
+        link.send(exchange, 0.0)
+
+    with pytest.raises(ZeroDivisionError):
+        link.data_received(b"EN O%b\r\nEN O%b\r\n" % (first.opaque, second.opaque))
+
+    assert (await first.promise, link.pending, connector.over) == (None, [second], [first])

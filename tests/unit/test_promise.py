@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sfss.promise import Promise, Waiter, new_promise, promised, turn_of
+from sfss.promise import Promise, Sender, Waiter, new_promise, promised, turn_of
 
 
 class Wrong(Exception):
@@ -146,6 +146,47 @@ async def test_a_fault_of_a_waiter_is_reported_and_keeps_nobody_else_from_being_
     await asyncio.sleep(0)
     assert seen == [("second", 1)]
     assert [type(fault) for fault in faults] == [AttributeError]
+
+
+class Outbox(Sender):
+    """Notes that it was flushed, or fails."""
+
+    def __init__(self, name: str, seen: list[Any], fails: bool = False) -> None:
+        self.name = name
+        self.seen = seen
+        self.fails = fails
+
+    def flush(self) -> None:
+        self.seen.append(self.name)
+        if self.fails:
+            raise Wrong
+
+
+async def test_senders_flush_in_their_order_once_all_has_run_that_was_due():
+    loop, seen = asyncio.get_running_loop(), []
+    turn = turn_of(loop)
+    for name in "ab":
+        loop.call_soon(turn.send_soon, Outbox(name, seen))
+        loop.call_soon(seen.append, name.upper())
+    while len(seen) < 4:
+        await asyncio.sleep(0)
+    turn.send_soon(Outbox("c", seen))
+    await asyncio.sleep(0)
+
+    assert seen == ["A", "B", "a", "b", "c"]
+
+
+async def test_a_sender_that_fails_keeps_no_other_from_sending():
+    loop, faults, seen = asyncio.get_running_loop(), [], []
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    turn = turn_of(loop)
+    for name in "abc":
+        turn.send_soon(Outbox(name, seen, fails=name == "b"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert seen == ["a", "b", "c"]
+    assert [type(fault) for fault in faults] == [Wrong]
 
 
 async def test_whoever_waits_and_is_cancelled_gives_the_promise_up():
