@@ -56,6 +56,7 @@ class Application:
             patience_s=settings.body_grace_seconds,
             rate_min=settings.body_rate_min,
         )
+        self._files = files
         page = StatusHandler(store, status, counters, operators, settings.ready_fails_on)
         self._routes: dict[str, dict[str, Handler]] = {
             FILE_PAGE: {"GET": files.get, "HEAD": files.head, "PUT": files.put, "DELETE": files.delete},
@@ -70,6 +71,11 @@ class Application:
 
     def handle(self, request: Request) -> Answered:
         """Answer a request, or raise what `sfss.web.errors` has a status for."""
+        if request.plain_path:  # nearly all are for a file; the rules below have nothing against them
+            if request.method == "GET":
+                return self._files.get(request)
+            if request.method == "PUT":
+                return self._files.put(request)
         if request.version != (1, 1):
             _check_version(request)
         if request.path[:1] != "/":

@@ -66,6 +66,7 @@ _access = logging.getLogger("sfss.access")
 _NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HTTP_1_1: Final = (1, 1)
+_OK: Final = STATUS_LINES[200]
 _X_REQUEST_ID: Final = istr("X-Request-Id")
 
 
@@ -250,10 +251,10 @@ class Connection(asyncio.Protocol):
         end = data.find(b"\n")
         if end >= 0:
             self._in_request_line = False
-        if data.isascii():
-            return data
-        end = len(data) if end < 0 else end
-        return _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte.group()[0], data[:end]) + data[end:]
+        line = data if end < 0 else data[:end]
+        if line.isascii():
+            return data  # what follows it may be a body of any size, and isn't copied
+        return _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte.group()[0], line) + data[len(line) :]
 
     def _take_backlog(self) -> bytes:
         if not (self._backlog or self._reading_paused):
@@ -440,8 +441,9 @@ class Connection(asyncio.Protocol):
 
     def _head(self, now: float, answer: Answer, request_id: bytes, connection: bytes, body: bytes) -> bytes:
         """The head of an answer, and `body` behind it."""
-        return b"%b%b%bX-Request-Id: %b\r\n%b\r\n%b" % (
-            STATUS_LINES[answer.status],
+        status = answer.status
+        return b"%b%b%b%b\r\n%b\r\n%b" % (
+            _OK if status == 200 else STATUS_LINES[status],
             answer.head,
             self._server.common_headers(now),
             request_id,

@@ -29,6 +29,7 @@ from sfss.web.explain import Explanations, wants_explanation
 from sfss.web.memory import BodyMemory
 from sfss.web.origins import Origins
 from sfss.web.paths import path_of
+from sfss.web.proxies import ProxyRing
 from sfss.web.requests import Answered, Later, Request
 from sfss.web.uploads import Uploads
 from sfss.web.versions import digest_of, etag_of, modified_of
@@ -63,6 +64,8 @@ class FileHandlers:
         request_timeout_s: float,
     ) -> None:
         self._store = store
+        self._own = store if isinstance(store, ProxyRing) else None
+        """The same, where it is what a web process has: its methods are called as functions of C."""
         self._uploads = Uploads(file_bytes_max, memory)
         self._memory = memory
         self._explanations = explanations
@@ -75,10 +78,13 @@ class FileHandlers:
     # --- reads ---
 
     def get(self, request: Request) -> Answered:
-        if "explain" in request.query and wants_explanation(request.query):
+        if not request.plain_path and "explain" in request.query and wants_explanation(request.query):
             return self._explanations.explain(request, self._key(request))
         request.operation = "get"
-        reply = self._store.get(self._key(request), request.call(request.started, self._timeout_s))
+        reply: Any
+        key, call = self._key(request), request.call(request.started, self._timeout_s)
+        own = self._own
+        reply = self._store.get(key, call) if own is None else own.get(key, call)
         if isinstance(reply, Promise):
             return _Found(self, request, reply)
         return self.found(request, reply)
@@ -178,7 +184,9 @@ class FileHandlers:
         if not (request.whole or request.body.is_eof()):
             return self._upload_in_steps(request, key, status)
         value = self._uploads.file_of(request, request.whole or request.body.read_nowait())
-        reply = self._store.set(key, value, 0, 0, request.call(request.started, self._timeout_s))
+        reply: Any
+        own, call = self._own, request.call(request.started, self._timeout_s)
+        reply = self._store.set(key, value, 0, 0, call) if own is None else own.set(key, value, 0, 0, call)
         if isinstance(reply, Promise):
             return _Stored(request, reply, status, value)
         return _stored(reply, status, value)
@@ -288,16 +296,14 @@ def _validator_lines(record: Record) -> bytes:
 
 def _file_head(request: Request, size: int, record: Record) -> bytes:
     plain_path = request.plain_path
-    content_type = _type_of_plain(plain_path) if plain_path else content_type_of(_extension(request.file_path))
+    begin = _begin_for_plain(plain_path) if plain_path else _begin_for(_extension(request.file_path))
     if not record.version:
-        lines = _validator_lines(record)
-        return b"Content-Type: %b\r\nContent-Length: %d\r\n%b%b" % (content_type, size, lines, STORED_BYTES_HEADERS)
-    return b'Content-Type: %b\r\nContent-Length: %d\r\nETag: "%b"\r\nLast-Modified: %b\r\n%b' % (
-        content_type,
+        return b"%b%d\r\n%b" % (begin, size, _validator_lines(record))
+    return b'%b%d\r\nETag: "%b"\r\nLast-Modified: %b\r\n' % (
+        begin,
         size,
         etag_of(record),
         http_date(modified_of(record)),
-        STORED_BYTES_HEADERS,
     )
 
 
@@ -306,14 +312,19 @@ def _extension(path: str) -> str:
     return extension.lower() if stem else ""
 
 
-_types: Final[dict[bytes, bytes]] = {}
-_TYPES_MAX: Final = 1024
+_begins: Final[dict[bytes, bytes]] = {}
+_BEGINS_MAX: Final = 1024
 _SLASH: Final = 0x2F
 _DOT: Final = 0x2E
 
 
-def _type_of_plain(path: bytes) -> bytes:
-    """`content_type_of` a path of which no segment begins with a dot; a quarter of the price."""
+def _begin_for(extension: str) -> bytes:
+    """What the head of a file begins with, up to its length."""
+    return b"Content-Type: %b\r\n%bContent-Length: " % (content_type_of(extension), STORED_BYTES_HEADERS)
+
+
+def _begin_for_plain(path: bytes) -> bytes:
+    """`_begin_for` the extension of a path of which no segment begins with a dot; a quarter of the price."""
     start: i64 = len(path)
     while start > 0 and path[start - 1] != _DOT:
         if path[start - 1] == _SLASH:
@@ -321,11 +332,11 @@ def _type_of_plain(path: bytes) -> bytes:
             break
         start -= 1
     extension = path[start:] if start else b""
-    known = _types.get(extension)
+    known = _begins.get(extension)
     if known is None:
-        if len(_types) >= _TYPES_MAX:
-            _types.clear()
-        known = _types[extension] = content_type_of(extension.decode().lower())
+        if len(_begins) >= _BEGINS_MAX:
+            _begins.clear()
+        known = _begins[extension] = _begin_for(extension.decode().lower())
     return known
 
 
