@@ -26,18 +26,18 @@ class PiecewiseAnswer:
         self._head = head
         self._chunked = request.version >= (1, 1)
 
-    async def send(self, pieces: Sequence[bytes]) -> None:
-        """Send a piece, given in parts. Raises `Refused` when the client has left."""
+    async def send(self, parts: Sequence[bytes], size: int) -> None:
+        """Send a piece of `size` bytes, given in parts. Raises `Refused` when the client has left."""
         request = self._request
         head = b"" if request.sent_ahead else self._begin()
-        request.connection.send_ahead(request, head, self._framed(pieces))
+        request.connection.send_ahead(request, head, self._framed(parts, size))
         if not await request.connection.taken():
             raise Refused(400, "client_left", "the client left before the end of its answer", close=True)
 
-    def last(self, pieces: Sequence[bytes]) -> Answer:
+    def last(self, piece: bytes) -> Answer:
         """The end of the answer, for the handler to return."""
         request = self._request
-        body = self._framed(pieces)
+        body = self._framed((piece,), len(piece))
         if self._chunked:
             body += b"0\r\n\r\n"
         if request.sent_ahead:
@@ -55,8 +55,7 @@ class PiecewiseAnswer:
     def _own_head(self) -> bytes:
         return self._head + (b"Transfer-Encoding: chunked\r\n" if self._chunked else b"")
 
-    def _framed(self, pieces: Sequence[bytes]) -> bytes:
+    def _framed(self, parts: Sequence[bytes], size: int) -> bytes:
         if not self._chunked:
-            return b"".join(pieces)
-        size = sum(map(len, pieces))
-        return b"".join((b"%x\r\n" % size, *pieces, b"\r\n")) if size else b""
+            return b"".join(parts)
+        return b"".join((b"%x\r\n" % size, *parts, b"\r\n")) if size else b""

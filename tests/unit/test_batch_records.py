@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sfss.errors import BadRequest, Outcome, TooLarge
 from sfss.store import Record, Written
 from sfss.web.batches.items import Sent, Totals
-from sfss.web.batches.records import LINE_BYTES_MAX, RecordReader, RecordWriter, failed_line, stored_line
+from sfss.web.batches.records import LINE_BYTES_MAX, RecordReader, RecordWriter, failed_line, found_line, stored_line
 from sfss.web.errors import Failure
 
 FILE_BYTES_MAX = 1000
@@ -139,7 +139,10 @@ def test_a_file_that_is_under_way_has_a_name() -> None:
 def test_an_answer_can_be_sent_to_put_as_it_is(path: str, value: bytes) -> None:
     writer = RecordWriter()
     missing = Failure(404, "not_found", "there is no file \n", False, Outcome.NOT_APPLIED)
-    body = b"".join(writer.found(path, Record(value, len(value), version=7 << 22, checksum=9)))
+    parts: list[bytes] = []
+    size = writer.found(path.encode(), Record(value, len(value), version=7 << 22, checksum=9), parts)
+    body = b"".join(parts)
+    assert len(body) == size
     body += writer.failed(path, missing) + writer.end(Totals(2, 1))
 
     sent, reader = read(body)
@@ -152,12 +155,13 @@ def test_an_answer_can_be_sent_to_put_as_it_is(path: str, value: bytes) -> None:
 def test_lines_say_what_single_answers_say() -> None:
     unknown = Failure(503, "quorum_unavailable", 'a "quoted" reason', True, Outcome.UNKNOWN)
 
-    assert json.loads(stored_line('a "b"', Written(1, 2, 2, 3), b"")) == {
-        "path": 'a "b"',
-        "status": 200,
-        "etag": "0000000000000001-0000000000000002",
-        "durable": "2/3",
-    }
+    for sent in (Sent('a "b"', b""), Sent("", b"", plain=b"a/b")):
+        assert json.loads(stored_line(sent, Written(1, 2, 2, 3))) == {
+            "path": sent.path,
+            "status": 200,
+            "etag": "0000000000000001-0000000000000002",
+            "durable": "2/3",
+        }
     assert json.loads(failed_line("\ud800\\", unknown, of_write=True)) == {
         "path": "?\\",
         "status": 503,
@@ -174,6 +178,16 @@ def test_a_line_stays_a_line_whatever_path_it_is_about() -> None:
 
     assert len(line) <= LINE_BYTES_MAX
     assert json.loads(line)["path"] == "\x01" * 300 + "…"
+
+
+@pytest.mark.parametrize("version", [0, 1 << 60])
+def test_the_line_of_a_plain_path_is_that_of_any_path(version: int) -> None:
+    record = Record(b"abc", 3, version=version, checksum=9)
+
+    assert found_line(b"a/b.c", record).replace(b"a/b.c", "a/ü".encode()) == found_line("a/ü".encode(), record)
+    for copies in (0, 3):
+        written = Written(version, 9, 2 if copies else 0, copies)
+        assert stored_line(Sent("", b"abc", plain=b"a/b.c"), written) == stored_line(Sent("a/b.c", b"abc"), written)
 
 
 _LINES = st.builds(

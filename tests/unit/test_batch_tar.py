@@ -185,11 +185,11 @@ def answer() -> bytes:
     writer = TarWriter()
     missing = Failure(404, "not_found", "there is no file ü/c", False, Outcome.NOT_APPLIED)
     value = b"bytes of it"
-    return (
-        b"".join(writer.found("ü/" + "l" * 150, Record(value, len(value), version=1_700_000_000_000 << 22, checksum=9)))
-        + writer.failed("ü/c", missing)
-        + writer.end(Totals(2, 1))
-    )
+    parts: list[bytes] = []
+    record = Record(value, len(value), version=1_700_000_000_000 << 22, checksum=9)
+    size = writer.found(("ü/" + "l" * 150).encode(), record, parts)
+    assert size == sum(map(len, parts))
+    return b"".join(parts) + writer.failed("ü/c", missing) + writer.end(Totals(2, 1))
 
 
 def test_an_answer_tells_programs_of_every_file() -> None:
@@ -212,9 +212,10 @@ def test_tar_unpacks_an_answer_and_fails_for_what_is_missing(tmp_path: Path) -> 
 @needs_tar
 def test_no_stored_file_passes_for_one_that_is_missing(tmp_path: Path) -> None:
     writer = TarWriter()
-    stored = b"".join(writer.found("404 not_found", Record(b"1", 1, version=1_700_000_000_000 << 22, checksum=9)))
+    parts: list[bytes] = []
+    writer.found(b"404 not_found", Record(b"1", 1, version=1_700_000_000_000 << 22, checksum=9), parts)
     failure = Failure(404, "not_found", "there is no file c", False, Outcome.NOT_APPLIED)
-    given = stored + writer.failed("c", failure) + writer.end(Totals(2, 1))
+    given = b"".join(parts) + writer.failed("c", failure) + writer.end(Totals(2, 1))
 
     done = subprocess.run(["tar", "x"], cwd=tmp_path, input=given, capture_output=True, check=False)
 

@@ -34,17 +34,17 @@ def lines_of(body: bytes) -> list[bytes]:
     lines = body.split(b"\n")
     if not lines[-1]:
         lines.pop()
-    return [line.removesuffix(b"\r") for line in lines]
+    return [line.removesuffix(b"\r") for line in lines] if b"\r" in body else lines
 
 
 class _Asked:
-    """A file of the list. `reply`: its record, None, a promise of these or of its group's outcomes, or an error. `key`:
-    empty where it can't be asked for. `waits`: it was left out, and isn't asked for alone yet."""
+    """A file of the list, by its line. `reply`: its record, None, a promise of these or of its group's outcomes, or an
+    error. `key`: empty where it can't be asked for. `waits`: it was left out, and isn't asked for alone yet."""
 
-    __slots__ = ("alone", "key", "path", "reply", "waits")
+    __slots__ = ("alone", "key", "line", "reply", "waits")
 
-    def __init__(self, path: str, key: bytes, reply: Any) -> None:
-        self.path = path
+    def __init__(self, line: bytes, key: bytes, reply: Any) -> None:
+        self.line = line
         self.key = key
         self.reply = reply
         self.waits = False
@@ -104,9 +104,10 @@ class Getting:
                 self._ask_more(to_ask)
                 if not on_their_way:
                     break
-                pieces = self._come()
-                if pieces:
-                    await self._send(answer, pieces)
+                parts: list[bytes] = []
+                size = self._come(parts)
+                if parts:
+                    await self._send(answer, parts, size)
                     await asyncio.sleep(0)  # others get their turn, also where nothing has to be waited for
                 else:
                     await settled_reply(on_their_way[0].reply)
@@ -117,14 +118,13 @@ class Getting:
             counters = self._request.connection.server.counters
             counters.add("batch_files_given", self._files - self._failed)
             counters.add("batch_files_failed", self._failed)
-        return answer.last([self._writer.end(Totals(self._files, self._failed))])
+        return answer.last(self._writer.end(Totals(self._files, self._failed)))
 
-    async def _send(self, answer: PiecewiseAnswer, pieces: list[bytes]) -> None:
-        size = sum(map(len, pieces))
+    async def _send(self, answer: PiecewiseAnswer, parts: list[bytes], size: int) -> None:
         patience_s = self._patience_s + size / self._rate_min if self._rate_min else None
         try:
             async with asyncio.timeout(patience_s):
-                await answer.send(pieces)
+                await answer.send(parts, size)
         except TimeoutError:
             self._request.connection.server.counters.add("aborted")
             raise Refused(408, "too_slow", f"the client took {size} bytes in over {patience_s:.0f} s") from None
@@ -148,15 +148,16 @@ class Getting:
 
     def _listed(self, line: bytes, end: SfssError | None) -> _Asked:
         """A path of the list, and why it won't be asked for, if so: `end` stands for all from here on."""
-        path = line.decode("utf-8", "replace")
         if end is not None:
-            return _Asked(path, b"", end)
-        if path.encode() != line:
-            return _Asked(path, b"", BadRequest("path is not UTF-8"))
+            return _Asked(line, b"", end)
+        if self._keys.is_key(line):
+            return _Asked(line, line, None)
         try:
-            return _Asked(path, self._keys.key_of(path), None)
+            return _Asked(line, self._keys.key_of(line.decode()), None)
+        except UnicodeDecodeError:
+            return _Asked(line, b"", BadRequest("path is not UTF-8"))
         except BadRequest as error:
-            return _Asked(path, b"", error)
+            return _Asked(line, b"", error)
 
     def _ask_group(self, store: GroupStore, lines: list[bytes]) -> bool:
         """Ask for some files together; false where there are none left."""
@@ -191,7 +192,7 @@ class Getting:
     def _hand_out(self, group: list[_Asked], outcomes: list[Any]) -> None:
         for asked, outcome in zip(group, outcomes, strict=True):
             asked.reply = outcome
-            if isinstance(outcome, SfssError):
+            if not isinstance(outcome, Record) and isinstance(outcome, SfssError):  # the first costs a tenth
                 asked.waits = True
                 self._left_out.append(asked)
 
@@ -226,15 +227,14 @@ class Getting:
             )
         return None
 
-    def _come(self) -> list[bytes]:
-        """What of the oldest files has come, in parts."""
+    def _come(self, parts: list[bytes]) -> int:
+        """Append what of the oldest files has come to `parts`; how many bytes that is."""
         on_their_way = self._on_their_way
-        parts: list[bytes] = []
         hits = misses = 0
         size = 0
         while on_their_way and size < JOINED_BYTES_MAX:
             asked = on_their_way[0]
-            path, reply = asked.path, asked.reply
+            reply = asked.reply
             if asked.waits:
                 break
             if isinstance(reply, Promise):
@@ -249,10 +249,10 @@ class Getting:
             if isinstance(reply, Record):
                 self._window.took(reply.size)
                 self._sent_bytes += reply.size
-                size += reply.size
-                parts += self._writer.found(path, reply)
+                size += self._writer.found(asked.line, reply, parts)
                 hits += 1
                 continue
+            path = asked.line.decode("utf-8", "replace")
             if reply is None:
                 misses += 1
                 reply = Refused(404, "not_found", f"there is no file {path}")
@@ -265,4 +265,4 @@ class Getting:
             counters.add("get_hits", hits)
         if misses:
             counters.add("get_misses", misses)
-        return parts
+        return size

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sfss.errors import SfssError
 from sfss.store import Record
 from sfss.web.errors import Failure
 
-JOINED_BYTES_MAX = 256 * 1024
+JOINED_BYTES_MAX: Final = 256 * 1024
 """Pieces of a body up to about this size are sent, and were received, in one go."""
 
 
 class Sent:
-    """One file of a body. `refusal` says why it can't be stored as it came; its bytes are dropped then."""
+    """One file of a body. `refusal` says why it can't be stored as it came; its bytes are dropped then. `plain` is its
+    path where that is plain (`sfss.keys.is_plain`), and needn't be made text of; else empty."""
 
-    __slots__ = ("path", "refusal", "value")
+    __slots__ = ("_path", "plain", "refusal", "value")
 
-    def __init__(self, path: str, value: bytes, refusal: SfssError | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str, value: bytes, refusal: SfssError | None = None, plain: bytes = b"") -> None:
+        self._path = path
         self.value = value
         self.refusal = refusal
+        self.plain = plain
+
+    @property
+    def path(self) -> str:
+        return self._path or self.plain.decode()
 
 
 class Totals(NamedTuple):
@@ -53,8 +59,8 @@ class Writer(Protocol):
 
     content_type: bytes
 
-    def found(self, path: str, record: Record) -> list[bytes]:
-        """A file."""
+    def found(self, path: bytes, record: Record, parts: list[bytes]) -> int:
+        """Append a file to `parts`; how many bytes that is. `path` is UTF-8."""
 
     def failed(self, path: str, failure: Failure) -> bytes:
         """Why there is none."""

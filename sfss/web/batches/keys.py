@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from sfss.errors import BadRequest
-from sfss.keys import check_path, encode_path
+from sfss.keys import check_path, encode_path, is_plain
 
 
 class KeyMaker:
     """Makes keys by `encoding`, of up to `bytes_max` bytes."""
 
-    __slots__ = ("_bytes_max", "_encoding")
+    __slots__ = ("_bytes_max", "_encoding", "_plain_keys")
 
     def __init__(self, encoding: str, bytes_max: int) -> None:
         self._encoding = encoding
+        self._plain_keys = encoding == "percent"
         self._bytes_max = bytes_max
+
+    def is_key(self, path: bytes) -> bool:
+        """Whether a path is plain, and its own key. Nearly all are: a tenth of what `key_of` takes."""
+        return self._plain_keys and 0 < len(path) <= self._bytes_max and is_plain(path)
 
     def key_of(self, path: str) -> bytes:
         """The key of a path as it stands in a batch, where nothing is percent-encoded. Raises `BadRequest`."""

@@ -37,16 +37,15 @@ TURN_FILES: Final = 64
 """Files of one batch that are begun, or refused, in one turn of the loop."""
 
 
-class _Sending:
+class _Sending(Item):
     """A file on its way to the disks. `reply`: what became of it, an error, a promise of these, or the outcomes of its
     group, where it has this `place`; None as long as the group isn't sent."""
 
-    __slots__ = ("key", "path", "place", "reply", "value")
+    __slots__ = ("place", "reply", "sent")
 
-    def __init__(self, path: str, key: bytes, value: bytes, reply: Any) -> None:
-        self.path = path
-        self.key = key
-        self.value = value
+    def __init__(self, sent: Sent, key: bytes, reply: Any) -> None:
+        super().__init__(key, sent.value)
+        self.sent = sent
         self.reply = reply
         self.place = -1
 
@@ -182,13 +181,14 @@ class Putting:
         """A file of the body, with its key, or why it can't be stored."""
         if self._files + len(self._on_their_way) >= self._files_max:
             raise TooLarge(f"the batch has over {self._files_max} files; send the others in another batch")
-        sending = _Sending(sent.path, b"", sent.value, sent.refusal)
-        if sent.refusal is None:
-            try:
-                sending.key = self._keys.key_of(sent.path)
-            except BadRequest as error:
-                sending.reply = error
-        return sending
+        if sent.refusal is not None:
+            return _Sending(sent, b"", sent.refusal)
+        if self._keys.is_key(sent.plain):
+            return _Sending(sent, sent.plain, None)
+        try:
+            return _Sending(sent, self._keys.key_of(sent.path), None)
+        except BadRequest as error:
+            return _Sending(sent, b"", error)
 
     def _has_room(self, sending: _Sending) -> bool:
         """Whether a file may be sent on its way now: there is room, and no other of its key is on its way."""
@@ -235,7 +235,7 @@ class Putting:
             return
         reply: Any
         try:
-            reply = self._grouped.set_many([Item(sending.key, sending.value) for sending in group], self._call())
+            reply = self._grouped.set_many(group, self._call())
         except Exception as error:
             reply = error
         for place, sending in enumerate(group):
@@ -268,14 +268,14 @@ class Putting:
                 self._hand_out(sending.reply, reply)
                 continue
             on_their_way.popleft()
-            path, value = sending.path, sending.value
+            sent = sending.sent
             self._keys_under_way.discard(sending.key)
-            self._bytes_under_way -= len(value)
+            self._bytes_under_way -= len(sent.value)
             if isinstance(reply, Written):
-                line = stored_line(path, reply, value)
+                line = stored_line(sent, reply)
                 self._files += 1
             else:
-                line = self._failure_line(path, reply)
+                line = self._failure_line(sent.path, reply)
             self._keep(line)
 
     def _hand_out(self, reply: Any, outcomes: list[Any]) -> None:

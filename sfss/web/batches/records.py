@@ -13,22 +13,30 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sfss.errors import BadRequest, SfssError, TooLarge
 from sfss.keys import is_plain
 from sfss.memcache.block import Block
-from sfss.store import Record, Written
+from sfss.memcache.line import Line
+from sfss.store import KEY_BYTES_MAX, Record, Written
 from sfss.web.batches.items import Sent, Totals
 from sfss.web.errors import RETRY_AFTER_S, Failure
 from sfss.web.versions import digest_of, etag_of, modified_of
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 CONTENT_TYPE = b"application/x-sfss-files"
 LINE_BYTES_MAX = 4096
 """Longest line: a path of 250 bytes takes 1,500 with every letter escaped."""
 
-_PLAIN_LINE: Final = re.compile(rb'\{"path": ?"([ !#-\[\]-~]{1,2000})", ?"size": ?(0|[1-9][0-9]{0,8})\}\n')
-"""Nearly every line, as libraries of JSON write it: read so, it is a fifth of the price."""
+_PRINTABLE_LINE: Final = re.compile(rb'\{"path": ?"([ !#-\[\]-~]{1,2000})", ?"size": ?(0|[1-9][0-9]{0,8})\}\n')
+"""Nearly every line whose path isn't plain, as libraries of JSON write it: read so, it is a fifth of the price."""
+
+_SIZE_DIGITS: Final = 9
+_ZERO: Final = 0x30
+_QUOTE: Final = 0x22
 
 PATH_CHARS_MAX = 300
 """No file has a longer path: a key has 250 bytes."""
@@ -56,16 +64,30 @@ def _version(record: Record) -> bytes:
     return b'"etag": "%b", "modified": %d' % (etag_of(record), modified_of(record))
 
 
-def found_line(path: str, record: Record) -> bytes:
+def found_line(path: bytes, record: Record) -> bytes:
     """What is told of a file beside its bytes."""
-    return b'{"path": %b, "status": 200, %b, "size": %d}\n' % (quoted(path), _version(record), record.size)
+    if record.version and is_plain(path):  # nearly always: said in one go, a third of the price
+        return b'{"path": "%b", "status": 200, "etag": "%b", "modified": %d, "size": %d}\n' % (
+            path,
+            etag_of(record),
+            modified_of(record),
+            record.size,
+        )
+    return b'{"path": %b, "status": 200, %b, "size": %d}\n' % (quoted(path.decode()), _version(record), record.size)
 
 
-def stored_line(path: str, written: Written, value: bytes) -> bytes:
+def stored_line(sent: Sent, written: Written) -> bytes:
     """That a file is stored."""
-    etag = etag_of(written) if written.version else digest_of(value).encode()
+    if sent.plain and written.version and written.copies:  # nearly always
+        return b'{"path": "%b", "status": 200, "etag": "%b", "durable": "%d/%d"}\n' % (
+            sent.plain,
+            etag_of(written),
+            written.durable,
+            written.copies,
+        )
+    etag = etag_of(written) if written.version else digest_of(sent.value).encode()
     durable = b', "durable": "%d/%d"' % (written.durable, written.copies) if written.copies else b""
-    return b'{"path": %b, "status": 200, "etag": "%b"%b}\n' % (quoted(path), etag, durable)
+    return b'{"path": %b, "status": 200, "etag": "%b"%b}\n' % (quoted(sent.path), etag, durable)
 
 
 def failed_line(path: str, failure: Failure, *, of_write: bool) -> bytes:
@@ -93,8 +115,12 @@ class RecordWriter:
     def __init__(self) -> None:
         self.content_type = CONTENT_TYPE
 
-    def found(self, path: str, record: Record) -> list[bytes]:
-        return [found_line(path, record), record.value, b"\n"]
+    def found(self, path: bytes, record: Record, parts: list[bytes]) -> int:
+        line = found_line(path, record)
+        parts.append(line)
+        parts.append(record.value)
+        parts.append(b"\n")
+        return len(line) + len(record.value) + 1
 
     def failed(self, path: str, failure: Failure) -> bytes:
         return failed_line(path, failure, of_write=False)
@@ -111,14 +137,16 @@ class RecordReader:
         self._buffer = b""
         self._at = 0
         self._block: Block | None = None
+        self._line = Line()
         self._path = ""
+        self._plain = b""
         self._refusal: SfssError | None = None
         self._count = 0
         self.ended = False
 
     @property
     def unfinished(self) -> str:
-        return self._path if self._block is not None else ""
+        return self._path or self._plain.decode() if self._block is not None else ""
 
     def feed(self, data: bytes) -> None:
         self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
@@ -149,11 +177,12 @@ class RecordReader:
 
     def _sent(self, value: bytes) -> Sent:
         self._count += 1
-        return Sent(self._path, value, self._refusal)
+        return Sent(self._path, value, self._refusal, self._plain)
 
     def _line_feed(self) -> None:
         if self._buffer[self._at] != 0x0A:
-            raise BadRequest(f"no line feed stands behind the bytes of {self._path!r}; is its size right?")
+            path = self._path or self._plain.decode()
+            raise BadRequest(f"no line feed stands behind the bytes of {path!r}; is its size right?")
         self._at += 1
 
     def _head(self) -> int | None:
@@ -165,12 +194,16 @@ class RecordReader:
                 raise BadRequest('bytes stand behind the line with "end"')
             return None
         self._refusal = None
-        plain = _PLAIN_LINE.match(buffer, at)
-        if plain is not None:
-            path_told, size_told = plain.groups()
-            self._path = path_told.decode()
-            self._at = plain.end()
-            return self._checked(int(size_told))
+        self._path, self._plain = "", b""
+        size_told = self._plain_head()
+        self._line.begin(b"", 0)  # it would keep these bytes as long as the file is under way
+        if size_told >= 0:
+            return self._checked(size_told)
+        printable = _PRINTABLE_LINE.match(buffer, at)
+        if printable is not None:
+            self._path = printable[1].decode()
+            self._at = printable.end()
+            return self._checked(int(printable[2]))
         end = buffer.find(b"\n", at, at + LINE_BYTES_MAX)
         if end < 0:
             if len(buffer) - at >= LINE_BYTES_MAX:
@@ -194,6 +227,32 @@ class RecordReader:
         if type(size) is not int or size < 0:
             raise BadRequest(f'the "size" of {self._path!r} is no number of bytes')
         return self._checked(size)
+
+    def _plain_head(self) -> int:
+        """Take a line with a plain path as libraries of JSON write it, which nearly all are; -1: it is another. In one
+        pass, at a third of the price of a pattern."""
+        buffer, line = self._buffer, self._line
+        line.begin(buffer, self._at)
+        if not (line.has(b'{"path": "') or line.has(b'{"path":"')):
+            return -1
+        first: i64 = line.at
+        end = first
+        stop: i64 = min(len(buffer), first + KEY_BYTES_MAX)
+        while end < stop and buffer[end] != _QUOTE:  # a sixth of the price of `find`
+            end += 1
+        line.at = end
+        if not (line.has(b'", "size": ') or line.has(b'","size":')):
+            return -1
+        begin = line.at
+        size = line.number(_SIZE_DIGITS)
+        leading_zero = line.at > begin + 1 and buffer[begin] == _ZERO
+        line.takes(b"}\n")
+        path = buffer[first:end]
+        if not line.fits or leading_zero or not is_plain(path):
+            return -1
+        self._plain = path
+        self._at = line.at
+        return size
 
     def _checked(self, size: int) -> int:
         if size > self._file_bytes_max:

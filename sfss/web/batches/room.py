@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from sfss.errors import Busy
 from sfss.groups import GROUP_VALUE_BYTES_MAX
@@ -11,13 +12,13 @@ from sfss.web.errors import Refused
 from sfss.web.memory import BodyMemory
 from sfss.web.requests import Request
 
-WINDOW_BYTES = 8 * 1024 * 1024
+WINDOW_BYTES: Final = 8 * 1024 * 1024
 """Bytes of files that one batch has in hand at a time, as far as it can know."""
 
-READS_MAX = 64
+READS_MAX: Final = 64
 """Files of one batch that are asked for at a time."""
 
-WRITES_MAX = 256
+WRITES_MAX: Final = 256
 """Files of one batch that wait for the disks at a time: what arrives together is synced together."""
 
 

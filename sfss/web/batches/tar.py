@@ -39,10 +39,12 @@ class TarWriter:
     def __init__(self) -> None:
         self.content_type = CONTENT_TYPE
 
-    def found(self, path: str, record: Record) -> list[bytes]:
+    def found(self, path: bytes, record: Record, parts: list[bytes]) -> int:
         modified = modified_of(record) if record.version else 0
-        head = _member(path, found_line(path, record), record.size, modified)
-        return [head, record.value, bytes(-record.size % tarfile.BLOCKSIZE)]
+        head = _member(path.decode(), found_line(path, record), record.size, modified)
+        padding = bytes(-record.size % tarfile.BLOCKSIZE)
+        parts += (head, record.value, padding)
+        return len(head) + len(record.value) + len(padding)
 
     def failed(self, path: str, failure: Failure) -> bytes:
         line = failed_line(path, failure, of_write=False)
