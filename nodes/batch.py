@@ -37,8 +37,10 @@ class Write:
     """One record on its way to disk, and who waits for it.
 
     `moves` is the entry that a compaction's copy replaces; None for a client's write. `entry` is set when the write is
-    laid out in a volume. It is settled once it is durable or, with `error` set, never will be. Plain attributes
-    throughout: one is made for every write, and the batch's layout reads them all.
+    laid out in a volume. `replaces` is what was the key's newest durable entry when the write was taken, if somebody
+    looked, and is that still as long as `Overlay.shifts` is `replaces_at`. It is settled once it is durable or, with
+    `error` set, never will be. Plain attributes throughout: one is made for every write, and the batch's layout reads
+    them all.
     """
 
     __slots__ = (
@@ -55,6 +57,8 @@ class Write:
         "moves",
         "place",
         "promise",
+        "replaces",
+        "replaces_at",
         "settled",
         "size",
         "value",
@@ -85,6 +89,8 @@ class Write:
         self.moves = moves
         self.size = RECORD_HEADER_BYTES + len(key) + len(value)
         self.entry = b""
+        self.replaces: bytes | None = None
+        self.replaces_at = -1
         self.settled = False
         self.error: SfssError | None = None
         self.promise: Promise[Any] | None = None
@@ -124,15 +130,19 @@ class Write:
                 self.group.came()
             else:
                 self.group.failed(self.place, error)
-        waiters = [(self.promise, self.answer)] if self.promise is not None else []
+        if self.promise is not None:
+            _tell(self.promise, self.answer, error)
         if self.waiters is not None:
-            waiters += self.waiters
-        for promise, answer in waiters:
-            if not promise.done():
-                if error is None:
-                    promise.set_result(answer)
-                else:
-                    promise.set_exception(error)
+            for promise, answer in self.waiters:
+                _tell(promise, answer, error)
+
+
+def _tell(promise: Promise[Any], answer: object, error: SfssError | None) -> None:
+    if not promise.done():
+        if error is None:
+            promise.set_result(answer)
+        else:
+            promise.set_exception(error)
 
 
 class Batch:

@@ -149,6 +149,8 @@ class Compactor:
         self._share_now = 1.0
         self._share_asked_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
+        self.moving: set[bytes] = set()
+        """Index keys of copies that are not durable yet."""
         self.compacted = 0
         self.moved_bytes = 0
         self.turn_s_max = 0.0
@@ -316,6 +318,7 @@ class Compactor:
             kind, key, _, flags, expires, version, checksum = header
             write = Write(lookup, kind, key, value, flags, expires, version, checksum, moves=entry)
             self.moved_bytes += write.size
+            self.moving.add(lookup)
             self._writer.add(write)
             writes.append(write)
         if not writes:

@@ -81,6 +81,10 @@ unpack_counted: Final[Callable[[bytes], tuple[int, int, int, int, int, int]]] = 
 """Volume, value bytes, version, checksum, kind and check."""
 
 
+unpack_order: Final[Callable[[bytes], tuple[int, int]]] = struct.Struct("<24xQQ8x").unpack
+"""Version and checksum."""
+
+
 def checksum_in(packed: bytes) -> int:
     """The record's checksum, of an entry that is whole."""
     return int.from_bytes(packed[32:40], "little")

@@ -98,6 +98,7 @@ class Indexer:
             if not met and self._overlay.newest(key) not in (None, wrong):
                 self._overlay.figures.remove(key, entry)
             self._index.refresh()
+            self._overlay.shifts += 1
         return done
 
     async def close(self) -> None:

@@ -222,6 +222,8 @@ class Overlay:
         self.frozen: dict[bytes, bytes] = {}
         self.figures = figures
         self._index = index
+        self.shifts = 0
+        """How often newest entries have changed otherwise than by writes."""
         self.forget_index = False
         """Whether a flush waits for its commit, and what the index has counts for nothing."""
 
@@ -240,7 +242,20 @@ class Overlay:
 
     def put(self, key: bytes, entry: bytes, volume: int, size: int, version: int, checksum: int, is_file: bool) -> None:
         """A record has become durable: `size` bytes in `volume`, as the entry says."""
-        old = self.newest(key)
+        self.replace(self.newest(key), key, entry, volume, size, version, checksum, is_file)
+
+    def replace(
+        self,
+        old: bytes | None,
+        key: bytes,
+        entry: bytes,
+        volume: int,
+        size: int,
+        version: int,
+        checksum: int,
+        is_file: bool,
+    ) -> None:
+        """The same where `old` is known to be the newest entry."""
         figures = self.figures
         if old is None or not (is_file and figures.exchange(key, old, volume, size, version, checksum)):
             if old is not None:
@@ -250,6 +265,7 @@ class Overlay:
 
     def drop(self, key: bytes) -> None:
         """A key's entry is to go."""
+        self.shifts += 1
         old = self.newest(key)
         if old is not None:
             self.figures.remove(key, old)
@@ -257,6 +273,7 @@ class Overlay:
 
     def forget_all(self) -> None:
         """Every entry is to go."""
+        self.shifts += 1
         self.current = {}
         self.frozen = {}
         self.figures.forget_all()

@@ -38,6 +38,7 @@ from nodes.entry import (
     is_whole,
     unpack_entry,
     unpack_fields,
+    unpack_order,
     unpack_plain,
 )
 from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
@@ -478,28 +479,36 @@ class NodeStore:
             _log.error("a write stamped over %d s ahead of this node's clock was refused", AHEAD_S_MAX)
             raise BadRequest(f"the version is more than {AHEAD_S_MAX:.0f} s ahead of this node's clock")
         lookup = index_key(key)
-        order = (version, checksum)
+        entry: bytes | None = None
+        seen_at = -1
         pending = self._pending.get(lookup)
         if pending is not None:
-            if (pending.version, pending.checksum) >= order:
+            if (pending.version, pending.checksum) >= (version, checksum):
                 return pending
         elif self._flushing is None:
             entry = self._newest_durable(lookup)
+            # A copy that waits changes it; none begins to wait while a write of the key is pending.
+            if lookup not in self._compactor.moving:
+                seen_at = self._overlay.shifts
             if entry is not None and len(entry) == ENTRY_BYTES:
-                held: tuple[int, int] = unpack_fields(entry)[5:7]
+                held_version, held_checksum = unpack_order(entry)
+                newer = held_version > version or (held_version == version and held_checksum > checksum)
+                same = held_version == version and held_checksum == checksum
                 # An entry that rotted may claim any version; the record at hand is whole, and so it is taken.
                 if (
-                    (held > order or (held == order and lookup not in self._damaged))
+                    (newer or (same and lookup not in self._damaged))
                     and is_whole(lookup, entry)
                     # What is purged is not told, so that nobody takes it for something that came meanwhile.
                     and (version >= self._bounds.fences[lookup[0]] or not self._is_purged(lookup, entry))
                 ):
-                    return self._refuse_while_suspect(Applied(held == order, *held, bool(self._durable)))
+                    return self._refuse_while_suspect(Applied(same, held_version, held_checksum, bool(self._durable)))
         if version < self._bounds.lowest[lookup[0]] and self._is_purged_already(lookup, record, pending is None):
             return self._refuse_while_suspect(Applied(True, version, checksum, bool(self._durable)))
         self._clock.observe(version)
         kind = _TOMBSTONE if tombstone else _FILE
-        return self._add(kind, key, value, flags, expires, version, checksum)
+        write = self._add(kind, key, value, flags, expires, version, checksum)
+        write.replaces, write.replaces_at = entry, seen_at
+        return write
 
     def _is_purged_already(self, lookup: bytes, record: Record, settled: bool) -> bool:
         """Whether to forget a record from before the fence or the bound is to hold it: a tombstone that is purged, of a
@@ -704,30 +713,36 @@ class NodeStore:
     def _on_durable(self, writes: list[Write], volume: int) -> None:
         overlay = self._overlay
         pending = self._pending
+        moving = self._compactor.moving
         for write in writes:
             lookup = write.index_key
             if write.moves is not None:
+                moving.discard(lookup)
                 if overlay.newest(lookup) == write.moves:
-                    self._put(write, volume)
+                    self._put(write, volume, write.moves)
             elif write.kind == _FLUSH:
                 overlay.forget_all()
                 if self._flushing is write:
                     self._flushing = None
             else:
-                self._put(write, volume)
+                # A write that looked when it was taken needn't look again (1,900 instructions).
+                seen = write.replaces_at == overlay.shifts
+                self._put(write, volume, write.replaces if seen else overlay.newest(lookup))
                 if pending.get(lookup) is write:
                     del pending[lookup]
         self._indexer.added()
 
-    def _put(self, write: Write, volume: int) -> None:
-        self._overlay.put(
-            write.index_key, write.entry, volume, write.size, write.version, write.checksum, write.kind == _FILE
+    def _put(self, write: Write, volume: int, old: bytes | None) -> None:
+        self._overlay.replace(
+            old, write.index_key, write.entry, volume, write.size, write.version, write.checksum, write.kind == _FILE
         )
 
     def _on_failed(self, writes: list[Write], waiting: list[Write]) -> None:
         for write in writes:
             if self._pending.get(write.index_key) is write:
                 del self._pending[write.index_key]
+            if write.moves is not None:
+                self._compactor.moving.discard(write.index_key)
             if self._flushing is write:
                 self._flushing = None
         # A delete goes on where the file written after it fails, and is the newest of its key again.

@@ -106,8 +106,9 @@ def _apply(service: Service, request: Request) -> Answer:
         service.counters.cmd_delete += 1
     else:
         service.counters.cmd_set += 1
-    ending = _ending(request.arguments[5])
-    return answer(service.replica.apply(request.key, record, request.call), lambda applied: _applied(applied, ending))
+    stamp, ending = request.stamp, _ending(request.arguments[5])
+    reply = service.replica.apply(request.key, record, request.call)
+    return answer(reply, lambda applied: _applied(applied, stamp, ending))
 
 
 def _record_of(request: Request) -> Record:
@@ -116,7 +117,9 @@ def _record_of(request: Request) -> Record:
     return Record(value, len(value), flags, expires, version, checksum, tombstone)
 
 
-def _applied(applied: Applied, ending: bytes) -> bytes:
+def _applied(applied: Applied, stamp: bytes, ending: bytes) -> bytes:
+    if stamp and applied.accepted and applied.durable:
+        return b"HD%b1/1%b" % (stamp, ending)  # in the words of its line: a fifth of the price
     code = b"HD" if applied.accepted else b"NS"
     durable = 1 if applied.durable else 0
     return b"%b V%d H%b B%d/1%b" % (code, applied.version, hex16(applied.checksum), durable, ending)
@@ -206,15 +209,12 @@ def _apply_many(service: Service, requests: list[Request]) -> Answer:
 
 def _applied_many(service: Service, requests: list[Request], outcomes: list[Any]) -> bytes:
     ending = _ending(requests[0].group)
-    durably = b"1/1" + ending
     pieces: list[bytes] = []
     for request, outcome in zip(requests, outcomes, strict=True):
-        if not isinstance(outcome, Applied):
-            pieces.append(error_line_of(service, request, outcome))
-        elif outcome.accepted and outcome.durable and request.stamp:
-            pieces += (b"HD", request.stamp, durably)  # in the words of its line: a fifth of the price
+        if isinstance(outcome, Applied):
+            pieces.append(_applied(outcome, request.stamp, ending))
         else:
-            pieces.append(_applied(outcome, ending))
+            pieces.append(error_line_of(service, request, outcome))
     return b"".join(pieces)
 
 
