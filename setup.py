@@ -41,7 +41,7 @@ COMPILED = {
     "proxy": {
         "proxy": "coordinator counters gathering grouping health latency options peer placed_ring reading writing"
     },
-    "nodes": {"nodes": "appender batch bounds entry format index overlay reading store tree volume writer"},
+    "nodes": {"nodes": "appender batch bounds entry format hot index overlay reading store tree volume writer"},
 }
 """The modules on the way of a request, by library and folder. Calls within a library are those of C."""
 

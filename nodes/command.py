@@ -64,6 +64,9 @@ _log = logging.getLogger("sfss.node")
 @click.option("--sync-interval", type=click.FloatRange(0.001, 60), default=0.2, show_default=True, help="Seconds.")
 @click.option("--volume-mib", type=int, default=64, show_default=True, help="Size of a volume.")
 @click.option("--reserve-mib", type=click.IntRange(0), default=64, show_default=True, help="Room kept for a full disk.")
+@click.option(
+    "--cache-mib", type=click.IntRange(0), default=128, show_default=True, help="Memory for files read lately; 0: none."
+)
 @click.option("--metrics", metavar="ADDR:PORT", help="Answer Prometheus there, at /metrics.  [default: nowhere]")
 @click.option("--access-log", is_flag=True, help="Log each request.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
@@ -99,6 +102,7 @@ def _serve(
     sync_interval: float,
     volume_mib: int,
     reserve_mib: int,
+    cache_mib: int,
     metrics: str | None,
     access_log: bool,
     log_level: str,
@@ -132,6 +136,7 @@ def _serve(
             sync_interval_s=sync_interval,
             volume_bytes=volume_mib * MIB,
             reserve_bytes=reserve_mib * MIB,
+            cache_bytes=cache_mib * MIB,
         )
         store = await NodeStore.open(home, options, note_crashes=True)
         scraped: SmallServer | None = None

@@ -28,6 +28,9 @@ _ROWS = (
     Row("tombstones", "tombstones", "Tombstones held, those included that are purged and wait for compaction"),
     Row("dropped_tombstones", "dropped_tombstones_total", "Purged tombstones and expired files that are gone for good"),
     Row("cold_reads", "cold_reads_total", "Reads that waited for the disk"),
+    Row("cached_reads", "cached_reads_total", "Reads of files that were in the node's own memory"),
+    Row("cached_files", "cached_files", "Files in it"),
+    Row("cached_bytes", "cached_bytes", "Bytes that they take there"),
     Row("compacted_volumes", "compacted_volumes_total", "Volumes compacted"),
     Row("compacted_bytes", "compacted_bytes_total", "Bytes copied by compaction"),
     Row(

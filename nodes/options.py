@@ -54,6 +54,8 @@ class NodeOptions:
     `nodes.pace`."""
     scrub_bytes_per_s: int = 4 * MIB
     """How fast volumes are read in search of rot; 0 for never."""
+    cache_bytes: int = 128 * MIB
+    """Memory for files that were read lately (`nodes.hot`); 0 for none."""
     read_threads: int = 4
     reads_waiting_max: int = 1024
     """Reads that wait for the disk; more are refused as busy."""

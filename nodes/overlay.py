@@ -23,6 +23,7 @@ from nodes.entry import (
     unpack_fields,
 )
 from nodes.format import Kind, record_bytes
+from nodes.hot import HotRecords
 from nodes.index import Index
 from nodes.tree import Tree
 from sfss.hash_tree import damaged_digest
@@ -221,6 +222,8 @@ class Overlay:
         self.current: dict[bytes, bytes] = {}
         self.frozen: dict[bytes, bytes] = {}
         self.figures = figures
+        self.hot = HotRecords(0)
+        """What of it is kept in memory; a node that serves reads has one with room."""
         self._index = index
         self.shifts = 0
         """How often newest entries have changed otherwise than by writes."""
@@ -262,6 +265,7 @@ class Overlay:
                 figures.remove(key, old)
             figures.add(key, entry, volume, size, version, checksum, is_file)
         self.current[key] = entry
+        self.hot.forget(key)
 
     def drop(self, key: bytes) -> None:
         """A key's entry is to go."""
@@ -270,12 +274,14 @@ class Overlay:
         if old is not None:
             self.figures.remove(key, old)
         self.current[key] = ABSENT
+        self.hot.forget(key)
 
     def forget_all(self) -> None:
         """Every entry is to go."""
         self.shifts += 1
         self.current = {}
         self.frozen = {}
+        self.hot.forget_all()
         self.figures.forget_all()
         self.forget_index = True
 

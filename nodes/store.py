@@ -43,6 +43,7 @@ from nodes.entry import (
 )
 from nodes.format import RECORD_HEADER_BYTES, Kind, RecordHeader
 from nodes.free_space import FreeSpace
+from nodes.hot import HotRecords
 from nodes.housekeeping import Housekeeper, floor_ahead, save_for_sure
 from nodes.identity import DataDirectory, NodeState
 from nodes.indexer import Indexer
@@ -139,6 +140,7 @@ class NodeStore:
         self._recovered = recovered
         self._overlay = recovered.overlay
         self._index = recovered.index
+        self._hot = recovered.overlay.hot = HotRecords(options.cache_bytes)
         self._pending: dict[bytes, Write] = {}
         self._flushing: Write | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -319,6 +321,9 @@ class NodeStore:
     def get(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
         self._check_read(call)
         lookup = index_key(key)
+        record = self._hot.get(lookup)
+        if record is not None:
+            return record
         entry = self._newest_durable(lookup)
         if entry is None:
             return None
@@ -379,6 +384,9 @@ class NodeStore:
             "tombstones": str(figures.tombstones),
             "dropped_tombstones": str(self._compactor.dropped),
             "cold_reads": str(self._reader.cold_reads),
+            "cached_reads": str(self._hot.hits),
+            "cached_files": str(len(self._hot)),
+            "cached_bytes": str(self._hot.bytes),
             "compacted_volumes": str(self._compactor.compacted),
             "compacted_bytes": str(self._compactor.moved_bytes),
             "compaction_turn_max_ms": f"{self._compactor.turn_s_max * 1000:.2f}",
@@ -409,6 +417,9 @@ class NodeStore:
         self._check_read(call)
         self._check_ring(call)
         lookup = index_key(key)
+        record = self._hot.get(lookup)
+        if record is not None:
+            return record
         entry = self._newest_durable(lookup)
         if entry is None:
             return None
@@ -786,6 +797,8 @@ class NodeStore:
             return self._read_cold(lookup, packed, call)
         if checksum_of(key, value, flags, expires, version, False) != checksum:
             raise self._corrupt(lookup, packed)
+        if not (flags or expires) and self._hot.wants(lookup, size):
+            self._hot.keep(lookup, value, version, checksum)
         return Record(value, size, flags, expires, version, checksum, False)
 
     def _read_cold(self, lookup: bytes, packed: bytes, call: Call) -> Promise[Record | None]:
@@ -822,6 +835,9 @@ class NodeStore:
         elif len(value) != size or checksum_of(lookup[HASH_BYTES:], value, flags, expires, version, False) != checksum:
             answer.set_exception(self._corrupt(lookup, packed))
         else:
+            # Meanwhile it may have been written again.
+            if not (flags or expires) and self._hot.wants(lookup, size) and self._newest_durable(lookup) == packed:
+                self._hot.keep(lookup, value, version, checksum)
             answer.set_result(Record(value, size, flags, expires, version, checksum, False))
 
     def _corrupt(self, lookup: bytes, packed: bytes, why: str = "failed its checksum") -> CorruptRecord:
@@ -845,6 +861,8 @@ class NodeStore:
             self._overlay.figures.found_whole(lookup, packed)
 
     def _note_damage(self, lookup: bytes, packed: bytes) -> None:
+        # What memory has of it is whole, but would hide from readers that it has to be written again.
+        self._hot.forget(lookup)
         if len(self._damaged) < _DAMAGED_MAX:
             self._overlay.figures.found_damaged(lookup, packed)
 

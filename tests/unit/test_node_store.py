@@ -410,7 +410,7 @@ async def test_a_damaged_value_is_an_error_is_counted_and_can_be_written_again(t
 
 
 async def test_a_damaged_index_entry_is_never_a_miss(tmp_path):
-    async with node(tmp_path) as store:
+    async with node(tmp_path, cache_bytes=0) as store:
         await settled(store.set(b"k", b"v"))
         [(lookup, entry)] = store._overlay.current.items()
         for bit in range(len(entry) * 8):
