@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.peer import Peer
 from proxy.placed_ring import Owners
 from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, StaleRing, Unreachable
+from sfss.memcache.lookup import Lookup
 from sfss.native import mypyc_attr
 from sfss.promise import Promise, Waiter
 from sfss.store import Call, Record, Reply
@@ -58,6 +59,7 @@ class Gathering:
         "_finished",
         "_key",
         "_left",
+        "_lookup",
         "_needed",
         "_owners",
         "_peers",
@@ -82,6 +84,8 @@ class Gathering:
         """The place in `_peers` of the next replica to ask."""
         self._pending: dict[Peer, Promise[Any]] = {}
         """Asked and not yet heard. What was given up is out of it; its answer counts when it comes all the same."""
+        self._lookup: Lookup | None = None
+        """The key, as all replicas are asked for it."""
         self._fetching: Promise[Any] | None = None
         """The last question for a value, while it is pending."""
         self._answers: dict[Peer, Record | None] = {}
@@ -177,7 +181,10 @@ class Gathering:
     def _ask(self, peer: Peer, whole: bool) -> bool:
         """Ask one replica. True if it answered (or failed) at once."""
         try:
-            reply = peer.read(self._key, whole, self._call)
+            lookup = self._lookup
+            if lookup is None:
+                lookup = self._lookup = Lookup(self._key)
+            reply = peer.read(lookup, whole, self._call)
         except Exception as error:
             self._fail(peer, error)
             return True

@@ -29,7 +29,8 @@ class Latency:
             index = (bits - 2) * 4 + ((micros >> (bits - 3)) & 3)
         else:
             index = _BUCKETS - 1
-        self._counts[index] += times
+        counts = self._counts
+        counts[index] = counts[index] + times  # in place, compiled, it is three times as much
         self._total += times
         if self._total >= _FORGET_AT:
             self._counts = [count >> 1 for count in self._counts]

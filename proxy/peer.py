@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from proxy.latency import Latency
 from sfss.groups import each
 from sfss.memcache.client import MemcacheClient
+from sfss.memcache.lookup import Lookup
 from sfss.memcache.stamped import Stamped
 from sfss.store import NO_CALL, Applied, Call, Record, Replica, Reply
 
@@ -85,12 +86,12 @@ class Peer:
 
     # A client is known by its class, and its methods called as C functions: 500 instructions less for each question.
 
-    def read(self, key: bytes, whole: bool, call: Call) -> Reply[Record | None]:
-        """Read one key, or inspect it."""
+    def read(self, lookup: Lookup, whole: bool, call: Call) -> Reply[Record | None]:
+        """Read one key, which others may be asked for, too, or inspect it."""
         replica = self.replica
         if isinstance(replica, MemcacheClient):
-            return replica.read(key, call) if whole else replica.inspect(key, call)
-        return replica.read(key, call) if whole else replica.inspect(key, call)
+            return replica.consult(lookup, whole, call)
+        return replica.read(lookup.key, call) if whole else replica.inspect(lookup.key, call)
 
     def apply(self, stamped: Stamped, call: Call) -> Reply[Applied]:
         """Write one record, which may go to others, too."""

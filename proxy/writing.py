@@ -289,6 +289,8 @@ class Write:
             self._give(peer, record)
             if self._left:
                 return
+        if self._stamped is not None:
+            self._stamped.sent()
         self._decide()
 
     def _give(self, peer: Peer, record: Record) -> None:

@@ -25,7 +25,6 @@ from sfss.groups import Item
 from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.exchanges import (
-    SEQUENCES,
     AskHashes,
     AskIdentity,
     AskPurged,
@@ -44,6 +43,8 @@ from sfss.memcache.exchanges import (
 )
 from sfss.memcache.lane import Account, Lane
 from sfss.memcache.link import Link
+from sfss.memcache.lookup import Consult, Lookup
+from sfss.memcache.opaques import Opaques
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing
 from sfss.memcache.sighting_exchange import TellSightings
 from sfss.memcache.socket_transport import SocketTransport, connected
@@ -128,7 +129,7 @@ class MemcacheClient:
         self._greet = greet
         self._last_seen = last_seen
         self._monotonic = monotonic
-        self._sequence = 0
+        self._opaques = Opaques()
         self._account = Account()
         self._sweep: asyncio.TimerHandle | None = None
         self._turn: Turn | None = None
@@ -238,6 +239,13 @@ class MemcacheClient:
         self._needs_sfss("inspect")
         return self._ask(self._reads, Fetch(_checked(key), False, True, call), call)
 
+    def consult(self, lookup: Lookup, whole: bool, call: Call) -> Promise[Record | None]:
+        """read, or where not `whole` inspect, of a key that several servers are asked for."""
+        self._needs_sfss("read" if whole else "inspect")
+        exchange = Consult(lookup, whole, call)
+        exchange.opaque = lookup.opaque_in(call)
+        return self._ask(self._reads, exchange, call)
+
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Promise[Applied]:
         return self.apply_stamped(Stamped(key, record), call)
 
@@ -345,11 +353,7 @@ class MemcacheClient:
             raise Expired("the deadline passed before the request was sent")
         exchange.deadline = min(call.deadline, now + limits.answer_s)
         if not exchange.opaque:
-            self._sequence = (self._sequence + 1) % SEQUENCES
-            if call.request_id:
-                exchange.opaque = b"%d.%b" % (self._sequence, call.request_id)
-            else:
-                exchange.opaque = b"%d" % self._sequence
+            exchange.opaque = self._opaques.next(call.request_id)
         turn = self._turn
         if turn is None:
             turn = self._turn = turn_of(asyncio.get_running_loop())

@@ -30,10 +30,6 @@ class _More:
 
 _NEVER: Final = float("inf")
 
-SEQUENCES: Final = 1_000_000
-"""Opaques count up to here: a letter or a group's star, 6 digits, a dot and 24 bytes of request id are the 32 that one
-may have."""
-
 MORE: Final = _More()
 """The reply isn't whole yet."""
 

@@ -14,7 +14,8 @@ from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk,
 from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
-from sfss.memcache.exchanges import MORE, SEQUENCES, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
+from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
+from sfss.memcache.opaques import SEQUENCES
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.server import ServerLimits

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sfss.memcache.exchanges import MORE, SEQUENCES
+from sfss.memcache.exchanges import MORE
+from sfss.memcache.opaques import SEQUENCES
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.stamped import Apply, Stamped
 from sfss.store import Applied, Call, Record
@@ -32,6 +33,16 @@ def test_a_node_that_has_less_time_left_is_told_so() -> None:
 
     assert [b" U%d " % left in first.request(left) for left in (900, 899, 900)] == [True] * 3
     assert b" U899 " in second.request(899)
+
+
+def test_who_is_sent_it_once_more_is_sent_the_same() -> None:
+    stamped = Stamped(b"key", RECORD)
+    first = to_node(stamped, ROUND)
+    request = first.request(900)
+    stamped.sent()
+
+    assert to_node(stamped, ROUND).request(900) == request
+    assert taken(first, b"HD V%d H%016x B1/1 O%b\r\n" % (1 << 40, 7, first.opaque)) == stamped.applied
 
 
 def test_each_round_has_an_opaque_and_a_ring_of_its_own() -> None:
