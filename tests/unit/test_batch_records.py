@@ -104,6 +104,19 @@ def test_what_can_not_be_followed_ends_the_reading(body: bytes, why: str) -> Non
         read(body)
 
 
+@pytest.mark.parametrize("path", [b"a/b", b"a b"])
+def test_a_file_without_its_line_feed_has_a_name_wherever_the_body_is_split(path: bytes) -> None:
+    body = b'{"path": "%b", "size": 3}\nabcd' % path
+    for cut in range(len(body)):
+        reader = RecordReader(FILE_BYTES_MAX)
+        reader.feed(body[:cut])
+        assert reader.next() is None
+        reader.feed(body[cut:])
+        with pytest.raises(BadRequest, match="line feed"):
+            reader.next()
+        assert reader.unfinished == path.decode()
+
+
 def test_bytes_behind_the_end_are_refused_when_they_come_later() -> None:
     with pytest.raises(BadRequest, match="behind"):
         read(b'{"end": true}\n', b"\n")
@@ -193,7 +206,12 @@ def test_the_line_of_a_plain_path_is_that_of_any_path(version: int) -> None:
 _LINES = st.builds(
     lambda open_, path, middle, size, close: open_ + path + middle + size + close,
     st.sampled_from([b'{"path": "', b'{"path":"', b'{"path" : "', b'{"path": ']),
-    st.one_of(st.text(max_size=12).map(lambda text: text.encode("utf-8", "replace")), st.binary(max_size=8)),
+    st.one_of(
+        st.text("ab./-_", max_size=6).map(str.encode),
+        st.sampled_from([b"a" * size for size in (249, 250, 251)]),
+        st.text(max_size=12).map(lambda text: text.encode("utf-8", "replace")),
+        st.binary(max_size=8),
+    ),
     st.sampled_from(
         [b'", "size": ', b'","size":', b'", "size":  ', b'", "end": true, "size": ', b'", "path": "b", "size": ']
     ),

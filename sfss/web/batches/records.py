@@ -37,6 +37,7 @@ _PRINTABLE_LINE: Final = re.compile(rb'\{"path": ?"([ !#-\[\]-~]{1,2000})", ?"si
 _SIZE_DIGITS: Final = 9
 _ZERO: Final = 0x30
 _QUOTE: Final = 0x22
+_LINE_FEED: Final = 0x0A
 
 PATH_CHARS_MAX = 300
 """No file has a longer path: a key has 250 bytes."""
@@ -162,10 +163,9 @@ class RecordReader:
                 return self._sent(b"")
             keep = self._refusal is None
             end = self._at + size
-            if keep and end < len(self._buffer):  # nearly always it is all there
+            if keep and end < len(self._buffer) and self._buffer[end] == _LINE_FEED:  # nearly always it is all there
                 value = self._buffer[self._at : end]
-                self._at = end
-                self._line_feed()
+                self._at = end + 1
                 return self._sent(value)
             self._block = block = Block(size, keep)
         self._at = block.fill(self._buffer, self._at)
@@ -180,7 +180,7 @@ class RecordReader:
         return Sent(self._path, value, self._refusal, self._plain)
 
     def _line_feed(self) -> None:
-        if self._buffer[self._at] != 0x0A:
+        if self._buffer[self._at] != _LINE_FEED:
             path = self._path or self._plain.decode()
             raise BadRequest(f"no line feed stands behind the bytes of {path!r}; is its size right?")
         self._at += 1
