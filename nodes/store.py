@@ -142,6 +142,7 @@ class NodeStore:
         self._index = recovered.index
         self._hot = recovered.overlay.hot = HotRecords(options.cache_bytes)
         self._pending: dict[bytes, Write] = {}
+        self._pending_bytes_max = options.pending_bytes_max
         self._flushing: Write | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed: asyncio.Future[None] | None = None
@@ -517,9 +518,9 @@ class NodeStore:
             return self._refuse_while_suspect(Applied(True, version, checksum, bool(self._durable)))
         self._clock.observe(version)
         kind = _TOMBSTONE if tombstone else _FILE
-        write = self._add(kind, key, value, flags, expires, version, checksum)
+        write = Write(lookup, kind, key, value, flags, expires, version, checksum)
         write.replaces, write.replaces_at = entry, seen_at
-        return write
+        return self._added(write)
 
     def _is_purged_already(self, lookup: bytes, record: Record, settled: bool) -> bool:
         """Whether to forget a record from before the fence or the bound is to hold it: a tombstone that is purged, of a
@@ -695,11 +696,12 @@ class NodeStore:
     ) -> Write:
         if not checksum:
             checksum = checksum_of(key, value, flags, expires, version, kind == _TOMBSTONE)
-        lookup = index_key(key)
-        write = Write(lookup, kind, key, value, flags, expires, version, checksum)
+        return self._added(Write(index_key(key), kind, key, value, flags, expires, version, checksum))
+
+    def _added(self, write: Write) -> Write:
         self._writer.add(write)
-        self._pending[lookup] = write
-        if kind == _FILE:
+        self._pending[write.index_key] = write
+        if write.kind == _FILE:
             self._stored += 1
         return write
 
@@ -887,7 +889,7 @@ class NodeStore:
             raise Expired("the deadline passed before the write began")
         if value_bytes > WIRE_VALUE_BYTES_MAX:
             raise TooLarge(f"value of {value_bytes} bytes; the limit is {WIRE_VALUE_BYTES_MAX}")
-        if self._writer.pending_bytes > self._options.pending_bytes_max:
+        if self._writer.pending_bytes > self._pending_bytes_max:
             raise Busy(f"{self._writer.pending_bytes} bytes wait for the disk")
         if self._closed is not None:
             raise Busy("the node is stopping")
