@@ -1,6 +1,6 @@
 """Files of volumes that were compacted away, kept to be written over instead of given back.
 
-Room that has been written before takes a batch in about two thirds of the time of new room (bench/README.rst): its
+Room that has been written before takes a batch in about two thirds of the time of new room (docs/performance.rst): its
 blocks are known to the file system, so that a sync puts the data on disk and no metadata, and its pages are mostly in
 the page cache. What lies there from before can't be taken for anything: each volume has a salt of its own.
 
