@@ -173,7 +173,7 @@ def _usual_head(version: i64, size: i64, key: bytes) -> bytes:
 
 def tag_of(version: i64, words: bytes) -> bytes:
     """Version and checksum of a record in hex, joined by `-`. The version is a usual one (`is_usual`), and `words` are
-    those of the record, which end with its checksum: a third less work than to put both numbers into digits."""
+    those of `Record` or `Written`, which end with the checksum: half the work of putting both numbers into digits."""
     return b"%b%b%b%b%b%b%b%b-%b" % (
         _PAIRS[version >> 56],
         _PAIRS[version >> 48 & 255],
@@ -201,15 +201,17 @@ def hex16(number: int) -> bytes:
 @mypyc_attr(free_list_len=1)
 class Written:
     """What a write achieved. `durable` of `copies` replicas are known to hold it on disk (`copies` 0: the
-    server doesn't say). `version` and `checksum` are 0 where the server has no versions."""
+    server doesn't say). `version` and `checksum` are 0 where the server has no versions. `words`: how the line that
+    told of it said these two; empty where none did."""
 
-    __slots__ = ("checksum", "copies", "durable", "version")
+    __slots__ = ("checksum", "copies", "durable", "version", "words")
 
     def __init__(self, version: int = 0, checksum: int = 0, durable: int = 0, copies: int = 0) -> None:
         self.version = version
         self.checksum = checksum
         self.durable = durable
         self.copies = copies
+        self.words = b""
 
     def _fields(self) -> tuple[int, int, int, int]:
         return (self.version, self.checksum, self.durable, self.copies)

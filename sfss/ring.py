@@ -173,7 +173,7 @@ class ServerRing:
         for position, address in ring.get_points():
             points[address].append(position)
         count = len(addresses)
-        self._only = (0,) if count == 1 else ()
+        self._only: tuple[int, ...] = (0,) if count == 1 else ()
         self._table = _nearest(enumerate(points.values()), range(count), count, 1 << _SERVER_SLOTS_BITS)
 
     def order(self, key: bytes) -> tuple[int, ...]:

@@ -262,7 +262,9 @@ def written_of(stored: own.Stored) -> Written:
     """What the answer to an unstamped write says. Raises `OutOfStep`."""
     if not stored.newest:
         raise OutOfStep("NS answers another request")
-    return Written(stored.version, stored.checksum, stored.durable, stored.copies)
+    written = Written(stored.version, stored.checksum, stored.durable, stored.copies)
+    written.words = stored.words
+    return written
 
 
 class Group(Exchange):

@@ -123,12 +123,12 @@ def missed_in(line: Line) -> Missed | None:
 
 @mypyc_attr(free_list_len=1)
 class Stored:
-    """The answer to ms and md. `newest`: what was sent is the newest now."""
+    """The answer to ms and md. `newest`: what was sent is the newest now. `words`: as in `Written`."""
 
-    __slots__ = ("checksum", "copies", "durable", "newest", "opaque", "version")
+    __slots__ = ("checksum", "copies", "durable", "newest", "opaque", "version", "words")
 
     def __init__(
-        self, newest: bool, version: int, checksum: int, durable: int, copies: int, opaque: bytes | None
+        self, newest: bool, version: int, checksum: int, durable: int, copies: int, opaque: bytes | None, words: bytes
     ) -> None:
         self.newest = newest
         self.version = version
@@ -136,6 +136,7 @@ class Stored:
         self.durable = durable
         self.copies = copies
         self.opaque = opaque
+        self.words = words
 
 
 def stored_in(line: Line) -> Stored | None:
@@ -143,9 +144,11 @@ def stored_in(line: Line) -> Stored | None:
     if not (newest or line.has(b"NS ")):
         return None
     line.takes(b"V")
+    begin = line.at
     version = line.number(VERSION_DIGITS)
     line.takes_flag(_CHECKSUM)
     checksum = line.hex16()
+    words = line.since(begin)
     line.takes_flag(_COPIES)
     durable = line.number(3)
     line.takes(b"/")
@@ -153,4 +156,4 @@ def stored_in(line: Line) -> Stored | None:
     opaque = line.opaque()
     if not line.ends():
         return None
-    return Stored(newest, version, checksum, durable, copies, opaque)
+    return Stored(newest, version, checksum, durable, copies, opaque, words)

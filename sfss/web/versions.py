@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from binascii import hexlify
-from struct import Struct
 from typing import Final
 
 from sfss.record import is_usual, tag_of
@@ -15,7 +14,6 @@ from sfss.store import Record, Written
 # Names of our own: to look one up in a module costs as much as the call.
 _now: Final = time.time
 _hexlify: Final = hexlify
-_packed: Final = Struct(">QQ").pack
 
 
 def modified_of(record: Record) -> int:
@@ -26,10 +24,10 @@ def modified_of(record: Record) -> int:
 def etag_of(one: Record | Written) -> bytes:
     """Version and checksum in hex, which together order a key's writes. Two writes may have one version: coordinators
     that stamp in the same millisecond don't know of each other."""
-    if isinstance(one, Record) and one.words and is_usual(one.version):  # as it nearly always came
+    if one.words and is_usual(one.version):  # nearly always
         return tag_of(one.version, one.words)
     # Both in one go: half of what each by itself takes.
-    return _hexlify(_packed(one.version, one.checksum), b"-", 8)
+    return _hexlify(one.version.to_bytes(8, "big") + one.checksum.to_bytes(8, "big"), b"-", 8)
 
 
 def digest_of(value: bytes) -> str:
