@@ -7,7 +7,8 @@ files once (a backup, a comparison, the filling of a new node) drives nothing ou
 
 Room is made by a clock: a hand goes round the places, and what nobody has read since it last came by has to go. It
 takes `_STEPS_MAX` steps at most for one value, so nobody waits for it. Places are columns of plain bytes and numbers,
-which the garbage collector doesn't look into.
+which the garbage collector doesn't look into. None is empty: the last one moves to where one goes, so that many tiny
+values leave nothing behind when they give way to few large ones.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ class HotRecords:
         self._checksums: list[int] = []
         self._read_since: list[bool] = []
         """Whether it was read since the hand came by."""
-        self._empty: list[int] = []
         self._hand = 0
         # A list, of which the compiler takes an item in a tenth of the time.
         self._marks: list[int] = [0] * (_MARKS if bytes_max else 0)
@@ -76,30 +76,22 @@ class HotRecords:
     def keep(self, key: bytes, value: bytes, version: int, checksum: int) -> None:
         """Keep the newest durable record of a file, if it isn't yet and room can be made for it; it has neither flags
         nor expiry."""
+        if key in self._places:
+            return
         size = _bytes_of(key, len(value))
         steps = 0
         while self.bytes + size > self._bytes_max:
-            if steps == _STEPS_MAX or not self._places:
+            if steps == _STEPS_MAX or not self._keys:
                 return
             steps += 1
             self._step()
-        if key in self._places:
-            return
         self.bytes += size
-        if self._empty:
-            place = self._empty.pop()
-            self._keys[place] = key
-            self._values[place] = value
-            self._versions[place] = version
-            self._checksums[place] = checksum
-        else:
-            place = len(self._keys)
-            self._keys.append(key)
-            self._values.append(value)
-            self._versions.append(version)
-            self._checksums.append(checksum)
-            self._read_since.append(False)
-        self._places[key] = place
+        self._places[key] = len(self._keys)
+        self._keys.append(key)
+        self._values.append(value)
+        self._versions.append(version)
+        self._checksums.append(checksum)
+        self._read_since.append(False)
 
     def forget(self, key: bytes) -> None:
         """Its newest record is another one now, or not to be had from memory."""
@@ -111,24 +103,29 @@ class HotRecords:
         """No record is what it was."""
         self.bytes = self._hand = 0
         self._places = {}
-        self._keys, self._values, self._versions, self._checksums = [], [], [], []
-        self._read_since, self._empty = [], []
+        self._keys, self._values, self._versions, self._checksums, self._read_since = [], [], [], [], []
 
     def _step(self) -> None:
-        place = self._hand
-        self._hand = place + 1 if place + 1 < len(self._keys) else 0
+        place = self._hand if self._hand < len(self._keys) else 0
+        self._hand = place + 1
         if self._read_since[place]:
             self._read_since[place] = False
-        elif self._keys[place]:
+        else:
             self._clear(place)
 
     def _clear(self, place: int) -> None:
         key = self._keys[place]
         self.bytes -= _bytes_of(key, len(self._values[place]))
         del self._places[key]
-        self._keys[place] = self._values[place] = b""
-        self._read_since[place] = False
-        self._empty.append(place)
+        last, value = self._keys.pop(), self._values.pop()
+        version, checksum, read_since = self._versions.pop(), self._checksums.pop(), self._read_since.pop()
+        if place < len(self._keys):
+            self._places[last] = place
+            self._keys[place] = last
+            self._values[place] = value
+            self._versions[place] = version
+            self._checksums[place] = checksum
+            self._read_since[place] = read_since
 
 
 def _bytes_of(key: bytes, size: int) -> int:

@@ -139,6 +139,24 @@ def test_what_it_says_it_takes_is_at_least_what_it_takes(count: int, size: int) 
     assert taken <= hot.bytes
 
 
+def test_tiny_values_that_gave_way_to_large_ones_leave_nothing_behind() -> None:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        hot = HotRecords(8 << 20)
+        for number in range(20_000):
+            hot.keep(key_of(number), bytes(10), 1 << 61 | number, 1 << 63 | number)
+        tiny = len(hot)
+        for number in range(20_000, 22_000):
+            hot.keep(key_of(number), bytes(VALUE_BYTES_MAX), 1 << 61 | number, 1 << 63 | number)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert len(hot) < 300 < 15_000 < tiny
+    assert taken <= 1.15 * hot.bytes
+
+
 # --- in a node ---------------------------------------------------------------------------------------------------
 
 
