@@ -206,6 +206,24 @@ async def test_what_expires_is_not_kept(tmp_path: Path) -> None:
         assert store.stats()["cached_files"] == "0"
 
 
+async def test_a_file_with_flags_has_them_however_often_it_is_read(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", b"v", flags=7))
+
+        assert [(await settled(store.get(b"k"))).flags for _ in range(3)] == [7, 7, 7]
+
+
+async def test_what_is_dropped_with_its_partition_is_not_served_from_memory(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", b"v"))
+        assert await value_of(store, b"k") == await value_of(store, b"k") == b"v"
+
+        store._overlay.drop(index_key(b"k"))
+
+        assert await value_of(store, b"k") is await settled(store.read(b"k")) is None
+        assert store.stats()["cached_files"] == "0"
+
+
 async def test_what_a_thread_has_read_is_kept_only_while_it_is_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
