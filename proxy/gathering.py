@@ -20,7 +20,7 @@ from proxy.placed_ring import Owners
 from sfss.errors import Busy, CorruptRecord, Expired, QuorumUnavailable, SfssError, StaleRing, Unreachable
 from sfss.memcache.lookup import Lookup
 from sfss.native import mypyc_attr
-from sfss.promise import Promise, Waiter
+from sfss.promise import Promise, Turn
 from sfss.store import Call, Record, Reply
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 
 @mypyc_attr(free_list_len=1)
-class _Question(Waiter):
-    """What a replica was asked, which is told of its reply."""
+class _Question(Promise[Any]):
+    """What a replica was asked, which is told of its reply, and may be the promise of it: 300 instructions less than
+    two objects."""
 
     __slots__ = ("_asking", "_peer", "_whole")
 
-    def __init__(self, asking: Gathering, peer: Peer, whole: bool) -> None:
+    def __init__(self, turn: Turn, asking: Gathering, peer: Peer, whole: bool) -> None:
+        super().__init__(turn)
         self._asking = asking
         self._peer = peer
         self._whole = whole
@@ -184,7 +186,8 @@ class Gathering:
             lookup = self._lookup
             if lookup is None:
                 lookup = self._lookup = Lookup(self._key)
-            reply = peer.read(lookup, whole, self._call)
+            question = _Question(self._coordinator.turn, self, peer, whole)
+            reply = peer.read(lookup, whole, self._call, question)
         except Exception as error:
             self._fail(peer, error)
             return True
@@ -192,7 +195,7 @@ class Gathering:
             self._pending[peer] = reply
             if whole:
                 self._fetching = reply
-            reply.tell(_Question(self, peer, whole))
+            reply.tell(question)
             return False
         self._take(peer, reply, whole)
         return True

@@ -10,6 +10,7 @@ from sfss.groups import each
 from sfss.memcache.client import MemcacheClient
 from sfss.memcache.lookup import Lookup
 from sfss.memcache.stamped import Stamped
+from sfss.promise import Promise
 from sfss.store import NO_CALL, Applied, Call, Record, Replica, Reply
 
 _HEDGE_EVERY: Final = 128
@@ -86,18 +87,18 @@ class Peer:
 
     # A client is known by its class, and its methods called as C functions: 500 instructions less for each question.
 
-    def read(self, lookup: Lookup, whole: bool, call: Call) -> Reply[Record | None]:
-        """Read one key, which others may be asked for, too, or inspect it."""
+    def read(self, lookup: Lookup, whole: bool, call: Call, question: Promise[Any]) -> Reply[Record | None]:
+        """Read one key, or inspect it, as others may be asked to. A reply that is to come may be `question`."""
         replica = self.replica
         if isinstance(replica, MemcacheClient):
-            return replica.consult(lookup, whole, call)
+            return replica.consult(lookup, whole, call, question)
         return replica.read(lookup.key, call) if whole else replica.inspect(lookup.key, call)
 
-    def apply(self, stamped: Stamped, call: Call) -> Reply[Applied]:
-        """Write one record, which may go to others, too."""
+    def apply(self, stamped: Stamped, call: Call, delivery: Promise[Any]) -> Reply[Applied]:
+        """Write one record, which may go to others, too. A reply that is to come may be `delivery`."""
         replica = self.replica
         if isinstance(replica, MemcacheClient):
-            return replica.apply_stamped(stamped, call)
+            return replica.apply_stamped(stamped, call, delivery)
         return replica.apply(stamped.key, stamped.record, call)
 
     def read_many(self, keys: Sequence[bytes], whole: bool, call: Call) -> Reply[list[Any]]:

@@ -38,7 +38,7 @@ from sfss.errors import (
 )
 from sfss.memcache.stamped import Stamped
 from sfss.native import mypyc_attr
-from sfss.promise import Promise, Waiter
+from sfss.promise import Promise, Turn
 from sfss.store import Applied, Call, Record, Reply, Written, checksum_of
 
 if TYPE_CHECKING:
@@ -60,21 +60,23 @@ _SURELY_NOT_APPLIED: Final = (
 
 
 @mypyc_attr(free_list_len=1)
-class _Delivery(Waiter):
-    """What a replica was given in the round of `call`, which is told of its reply."""
+class _Delivery(Promise[Any]):
+    """What a replica was given in the round of `call`, which is told of its reply, and may be the promise of it: 300
+    instructions less than two objects."""
 
-    __slots__ = ("_call", "_peer", "_write")
+    __slots__ = ("_peer", "_round", "_write")
 
-    def __init__(self, write: Write, peer: Peer, call: Call) -> None:
+    def __init__(self, turn: Turn, write: Write, peer: Peer, call: Call) -> None:
+        super().__init__(turn)
         self._write = write
         self._peer = peer
-        self._call = call
+        self._round = call
 
     def told(self, promise: Promise[Any]) -> None:
         if promise.cancelled():
-            self._write.heard(self._peer, self._call, Expired("cancelled", Outcome.UNKNOWN))
+            self._write.heard(self._peer, self._round, Expired("cancelled", Outcome.UNKNOWN))
         else:
-            self._write.heard(self._peer, self._call, promise.exception() or promise.result())
+            self._write.heard(self._peer, self._round, promise.exception() or promise.result())
 
 
 class Write:
@@ -298,14 +300,15 @@ class Write:
             stamped = self._stamped
             if stamped is None or stamped.record is not record:
                 stamped = self._stamped = Stamped(self.key, record)
-            reply = peer.apply(stamped, self._call)
+            delivery = _Delivery(self._coordinator.turn, self, peer, self._call)
+            reply = peer.apply(stamped, self._call, delivery)
         except Exception as error:
             if not (isinstance(error, StaleRing) and self._follow_ring(peer, error)):
                 self._coordinator.health.failed(peer, error)
                 self._refused(peer, error)
             return
         if isinstance(reply, Promise):
-            reply.tell(_Delivery(self, peer, self._call))
+            reply.tell(delivery)
         else:
             self._count(peer, reply)
 

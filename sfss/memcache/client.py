@@ -239,23 +239,23 @@ class MemcacheClient:
         self._needs_sfss("inspect")
         return self._ask(self._reads, Fetch(_checked(key), False, True, call), call)
 
-    def consult(self, lookup: Lookup, whole: bool, call: Call) -> Promise[Record | None]:
-        """read, or where not `whole` inspect, of a key that several servers are asked for."""
+    def consult(self, lookup: Lookup, whole: bool, call: Call, promise: Promise[Any]) -> Promise[Record | None]:
+        """read, or where not `whole` inspect, of a key that several servers are asked for. It settles `promise`."""
         self._needs_sfss("read" if whole else "inspect")
         exchange = Consult(lookup, whole, call)
         exchange.opaque = lookup.opaque_in(call)
-        return self._ask(self._reads, exchange, call)
+        return self._ask(self._reads, exchange, call, promise)
 
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Promise[Applied]:
-        return self.apply_stamped(Stamped(key, record), call)
+        return self.apply_stamped(Stamped(key, record), call, new_promise())
 
-    def apply_stamped(self, stamped: Stamped, call: Call) -> Promise[Applied]:
-        """The same, of a record that goes to several servers."""
+    def apply_stamped(self, stamped: Stamped, call: Call, promise: Promise[Any]) -> Promise[Applied]:
+        """The same, of a record that goes to several servers. It settles `promise`."""
         self._needs_sfss("apply")
         lane = self._bulk if stamped.record.size > self.limits.bulk_bytes else self._writes
         apply = Apply(stamped, call)
         apply.opaque = stamped.opaque_in(call)
-        return self._ask(lane, apply, call)
+        return self._ask(lane, apply, call, promise)
 
     def identify(self) -> Promise[Identity]:
         self._needs_sfss("identify")
@@ -341,7 +341,7 @@ class MemcacheClient:
 
     # The way of every request
 
-    def _ask(self, lane: Lane, exchange: Exchange, call: Call) -> Promise[Any]:
+    def _ask(self, lane: Lane, exchange: Exchange, call: Call, promise: Promise[Any] | None = None) -> Promise[Any]:
         limits, account = self.limits, self._account
         if account.held >= limits.in_flight_max or account.bytes + exchange.size > limits.bytes_max:
             server = host_and_port(self.host, self.port)
@@ -357,7 +357,8 @@ class MemcacheClient:
         turn = self._turn
         if turn is None:
             turn = self._turn = turn_of(asyncio.get_running_loop())
-        promise: Promise[Any] = Promise(turn)
+        if promise is None:
+            promise = Promise(turn)
         exchange.promise = promise
         account.take_on(exchange)
         lane.submit(exchange, now)
