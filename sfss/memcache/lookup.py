@@ -6,7 +6,7 @@ the next one answers, and compared in one go; only what differs is read field by
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sfss.keys import check_key
 from sfss.memcache import own
@@ -16,7 +16,7 @@ from sfss.memcache.replies import ReplyParser
 from sfss.native import mypyc_attr
 from sfss.store import Call, Record
 
-_opaques = Opaques(b"r")
+_opaques: Final = Opaques(b"r")
 
 
 class Lookup:

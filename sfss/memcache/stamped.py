@@ -20,7 +20,7 @@ from sfss.store import Applied, Call, Record, hex16
 
 _LINE_END: Final = b"\r\n"
 
-_opaques = Opaques(b"s")
+_opaques: Final = Opaques(b"s")
 
 
 class Stamped:
