@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
 from pathlib import Path
@@ -155,6 +156,20 @@ def test_tiny_values_that_gave_way_to_large_ones_leave_nothing_behind() -> None:
 
     assert len(hot) < 300 < 15_000 < tiny
     assert taken <= 1.15 * hot.bytes
+
+
+def test_the_garbage_collector_of_a_node_that_serves_never_looks_through_it_also_after_a_flush() -> None:
+    hot = HotRecords(1 << 20)
+    gc.freeze()  # as a node does once it has started
+    try:
+        for _ in range(2):
+            for number in range(1000):
+                hot.keep(key_of(number), b"v", number, number)
+            assert len(hot) == 1000
+            assert not [it for it in gc.get_objects() if isinstance(it, list | dict) and len(it) >= 1000]
+            hot.forget_all()
+    finally:
+        gc.unfreeze()
 
 
 # --- in a node ---------------------------------------------------------------------------------------------------
