@@ -262,7 +262,9 @@ class GroupWrite:
 
     def send(self) -> Reply[list[Any]]:
         """Send all."""
-        for peer, deliveries in self._by_peer.items():
+        by_peer, self._by_peer = self._by_peer, {}
+        self._deliveries = []  # else a group and its writes would hold each other, and all values, until a collection
+        for peer, deliveries in by_peer.items():
             try:
                 reply = peer.apply_many([delivery.stamped() for delivery in deliveries], deliveries[0].call)
             except Exception as error:

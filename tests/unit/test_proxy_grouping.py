@@ -1,11 +1,13 @@
 """Groups of a coordinator: what all asked replicas agree on is answered, the rest is left out; writes are as alone."""
 
 import asyncio
+import gc
 from random import Random
 
 import pytest
 
 from proxy.peer import Peer
+from proxy.writing import Write
 from sfss.errors import (
     Busy,
     ConnectionLost,
@@ -303,6 +305,22 @@ async def test_each_write_of_a_group_has_its_own_stamp_and_outcome():
     for replica in lab.replicas:
         assert (replica.store.records[one].value, replica.store.records[one].flags) == (b"1", 5)
         assert full not in replica.store.records
+
+
+@in_virtual_time
+async def test_of_a_group_that_is_written_nothing_waits_for_the_garbage_collector():
+    lab = Lab()
+    lab.at_once()
+    gc.collect()
+    gc.disable()
+    try:
+        await settled(lab.coordinator.set_many([Item(key, b"value") for key in keys_of(lab, 4)]))
+        await asyncio.sleep(1)
+
+        left = [each for each in gc.get_objects() if type(each) is Write and each._coordinator is lab.coordinator]
+        assert not left
+    finally:
+        gc.enable()
 
 
 @in_virtual_time
