@@ -85,6 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _look_for_room(folder: Path) -> None:
     """Clusters on a full disk would fail in a thousand ways, none of which says why."""
+    folder = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())  # not made yet, maybe
     free = shutil.disk_usage(folder).free
     if free < _ROOM_BYTES:
         raise pytest.UsageError(

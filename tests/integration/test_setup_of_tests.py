@@ -105,11 +105,13 @@ def test_without_room_for_what_the_tests_store_nothing_is_begun_and_one_line_say
         monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(disk.path))
 
         side_by_side, one_by_one = run_pytest(folder, "-n", "2"), run_pytest(folder)
+        in_a_new_folder = run_pytest(folder, "-n", "2", f"--basetemp={disk.path / 'new' / 'one'}")
 
     assert side_by_side == (
         f"ERROR: the tests need 4 GiB on the disk of {disk.path}, and 0.0 GiB are free: "
         "make room, or name another folder in TMPDIR\n\n"
     )
+    assert in_a_new_folder == side_by_side
     assert "1 passed" in one_by_one
 
 
