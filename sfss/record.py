@@ -75,8 +75,7 @@ class Record:
     same. `expires` is absolute Unix seconds, 0 for never. `version` orders the writes of a key (`sfss.stamps`).
     `checksum` is `checksum_of` the whole record; (version, checksum) is the total order of a key's records.
     Foreign servers have no versions: there `version` and `checksum` are 0.
-    `words`: how the line that it came in said all this but the value, so that nobody has to say it anew; empty where
-    it came otherwise.
+    `words`: how a line says all this but the value, so that nobody has to say it anew; empty where it came in none.
     """
 
     __slots__ = ("checksum", "expires", "flags", "size", "tombstone", "value", "version", "words")

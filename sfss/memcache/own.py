@@ -25,6 +25,7 @@ from typing import Final
 
 from sfss.memcache.line import Line
 from sfss.native import mypyc_attr
+from sfss.record import Record, hex16
 
 SIZE_DIGITS: Final = 8
 FLAGS_DIGITS: Final = 10
@@ -72,6 +73,12 @@ class Found:
         self.tombstone = tombstone
         self.opaque = opaque
         self.words = words
+
+
+def words_of(record: Record) -> bytes:
+    """`Record.words` of any record."""
+    checksum = hex16(record.checksum)
+    return b" s%d f%d A%d V%d H%b" % (record.size, record.flags, record.expires, record.version, checksum)
 
 
 def found_in(line: Line) -> Found | None:

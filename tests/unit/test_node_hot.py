@@ -127,12 +127,13 @@ def test_large_values_are_not_kept_and_without_room_nothing_is() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(3000, 4096), (11_000, 10), (22_000, 10)])
 def test_what_it_says_it_takes_is_at_least_what_it_takes(count: int, size: int) -> None:
+    hot = HotRecords(1 << 30)
     tracemalloc.start()
     try:
-        hot = HotRecords(1 << 30)
         before = tracemalloc.get_traced_memory()[0]
         for number in range(count):
             hot.keep(key_of(number), bytes(size), 1 << 61 | number, 1 << 63 | number)
+            hot.get(key_of(number))
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

@@ -56,18 +56,15 @@ def _found_line(service: Service, record: Record | None, with_value: object, raw
     if record is None:
         service.counters.get_misses += 1
         return b"EN" + ending
-    size, flags, expires = record.size, record.flags, record.expires
-    version, checksum = record.version, hex16(record.checksum)
+    words = record.words or own.words_of(record)
     kind = b"" if not raw else b" Yt" if record.tombstone else b" Yv"
     if record.tombstone:
         service.counters.get_misses += 1
     else:
         service.counters.get_hits += 1
         if with_value:
-            if record.words:
-                return b"VA %d%b%b%b" % (size, record.words, kind, ending)
-            return b"VA %d s%d f%d A%d V%d H%b%b%b" % (size, size, flags, expires, version, checksum, kind, ending)
-    return b"HD s%d f%d A%d V%d H%b%b%b" % (size, flags, expires, version, checksum, kind, ending)
+            return b"VA %d%b%b%b" % (record.size, words, kind, ending)
+    return b"HD%b%b%b" % (words, kind, ending)
 
 
 def _ending(opaque: bytes | None) -> bytes:
