@@ -105,7 +105,6 @@ def flask_postgresql(servers: Servers) -> Side:
         Ack(1, synced=True, lost_by="the end of its disk"),
         path=FILE,
         directories=(directory,),
-        cold=False,  # its own buffers would keep what was read
     )
 
 

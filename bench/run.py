@@ -59,7 +59,8 @@ STAGES = ["node", "proxy", "HTTP", "batch", "extras"]
 
 
 def full_stages() -> list[Stage]:
-    """The whole grid. Cold are only reads over HTTP: memcached has no disk to read from."""
+    """The whole grid. Cold are only reads over HTTP: memcached has no disk to read from. Nodes keep nothing in memory
+    of their own then."""
     found = []
     for protocol, starts, write in (
         ("node", stages.NODE, "set"),
@@ -67,8 +68,9 @@ def full_stages() -> list[Stage]:
         ("HTTP", stages.HTTP, "put"),
     ):
         warm = tuple(Cell(operation, count) for operation in ("get", write, "mixed") for count in CONNECTIONS)
-        cold = tuple(Cell("get", count, "cold") for count in CONNECTIONS if protocol == "HTTP")
-        found += [Stage(protocol, starts, size, warm + cold) for size in SIZES]
+        found += [Stage(protocol, starts, size, warm) for size in SIZES]
+    cold = tuple(Cell("get", count, "cold") for count in CONNECTIONS)
+    found += [Stage("HTTP", stages.HTTP_COLD, size, cold) for size in SIZES]
     return found
 
 

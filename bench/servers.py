@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,12 +92,13 @@ class Servers:
     def scratch(self) -> Path:
         return self._scratch
 
-    def node(self, name: str, port: int | None = None) -> Server:
+    def node(self, name: str, port: int | None = None, options: Sequence[str] = ()) -> Server:
         """A node with the directory `name`; started again over the same directory, it finds its files."""
         port = free_port() if port is None else port
         directory = self._scratch / name
         directory.mkdir(exist_ok=True)
-        return self.start(name, [tool("sfss-node"), "-l", HOST, "-p", str(port), "-H", str(directory)], port)
+        command = [tool("sfss-node"), "-l", HOST, "-p", str(port), "-H", str(directory), *options]
+        return self.start(name, command, port)
 
     def proxy(self, name: str, nodes: list[Server]) -> Server:
         """A proxy over `nodes` with the defaults (N=3 W=2 R=2 for three of them)."""

@@ -41,8 +41,7 @@ class Side:
     """`servers` are all processes that a request needs; the first is the one that is asked.
 
     `path` is what comes before a file's number in the request target of HTTP, and None for memcache's protocol.
-    `directories` are where files lie, none for those who keep them in memory. `cold` tells whether what was read can be
-    forgotten without a restart.
+    `directories` are where files lie, none for those who keep them in memory.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Side:
     ack: Ack
     path: str | None = None
     directories: tuple[Path, ...] = ()
-    cold: bool = True
 
     @property
     def address(self) -> str:

@@ -29,6 +29,9 @@ HTTP: tuple[Start, ...] = (
     rivals.flask_postgresql,
     rivals.fastapi_files,
 )
+HTTP_COLD: tuple[Start, ...] = (ours.http_from_disk, rivals.nginx, ours.direct_from_disk, rivals.fastapi_files)
+"""Those of them that can be had to read from disk: PostgreSQL's own buffers would keep what was read."""
+
 NODE: tuple[Start, ...] = (ours.node, rivals.memcached_alone)
 PROXY: tuple[Start, ...] = (ours.proxy, rivals.memcached_alone)
 
@@ -150,10 +153,8 @@ def _contest(
         run = _run_of(servers, side, cell.operation, load)
         if stage.protocol == "batch":
             contest.entrants = {ONE_BY_ONE: run, IN_BATCHES: partial(batch_run, side, cell.operation, load)}
-        elif not cold:
-            contest.entrants[side.name] = run
-        elif side.cold and side.directories:
-            contest.entrants[side.name] = partial(_cold, side, run)
+        else:
+            contest.entrants[side.name] = partial(_cold, side, run) if cold else run
     for number in range(pace.repeats):
         say(f"{contest.name}: turn {number + 1} of {pace.repeats}")
         missing += contest.turn(number)
