@@ -30,6 +30,7 @@ from sfss.memcache.errors import BUSY, STOPPING
 from sfss.memcache.requests import LINE_BYTES_MAX, Refusal, Request, RequestParser
 from sfss.memcache.transport import Transport
 from sfss.promise import Promise, Waiter
+from sfss.store import NO_CALL
 
 if TYPE_CHECKING:
     from sfss.memcache.server import MemcacheServer
@@ -102,6 +103,8 @@ class Connection(asyncio.Protocol):
         self._at_end = False
         self._ending = False
         self._ended = False
+        self._is_ours = False
+        """Whether the peer is a client of ours, which tells how long it waits."""
         self.bytes_read = 0
         self.bytes_written = 0
 
@@ -310,6 +313,7 @@ class Connection(asyncio.Protocol):
             answer = STOPPING * request.lines
         else:
             answer = carry_out(self._service, request)
+        self._is_ours = request.call is not NO_CALL
         if isinstance(answer, bytes) and not (self._slots or reserved or request.noreply or begun):
             # Nearly all requests: the answer is at hand and nothing waits before it.
             self._out.append(answer)
@@ -498,14 +502,19 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """Say goodbye: no more replies. The socket is read to the peer's end of stream, for a second at most (the
-        server's sweep), because closing with bytes unread would reset the connection and take the last reply back."""
+        server's sweep), because closing with bytes unread would reset the connection and take the last reply back.
+
+        A peer of ours is told that the server stops, asked or not: whatever of it is on its way now was never begun."""
         self._ended = True
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if self._server.closing or self._at_end:
+        if self._at_end or (self._server.closing and not self._is_ours):
             transport.close()
             return
+        if self._server.closing:
+            self._put(STOPPING)
+            self._flush()
         if self._reading_paused:
             self._reading_paused = False
             transport.resume_reading()

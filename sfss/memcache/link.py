@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-from sfss.errors import Expired, Outcome, SfssError
+from sfss.errors import Expired, Outcome, SfssError, Stopping
 from sfss.memcache.answers import COPIED_BYTES_MAX
 from sfss.memcache.errors import error_of, is_error
 from sfss.memcache.exchanges import MORE, Exchange
@@ -77,6 +77,8 @@ class Link(asyncio.Protocol):
         self._sender = _Gathered(self)
         self._paused = False
         self._error: SfssError | None = None
+        self._leaving = False
+        """Whether the server has said that it is about to end: what it hasn't answered it never begins."""
         self._dropped = 0
         self.pending: list[Exchange] = []
         """In flight, oldest first. A list, since they are few: compiled, a deque takes four times as long."""
@@ -208,6 +210,8 @@ class Link(asyncio.Protocol):
                     return False
                 except SfssError as error:
                     result = None
+                    if isinstance(error, Stopping):
+                        self._leaving = True
                     if exchange.repeated and exchange.writes:
                         # This answers the repetition; the first sending may have been carried out all the same.
                         error.outcome = Outcome.UNKNOWN
@@ -266,7 +270,7 @@ class Link(asyncio.Protocol):
             self.close(error)
             return
         if line is not None and is_error(line):
-            # `SERVER_ERROR too many connections` comes unasked.
+            # `SERVER_ERROR too many connections` comes unasked, and so does the last word of a server that ends.
             self.close(error_of(line))
         else:
             self.close(OutOfStep("bytes that nobody asked for"))
@@ -281,10 +285,12 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         orphans, self.pending = self.pending, []
-        for exchange in orphans[max(0, len(orphans) - self._gathered) :]:
-            exchange.sent = exchange.repeated  # never by this connection
+        unbegun = len(orphans) if self._leaving else self._gathered
+        for exchange in orphans[max(0, len(orphans) - unbegun) :]:
+            exchange.sent = exchange.repeated  # as if never by this connection
         self._gathered = 0
-        error = self._error or OutOfStep(str(exc) if exc else "the connection was closed because of a fault")
+        # TLS that ends without a word of it, as with a server that was killed, is told without a reason.
+        error = self._error or OutOfStep(str(exc) if exc else "the connection ended")
         if not self.gone.done():
             self.gone.set_result(None)
         self._owner.lost(self, error, orphans)

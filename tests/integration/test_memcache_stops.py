@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
+from certificates import Authority
 from memcache_tier import client_of, serving
 from web_tier import SlowStore
 
-from sfss.errors import Outcome, Stopping
+from sfss.errors import Outcome, SfssError, Stopping
+from sfss.memcache.access import OPEN, Access
 from sfss.memcache.server import MemcacheServer, ServerLimits
 from sfss.memory import MemoryStore
 from sfss.settings import Address
 from sfss.store import settled
+from sfss.tls import client_tls, server_tls
 from sfss.web.proxies import ProxyRing
 from sfss.web.retry_budget import RetryBudget
 
@@ -81,3 +85,44 @@ async def test_the_web_tier_turns_to_another_proxy(kind):
                 await (ring.set(key, b"after") if kind == "set" else getattr(ring, kind)(key))
             assert ring.up_count == 1
             await ring.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_what_crosses_the_end_of_a_server_is_surely_not_begun(encrypted, tmp_path):
+    tls, access = None, OPEN
+    if encrypted:
+        authority = Authority(tmp_path / "authority")
+        pair = authority.sign("node")
+        tls, access = server_tls(pair.certificate, pair.key), Access(tls=client_tls(authority.certificate))
+    for _ in range(20):
+        async with serving(limits=ServerLimits(leaving_s=0.0), tls=tls) as server:
+            async with client_of(server.port, access=access) as client:
+                writing = [asyncio.create_task(write_until_refused(client, b"%d" % number)) for number in range(4)]
+                while not client.connections:
+                    await asyncio.sleep(0.001)
+                await asyncio.wait_for(server.close(), 60)
+                refused = await asyncio.gather(*writing)
+
+            assert {error.outcome for _, error in refused} == {Outcome.NOT_APPLIED}, refused
+            assert [await settled(server.service.store.get(key)) for key, _ in refused] == [None] * 4
+
+
+async def write_until_refused(client, prefix):
+    """Write one file after the other; the first that isn't taken, and why."""
+    numbers = count()
+    while True:
+        key = b"%b-%d" % (prefix, next(numbers))
+        try:
+            await client.set(key, b"v")
+        except SfssError as error:
+            return key, error
+
+
+async def test_a_foreign_client_is_told_nothing_that_it_did_not_ask_for():
+    async with serving(limits=ServerLimits(leaving_s=0.0)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"get k\r\n")
+        assert await reader.readline() == b"END\r\n"
+        await asyncio.wait_for(server.close(), 60)
+        assert await reader.read() == b""
+        writer.close()
