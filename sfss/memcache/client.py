@@ -211,16 +211,16 @@ class MemcacheClient:
 
     def get_many(self, keys: Sequence[bytes], call: Call = NO_CALL) -> Promise[list[Any]]:
         self._needs_sfss("get_many")
-        return self._ask(self._reads, FetchGroup([_checked(key) for key in keys], True, False, call), call)
+        return self._ask(self._reads, FetchGroup(_all_checked(keys), True, False, call), call)
 
     def set_many(self, items: Sequence[Item], call: Call = NO_CALL) -> Promise[list[Any]]:
         self._needs_sfss("set_many")
-        puts = [Put(_checked(item.key), item.value, item.flags, item.expires, call) for item in items]
-        return self._ask(self._writes, PutGroup(puts), call)
+        _all_checked([item.key for item in items])
+        return self._ask(self._writes, PutGroup(items, call), call)
 
     def read_many(self, keys: Sequence[bytes], whole: bool, call: Call = NO_CALL) -> Promise[list[Any]]:
         self._needs_sfss("read_many")
-        checked = [_checked(key) for key in keys]
+        checked = _all_checked(keys)
         return self._ask(
             self._reads, FetchGroup(checked, True, True, call) if whole else InspectGroup(checked, call), call
         )
@@ -452,3 +452,12 @@ def _checked(key: bytes) -> bytes:
     if not 0 < len(key) <= KEY_BYTES_MAX or has_forbidden(key):
         raise BadKey(f"{key[:80]!r} is no key")
     return key
+
+
+def _all_checked(keys: Sequence[bytes]) -> Sequence[bytes]:
+    # The bytes of all in one go: each by itself takes 250 instructions.
+    some_odd = has_forbidden(b"".join(keys))
+    for key in keys:
+        if some_odd or not 0 < len(key) <= KEY_BYTES_MAX:
+            _checked(key)
+    return keys

@@ -187,3 +187,9 @@ class Line:
             return False
         self.at = at + 2
         return True
+
+    def ends_with(self, text: bytes) -> bool:
+        """Take `text`, the last of the line, its end included; whether all of it fitted."""
+        self.takes(text)
+        self._data = b""
+        return self.fits

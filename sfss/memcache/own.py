@@ -25,7 +25,7 @@ from typing import Final
 
 from sfss.memcache.line import Line
 from sfss.native import mypyc_attr
-from sfss.record import Record, hex16
+from sfss.record import Record, Written, hex16
 
 SIZE_DIGITS: Final = 8
 FLAGS_DIGITS: Final = 10
@@ -87,6 +87,32 @@ def found_in(line: Line) -> Found | None:
         block = line.number(SIZE_DIGITS)
     elif not line.has(b"HD"):
         return None
+    size, flags, expires, version, checksum, words = _words_in(line)
+    raw = line.flag(_RAW)
+    tombstone = raw and line.has(b"t")
+    if raw and not tombstone:
+        line.takes(b"v")
+    opaque = line.opaque()
+    if not line.ends():
+        return None
+    return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque, words)
+
+
+def record_in(line: Line, end: bytes) -> Record | None:
+    """The record of a line that announces its value and ends so, as all of a group do; the value is still to come."""
+    if not line.has(b"VA "):
+        return None
+    block = line.number(SIZE_DIGITS)
+    size, flags, expires, version, checksum, words = _words_in(line)
+    if not line.ends_with(end) or block != size:
+        return None
+    record = Record(b"", size, flags, expires, version, checksum)
+    record.words = words
+    return record
+
+
+def _words_in(line: Line) -> tuple[int, int, int, int, int, bytes]:
+    """Size, flags, expiry, version and checksum of a record, and the words that say so."""
     begin = line.at
     line.takes_flag(_SIZE)
     size = line.number(SIZE_DIGITS)
@@ -100,15 +126,7 @@ def found_in(line: Line) -> Found | None:
     version = line.number(VERSION_DIGITS)
     line.takes_flag(_CHECKSUM)
     checksum = line.hex16()
-    words = line.since(begin)
-    raw = line.flag(_RAW)
-    tombstone = raw and line.has(b"t")
-    if raw and not tombstone:
-        line.takes(b"v")
-    opaque = line.opaque()
-    if not line.ends():
-        return None
-    return Found(block, size, flags, expires, version, checksum, raw, tombstone, opaque, words)
+    return size, flags, expires, version, checksum, line.since(begin)
 
 
 @mypyc_attr(free_list_len=1)
@@ -150,6 +168,27 @@ def stored_in(line: Line) -> Stored | None:
     newest = line.has(b"HD ")
     if not (newest or line.has(b"NS ")):
         return None
+    version, checksum, durable, copies, words = _outcome_in(line)
+    opaque = line.opaque()
+    if not line.ends():
+        return None
+    return Stored(newest, version, checksum, durable, copies, opaque, words)
+
+
+def written_in(line: Line, end: bytes) -> Written | None:
+    """What a line tells of a write that is the newest now, if it ends so, as all of a group do."""
+    if not line.has(b"HD "):
+        return None
+    version, checksum, durable, copies, words = _outcome_in(line)
+    if not line.ends_with(end):
+        return None
+    written = Written(version, checksum, durable, copies)
+    written.words = words
+    return written
+
+
+def _outcome_in(line: Line) -> tuple[int, int, int, int, bytes]:
+    """Version, checksum, how many copies are durable of how many, and the words that say the first two."""
     line.takes(b"V")
     begin = line.at
     version = line.number(VERSION_DIGITS)
@@ -159,8 +198,4 @@ def stored_in(line: Line) -> Stored | None:
     line.takes_flag(_COPIES)
     durable = line.number(3)
     line.takes(b"/")
-    copies = line.number(3)
-    opaque = line.opaque()
-    if not line.ends():
-        return None
-    return Stored(newest, version, checksum, durable, copies, opaque, words)
+    return version, checksum, durable, line.number(3), words

@@ -20,6 +20,9 @@ from sfss.store import WIRE_VALUE_BYTES_MAX
 _CR: Final = 0x0D
 _LF: Final = 0x0A
 
+WORDS_BYTES_MAX: Final = 80
+"""A line says no record in more (`Record.words`)."""
+
 ROOM_BYTES_MIN: Final = 64 * 1024
 """A block of which more than this is missing is received in place."""
 
@@ -42,6 +45,11 @@ class ReplyParser:
     def waiting(self) -> int:
         """Bytes received and not taken."""
         return len(self._buffer) - self._at
+
+    @property
+    def inside_block(self) -> bool:
+        """Whether a block has begun to be taken, and isn't whole."""
+        return self._block is not None
 
     @property
     def missing(self) -> int:
@@ -87,6 +95,26 @@ class ReplyParser:
         self._at = stop
         return buffer[first:last]
 
+    def all_between(self, begin: bytes, end: bytes, count: int) -> list[bytes] | None:
+        """Take so many lines that begin and end so, and give what stands between; None where one is another, or they
+        aren't all there."""
+        buffer, at = self._buffer, self._at
+        first, last = len(begin), len(end) - 1
+        text = buffer[at : at + count * (first + WORDS_BYTES_MAX + len(end))]  # what follows may be much
+        lines = text.split(b"\n", count)
+        if len(lines) <= count:
+            return None
+        between: list[bytes] = []
+        for line in lines[:count]:
+            if len(line) <= first + last:
+                return None
+            between.append(line[first : len(line) - last])
+        taken = begin + (end + begin).join(between) + end
+        if not text.startswith(taken):
+            return None  # a line among them has another form
+        self._at = at + len(taken)
+        return between
+
     def takes(self, text: bytes) -> bool:
         """Take `text` if it comes next, all of it; whether it did."""
         at = self._at
@@ -110,6 +138,15 @@ class ReplyParser:
         if end < 0:
             if len(buffer) - at > LINE_BYTES_MAX + 2:
                 raise OutOfStep(f"a line of over {LINE_BYTES_MAX} bytes")
+            return None
+        self._at = end + 2
+        return buffer[at:end]
+
+    def whole_block(self, size: int) -> bytes | None:
+        """Take the line that was found to be of a known form, and the block that follows it, if that is all there."""
+        buffer, at = self._buffer, self._line.at
+        end = at + size
+        if end + 2 > len(buffer) or buffer[end] != _CR or buffer[end + 1] != _LF:
             return None
         self._at = end + 2
         return buffer[at:end]

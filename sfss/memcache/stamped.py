@@ -12,7 +12,7 @@ from typing import Any, Final
 from sfss.errors import ConnectionLost, Outcome
 from sfss.keys import check_key
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
-from sfss.memcache.exchanges import MORE, Group, Writing, tail, unexpected, with_value
+from sfss.memcache.exchanges import MORE, Exchange, Group, Writing, tail, unexpected, with_value
 from sfss.memcache.opaques import Opaques
 from sfss.memcache.replies import ReplyParser
 from sfss.native import mypyc_attr
@@ -67,6 +67,11 @@ class Stamped:
         self._milliseconds = -1
         self._request: Buffers = b""
         self._whole_answer = b""
+
+    @property
+    def words(self) -> bytes:
+        """As in `Written`."""
+        return self._stamp[1:-2]
 
     def opaque_in(self, call: Call) -> bytes:
         """What its requests in the round of `call` have in common."""
@@ -146,15 +151,15 @@ class ApplyGroup(Group):
     writes = True
 
     def __init__(self, stamped: Sequence[Stamped], call: Call) -> None:
-        super().__init__([])
+        size = 0
+        for one in stamped:
+            size += len(one.record.value)
+        super().__init__(len(stamped), size)
         self._stamped = stamped
         self._call = call
-        for one in stamped:
-            self.size += len(one.record.value)
 
     def request(self, milliseconds: int) -> Buffers:
-        self._results = []
-        end = tail(self._call, milliseconds, b"*" + self.opaque)
+        end = tail(self._call, milliseconds, self._begin())
         pieces: list[bytes] = []
         for one in self._stamped:
             pieces.append(one.line)
@@ -165,19 +170,15 @@ class ApplyGroup(Group):
         return b"".join(pieces)
 
     def take(self, replies: ReplyParser) -> Any:
-        stamped, end = self._stamped, b" O*%b\r\n" % self.opaque
-        if not self._results and replies.takes(end.join([one.answer() for one in stamped]) + end):
-            return [one.applied for one in stamped]  # nearly always; a tenth of the price of reading each
-        return self._take_each(replies, len(stamped))
+        if not self._results:
+            stamped, end = self._stamped, b" O*%b\r\n" % self.opaque
+            if replies.takes(end.join([one.answer() for one in stamped]) + end):
+                return [one.applied for one in stamped]  # nearly always; a tenth of the price of reading each
+        return super().take(replies)
 
-    def _take_one(self, place: int, replies: ReplyParser) -> Any:
+    def _plain(self, place: int, replies: ReplyParser) -> Any:
         one = self._stamped[place]
-        if replies.takes(one.answer() + b" O*%b\r\n" % self.opaque):
-            return one.applied
-        apply = Apply(one, self._call)
-        apply.opaque = b"*" + self.opaque
-        apply.repeated = self.repeated
-        return apply.take(replies)
+        return one.applied if replies.takes(b"%b O*%b\r\n" % (one.answer(), self.opaque)) else None
 
-    def _left(self) -> int:
-        return len(self._stamped) - len(self._results)
+    def _alone(self, place: int) -> Exchange:
+        return Apply(self._stamped[place], self._call)

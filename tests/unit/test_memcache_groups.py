@@ -10,11 +10,12 @@ import pytest
 from memcache_peer import FIRST_VERSION as V
 from memcache_peer import Clock, Peer, SlowStore, server_of
 
-from sfss.errors import Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk, SfssError
+from sfss.errors import BadKey, Busy, ConnectionLost, CorruptRecord, Outcome, OutOfDisk, SfssError
 from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, Item, LeftOut, each, mapped
+from sfss.memcache.client import MemcacheClient
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
-from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, Put, PutGroup
+from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, PutGroup
 from sfss.memcache.opaques import SEQUENCES
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
@@ -69,7 +70,7 @@ def fetches(*keys: bytes) -> Group:
 
 
 def puts(*keys: bytes) -> PutGroup:
-    return PutGroup([Put(key, b"value of " + key, 0, 0, NO_CALL) for key in keys])
+    return PutGroup([Item(key, b"value of " + key) for key in keys], NO_CALL)
 
 
 def asked(exchange: Exchange) -> bytes:
@@ -272,6 +273,81 @@ async def test_a_version_is_told_in_the_words_that_come_with_the_record(piece: i
     assert told[1] == Record(b"", 0, version=6, checksum=7, tombstone=True)
     assert isinstance(told[2], CorruptRecord)
     assert told[3] == record.words == b" " + words
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+async def test_versions_that_are_all_told_in_words_are_taken_and_nothing_else(piece: int) -> None:
+    words = [b" s%d f0 A0 V5 H%016x" % (size, size) for size in (1, 4096, 20)]
+    replies, inspected = ReplyParser(), ready(InspectGroup([b"a", b"b", b"c"], NO_CALL))
+    lines = b"".join(b"HD%b Yv O*9.id\r\n" % one for one in words)
+    result: Any = MORE
+
+    for at in range(0, len(lines), piece or len(lines)):
+        replies.feed(lines[at : at + (piece or len(lines))] + (b"" if piece else b"HD of the next\r\n"))
+        result = inspected.take(replies)
+
+    assert result == words
+    assert replies.line() == (None if piece else b"HD of the next")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"HD s1 f0 A0 V5 H%016x Yv O*8.id\r\n" % 7,
+        b"HD s1 f0 A0 V5 H%016x O*9.id\r\n" % 7,
+        b"HD Yv O*9.id\r\n",
+        b"VA 1 s1 f0 A0 V5 H%016x Yv O*9.id\r\nv\r\n" % 7,
+    ],
+)
+async def test_a_line_that_is_no_version_is_found_between_those_that_are(odd: bytes) -> None:
+    line = b"HD s1 f0 A0 V5 H%016x Yv O*9.id\r\n" % 7
+
+    with pytest.raises(OutOfStep):
+        taken(ready(InspectGroup([b"a", b"b", b"c"], NO_CALL)), line + odd + line)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"VA 2 s3 f0 A0 V5 H%016x O*9.id\r\nvv\r\n" % 0,
+        b"VA 1 s1 f0 A0 V5 H%016x Yv O*9.id\r\nv\r\n" % 0,
+        b"VA 1 s1 f0 A0 V5 H%016x O*9.id\r\nvvv\r\n" % 0,
+        b"HD s1 f0 A0 V5 H%016x O*9.id\r\n" % 0,
+    ],
+)
+async def test_a_line_that_is_no_file_as_asked_for_is_found_between_those_that_are(odd: bytes) -> None:
+    line = b"VA 1 s1 f0 A0 V5 H%016x O*9.id\r\nv\r\n" % 0
+
+    with pytest.raises(OutOfStep):
+        taken(ready(fetches(b"a", b"b", b"c")), line + odd + line)
+
+
+@pytest.mark.parametrize("piece", [0, 1, 7])
+async def test_of_a_group_that_is_written_each_has_its_outcome(piece: int) -> None:
+    lines = b"HD V5 H%016x B2/3 O*9.id\r\nSERVER_ERROR out of disk\r\nHD V6 H%016x B3/3 O*9.id\r\n" % (1, 2)
+
+    first, refused, second = taken(ready(puts(b"a", b"b", b"c")), lines, piece)
+
+    assert (first, second) == (Written(5, 1, 2, 3), Written(6, 2, 3, 3))
+    assert first.words == b"5 H%016x" % 1
+    assert isinstance(refused, SfssError)
+    with pytest.raises(OutOfStep):
+        taken(ready(puts(b"a")), b"HD V5 H%016x B2/3 O*8.id\r\n" % 1, piece)
+
+
+@pytest.mark.parametrize("odd", [b"", b"a b", b"a\r\nflush_all", b"k" * 251])
+async def test_a_group_with_what_is_no_key_is_not_sent(odd: bytes) -> None:
+    client = MemcacheClient("127.0.0.1", 1)
+
+    for ask in (
+        lambda: client.get_many([b"a", odd]),
+        lambda: client.read_many([b"a", odd], True),
+        lambda: client.read_many([b"a", odd], False),
+        lambda: client.set_many([Item(b"a", b""), Item(odd, b"")]),
+    ):
+        with pytest.raises(BadKey):
+            ask()
+    assert client.in_flight == 0
 
 
 async def test_an_answer_of_another_group_is_out_of_step() -> None:
