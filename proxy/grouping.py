@@ -16,7 +16,6 @@ from proxy.peer import Peer
 from proxy.placed_ring import FOR_ABSENCE, FOR_HIT, Owners
 from sfss.errors import Expired, Outcome, StaleRing
 from sfss.groups import LeftOut
-from sfss.memcache.stamped import Stamped
 from sfss.promise import Promise
 from sfss.store import Applied, Call, Record, Reply
 
@@ -35,22 +34,22 @@ class GroupRead:
         "_finished",
         "_found",
         "_keys",
-        "_missing",
-        "_owners",
+        "_places",
         "_promise",
         "_silent_at",
         "_started",
+        "_unheard",
         "due",
     )
 
     def __init__(self, coordinator: Coordinator, keys: Sequence[bytes]) -> None:
         self._coordinator = coordinator
         self._keys = keys
-        self._owners = [coordinator.owners(key) for key in keys]
-        self._found: list[Any] = [None] * len(keys)
-        """For each key what was heard of it so far; an error once it isn't plain."""
-        self._missing = [0] * len(keys)
-        """How many answers it needs before it counts."""
+        self._places: dict[Owners, list[int]] = {}
+        """The keys, by their places, of which the same peers are the owners: they are asked alike."""
+        self._unheard = LeftOut("not all have answered")
+        self._found: list[Any] = [self._unheard] * len(keys)
+        """For each key what was heard of it so far; an error once it isn't plain. In the end its outcome."""
         self._asked: dict[Promise[list[Any]], tuple[Peer, list[int]]] = {}
         """The questions that aren't answered yet, and that nobody was blamed for."""
         self._started = coordinator.monotonic()
@@ -69,19 +68,29 @@ class GroupRead:
         for_values: dict[Peer, list[int]] = {}
         for_versions: dict[Peer, list[int]] = {}
         hedge_s = 0.0
-        for place, owners in enumerate(self._owners):
+        for place, key in enumerate(self._keys):
+            owners = coordinator.owners(key)
+            places = self._places.get(owners)
+            if places is None:
+                self._places[owners] = [place]
+            else:
+                places.append(place)
+        for owners, places in self._places.items():
             asked = owners.needed[FOR_HIT]
             if owners.joint is not None or owners.ring != ring or asked < owners.holders:
-                self._leave_out(place, "its owners change")
+                self._leave_out(places, "its owners change")
                 continue
-            peers = coordinator.in_order(owners)
-            if not well and any(peer.down or peer.suspect for peer in peers[:asked]):
-                self._leave_out(place, "too few replicas are well")
+            peers = coordinator.in_order(owners)[:asked]
+            if not well and any(peer.down or peer.suspect for peer in peers):
+                self._leave_out(places, "too few replicas are well")
                 continue
-            self._missing[place] = asked
-            for_values.setdefault(peers[0], []).append(place)
-            for peer in peers[1:asked]:
-                for_versions.setdefault(peer, []).append(place)
+            questions = for_values
+            for peer in peers:
+                if peer in questions:
+                    questions[peer] += places
+                else:
+                    questions[peer] = places.copy()
+                questions = for_versions
             hedge_s = max(hedge_s, peers[0].hedge_s)
         ends_at = coordinator.ends_at(self._started, call)
         node_call = coordinator.call_to_node(self._started, ends_at, ring, call.request_id)
@@ -104,9 +113,9 @@ class GroupRead:
         if now >= self._ends_at:
             for peer, places in self._asked.values():
                 self._blame(peer, places)
-            self._asked.clear()
             self._finish()
-        elif self._coordinator.may_hedge(sum(map(bool, self._missing))):
+            self._asked.clear()
+        elif self._coordinator.may_hedge(len({place for _, places in self._asked.values() for place in places})):
             self._finish()
         else:
             self.due = self._ends_at
@@ -148,31 +157,28 @@ class GroupRead:
             self._finish()
 
     def _take(self, places: list[int], whole: bool, outcomes: list[Any]) -> None:
-        found, missing = self._found, self._missing
-        clock = self._coordinator.clock
-        for place, outcome in zip(places, outcomes, strict=True):
-            before = found[place]
+        found, unheard, clock = self._found, self._unheard, self._coordinator.clock
+        for at, place in enumerate(places):
+            outcome, before = outcomes[at], found[place]
             if isinstance(outcome, Record):
                 if outcome.version > clock.last:
                     clock.observe(outcome.version)
             elif outcome is not None and not isinstance(outcome, bytes):
                 found[place] = outcome
                 continue
-            if isinstance(before, Exception):
-                continue
-            first = missing[place] == self._owners[place].needed[FOR_HIT]
-            missing[place] -= 1
-            if first or _same(before, outcome):
-                if first or whole:
+            if before is unheard:
+                found[place] = outcome
+            elif _same(before, outcome):
+                if whole:
                     found[place] = outcome
-            elif before is not None or outcome is not None:
-                self._leave_out(place, "its replicas differ")
+            elif not isinstance(before, Exception):
+                found[place] = LeftOut("its replicas differ")
 
     def _fail(self, peer: Peer, places: list[int], error: Exception) -> None:
         if not isinstance(error, StaleRing):  # of rings, the reads see to it
             self._coordinator.health.failed(peer, error, self._started)
-        for place in places:
-            self._leave_out(place, str(error))
+        if not self._finished:
+            self._leave_out(places, str(error))
 
     def _blame(self, peer: Peer, places: list[int]) -> None:
         """A peer hasn't answered. If it had a node's whole deadline, it was silent to as many requests as it was asked
@@ -181,30 +187,36 @@ class GroupRead:
             for _ in places:
                 self._coordinator.health.silent(peer, self._started)
 
-    def _leave_out(self, place: int, reason: str) -> None:
-        self._found[place] = LeftOut(reason)
+    def _leave_out(self, places: list[int], reason: str) -> None:
+        for place in places:
+            self._found[place] = LeftOut(reason)
 
     def _finish(self) -> None:
         self._finished = True
         self._coordinator.unwatch(self)
+        for _, places in self._asked.values():
+            for place in places:
+                self._found[place] = self._unheard
         promise = self._promise
         if promise is not None and not promise.done():
             promise.set_result(self._outcomes())
 
     def _outcomes(self) -> list[Any]:
-        now = self._coordinator.now()
-        return [self._outcome(place, now) for place in range(len(self._keys))]
-
-    def _outcome(self, place: int, now: float) -> Any:
-        found = self._found[place]
-        if isinstance(found, Exception):
-            return found if isinstance(found, LeftOut) else LeftOut(str(found))
-        owners = self._owners[place]
-        if self._missing[place]:
-            return LeftOut("not all have answered")
-        if isinstance(found, Record) and found.live(now):
-            return found
-        return None if _tells_absence(owners) else LeftOut("to say that there is none more have to be asked")
+        """What was found, as it is told."""
+        found, coordinator = self._found, self._coordinator
+        for owners, places in self._places.items():
+            tells_absence = owners.needed[FOR_ABSENCE] <= owners.needed[FOR_HIT]
+            for place in places:
+                outcome = found[place]
+                if isinstance(outcome, Record) and coordinator.shows(outcome):
+                    continue
+                if isinstance(outcome, Exception):
+                    found[place] = outcome if isinstance(outcome, LeftOut) else LeftOut(str(outcome))
+                elif tells_absence:
+                    found[place] = None
+                else:
+                    found[place] = LeftOut("to say that there is none more have to be asked")
+        return found
 
 
 def _is_error(outcome: Any) -> bool:
@@ -212,29 +224,24 @@ def _is_error(outcome: Any) -> bool:
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether two replicas told of one version: a record, or in words."""
+    """Whether two replicas told of one version, a record or in words, or of none."""
     if isinstance(one, Record):
         if isinstance(other, Record):
             return one.version == other.version and one.checksum == other.checksum
         return isinstance(other, bytes) and other == one.words
-    if not isinstance(one, bytes):
-        return False
-    return one == (other.words if isinstance(other, Record) else other)
-
-
-def _tells_absence(owners: Owners) -> bool:
-    return owners.needed[FOR_ABSENCE] <= owners.needed[FOR_HIT]
+    if isinstance(one, bytes):
+        return one == (other.words if isinstance(other, Record) else other)
+    return one is None and other is None
 
 
 class GroupWrite:
     """A group of writes: their records, gathered for each owner and sent to it at once, and what became of them."""
 
-    __slots__ = ("_by_peer", "_coordinator", "_deliveries", "_missing", "_outcomes", "_promise")
+    __slots__ = ("_by_peer", "_coordinator", "_missing", "_outcomes", "_promise")
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._by_peer: dict[Peer, list[_Delivery]] = {}
-        self._deliveries: list[_Delivery] = []
+        self._by_peer: dict[Peer, list[Write]] = {}
         self._outcomes: list[Any] = []
         self._missing = 0
         self._promise: Promise[list[Any]] | None = None
@@ -249,31 +256,30 @@ class GroupWrite:
         except Exception as error:
             self.settled(place, error)
 
-    def add(self, peer: Peer, write: Write, record: Record, call: Call) -> None:
-        """Have `record` go to a peer in the round of the write that `call` stands for."""
-        deliveries = self._deliveries
-        if not deliveries or deliveries[-1].write is not write:
-            deliveries.append(_Delivery(write, record, call))
+    def add(self, peer: Peer, write: Write) -> None:
+        """Have what a write is to store go to a peer."""
         of_peer = self._by_peer.get(peer)
         if of_peer is None:
-            self._by_peer[peer] = [deliveries[-1]]
+            self._by_peer[peer] = [write]
         else:
-            of_peer.append(deliveries[-1])
+            of_peer.append(write)
 
     def send(self) -> Reply[list[Any]]:
         """Send all."""
+        # Kept no longer: else a group and its writes would hold each other, and all values, until a collection.
         by_peer, self._by_peer = self._by_peer, {}
-        self._deliveries = []  # else a group and its writes would hold each other, and all values, until a collection
-        for peer, deliveries in by_peer.items():
+        # Known before any answers, since a write that hears of another ring may begin another round.
+        rounds_of = [[write.round for write in writes] for writes in by_peer.values()]
+        for (peer, writes), rounds in zip(by_peer.items(), rounds_of, strict=True):
             try:
-                reply = peer.apply_many([delivery.stamped() for delivery in deliveries], deliveries[0].call)
+                reply = peer.apply_many([write.stamped() for write in writes], rounds[0])
             except Exception as error:
-                self._tell(peer, deliveries, [error] * len(deliveries))
+                self._tell(peer, writes, rounds, [error] * len(writes))
                 continue
             if isinstance(reply, Promise):
-                reply.add_done_callback(partial(self._replied, peer, deliveries))
+                reply.add_done_callback(partial(self._replied, peer, writes, rounds))
             else:
-                self._tell(peer, deliveries, reply)
+                self._tell(peer, writes, rounds, reply)
         if not self._missing:
             return self._outcomes
         self._promise = Promise(self._coordinator.turn)
@@ -286,43 +292,26 @@ class GroupWrite:
         if not self._missing and self._promise is not None and not self._promise.done():
             self._promise.set_result(self._outcomes)
 
-    def _replied(self, peer: Peer, deliveries: list[_Delivery], reply: Promise[list[Any]]) -> None:
+    def _replied(self, peer: Peer, writes: list[Write], rounds: list[Call], reply: Promise[list[Any]]) -> None:
         if reply.cancelled():
-            outcomes: list[Any] = [Expired("cancelled", Outcome.UNKNOWN)] * len(deliveries)
+            outcomes: list[Any] = [Expired("cancelled", Outcome.UNKNOWN)] * len(writes)
         elif error := reply.exception():
-            outcomes = [error] * len(deliveries)
+            outcomes = [error] * len(writes)
         else:
             outcomes = reply.result()
-        self._tell(peer, deliveries, outcomes)
+        self._tell(peer, writes, rounds, outcomes)
 
-    def _tell(self, peer: Peer, deliveries: list[_Delivery], outcomes: list[Any]) -> None:
-        """Have each write hear what a peer answered; of a peer that is well, its latency is noted once for all."""
+    def _tell(self, peer: Peer, writes: list[Write], rounds: list[Call], outcomes: list[Any]) -> None:
+        """Have each write hear what a peer answered in its round; of a peer that is well, its latency is noted once for
+        all."""
         applied = 0
-        for delivery, outcome in zip(deliveries, outcomes, strict=True):
+        for at, write in enumerate(writes):
+            outcome = outcomes[at]
             if isinstance(outcome, Applied) and not (peer.silences or peer.down or peer.suspect):
                 applied += 1
-                delivery.write.applied(peer, delivery.call, outcome)
+                write.applied(peer, rounds[at], outcome)
             else:
-                delivery.write.heard(peer, delivery.call, outcome)
+                write.heard(peer, rounds[at], outcome)
         if applied:
-            took_s = self._coordinator.monotonic() - deliveries[0].write.started
+            took_s = self._coordinator.monotonic() - writes[0].started
             peer.apply_latency.record(took_s, applied)
-
-
-class _Delivery:
-    """A record on its way to the owners of its key, in the round of a write that `call` stands for."""
-
-    __slots__ = ("_record", "_stamped", "call", "write")
-
-    def __init__(self, write: Write, record: Record, call: Call) -> None:
-        self.write = write
-        self.call = call
-        self._record = record
-        self._stamped: Stamped | None = None
-
-    def stamped(self) -> Stamped:
-        """The same for all owners."""
-        stamped = self._stamped
-        if stamped is None:
-            stamped = self._stamped = Stamped(self.write.key, self._record)
-        return stamped

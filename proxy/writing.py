@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from proxy.peer import Peer
 from proxy.reading import Read, Survey
@@ -85,7 +85,6 @@ class Write:
     __slots__ = (
         "_accepted",
         "_asked",
-        "_call",
         "_coordinator",
         "_deadline",
         "_doubtful",
@@ -117,6 +116,7 @@ class Write:
         "due",
         "key",
         "later",
+        "round",
         "started",
     )
 
@@ -133,7 +133,8 @@ class Write:
         self._owners = coordinator.owners(key)
         self.started = coordinator.monotonic()
         self._deadline = min(call.deadline, self.started + coordinator.options.deadline_s)
-        self._call = Call(self._deadline, self._owners.ring, call.request_id)
+        self.round = Call(self._deadline, self._owners.ring, call.request_id)
+        """What goes to the replicas with it now; another one where it begins again."""
         self.due = coordinator.ends_at(self.started, call)
         """When `overdue` wants to be called (monotonic seconds)."""
         self._shared = call.shared
@@ -199,9 +200,9 @@ class Write:
             self._send(version, self._together)
         elif self._tombstone:
             # Strict even where R = 1: what it finds decides whether anything is written.
-            self._inquire(Read(coordinator, self.key, self._call, False, True))
+            self._inquire(Read(coordinator, self.key, self.round, False, True))
         else:
-            self._inquire(Survey(coordinator, self.key, self._call))
+            self._inquire(Survey(coordinator, self.key, self.round))
 
     def overdue(self, now: float) -> None:
         """Called once the deadline has passed: who hasn't answered by now won't."""
@@ -286,22 +287,26 @@ class Write:
                 self._refused(peer, Unreachable(f"skipped: {peer.error}"))
                 continue
             if together is not None:
-                together.add(peer, self, record, self._call)
+                together.add(peer, self)
                 continue
-            self._give(peer, record)
+            self._give(peer)
             if self._left:
                 return
         if self._stamped is not None:
             self._stamped.sent()
         self._decide()
 
-    def _give(self, peer: Peer, record: Record) -> None:
+    def stamped(self) -> Stamped:
+        """What is sent, the same to each replica. Only once it has its stamp. Raises `BadKey`."""
+        stamped, record = self._stamped, cast(Record, self._record)
+        if stamped is None or stamped.record is not record:
+            stamped = self._stamped = Stamped(self.key, record)
+        return stamped
+
+    def _give(self, peer: Peer) -> None:
         try:
-            stamped = self._stamped
-            if stamped is None or stamped.record is not record:
-                stamped = self._stamped = Stamped(self.key, record)
-            delivery = _Delivery(self._coordinator.turn, self, peer, self._call)
-            reply = peer.apply(stamped, self._call, delivery)
+            delivery = _Delivery(self._coordinator.turn, self, peer, self.round)
+            reply = peer.apply(self.stamped(), self.round, delivery)
         except Exception as error:
             if not (isinstance(error, StaleRing) and self._follow_ring(peer, error)):
                 self._coordinator.health.failed(peer, error)
@@ -317,7 +322,7 @@ class Write:
     def heard(self, peer: Peer, call: Call, outcome: Applied | BaseException) -> None:
         """Count what a replica answered in the round of `call`."""
         # Each round has a call of its own, also one under the same ring: a replica counts once in it.
-        if self._left or call is not self._call:
+        if self._left or call is not self.round:
             return  # to a question of a round that was left: what it may have stored is among the doubtful
         if not isinstance(outcome, Applied):
             failure = outcome if isinstance(outcome, Exception) else Expired(str(outcome), Outcome.UNKNOWN)
@@ -339,7 +344,7 @@ class Write:
 
     def applied(self, peer: Peer, call: Call, outcome: Applied) -> None:
         """The same of a peer that is well, whose latency the caller notes."""
-        if self._left or call is not self._call:
+        if self._left or call is not self.round:
             return
         self._count(peer, outcome)
         if not self._settled:
@@ -391,7 +396,7 @@ class Write:
         if rings is None or error.ring == self._owners.ring:
             return False
         if error.ring < self._owners.ring:
-            rings.teach(peer).add_done_callback(partial(self._taught, peer, self._call, error))
+            rings.teach(peer).add_done_callback(partial(self._taught, peer, self.round, error))
             return True
         if self._settled:
             rings.heard(peer, error.ring)
@@ -407,10 +412,10 @@ class Write:
     def _taught(self, peer: Peer, call: Call, refusal: StaleRing, taught: Promise[None]) -> None:
         """The replica is at our ring, or could not be brought there."""
         record = self._record
-        if self._left or call is not self._call or record is None:
+        if self._left or call is not self.round or record is None:
             return
         if taught.exception() is None:
-            self._give(peer, record)
+            self._give(peer)
         else:
             self._refused(peer, refusal)
         if not (self._settled or self._left):
@@ -428,7 +433,7 @@ class Write:
 
     def _take_owners(self) -> None:
         self._owners = self._coordinator.owners(self.key)
-        self._call = self._call.at_ring(self._owners.ring)
+        self.round = self.round.at_ring(self._owners.ring)
 
     # 4. deciding
 
@@ -500,7 +505,11 @@ class Write:
         record = self._record
         if record is None:
             return Written()
-        return Written(record.version, record.checksum, durable, self._owners.copies)
+        written = Written(record.version, record.checksum, durable, self._owners.copies)
+        stamped = self._stamped
+        if stamped is not None and stamped.record is record:
+            written.words = stamped.words
+        return written
 
     def _settle(self, written: Written | None, error: Exception | None) -> None:
         coordinator = self._coordinator

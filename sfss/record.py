@@ -201,7 +201,7 @@ def hex16(number: int) -> bytes:
 class Written:
     """What a write achieved. `durable` of `copies` replicas are known to hold it on disk (`copies` 0: the
     server doesn't say). `version` and `checksum` are 0 where the server has no versions. `words`: how the line that
-    told of it said these two; empty where none did."""
+    tells of it says these two; empty where none did."""
 
     __slots__ = ("checksum", "copies", "durable", "version", "words")
 

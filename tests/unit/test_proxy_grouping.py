@@ -169,6 +169,25 @@ async def test_what_is_slow_is_left_out_as_far_as_reads_may_be_hedged():
 
 
 @in_virtual_time
+async def test_what_was_answered_stays_when_a_replica_fails_later():
+    lab = Lab()
+    lab.coordinator._hedges_saved = 1.0
+    (key,) = keys_of(lab, 1)
+    held(lab, key)
+
+    reply = lab.coordinator.get_many([key])
+    questions = list(next(iter(lab.coordinator._in_flight))._asked)
+    outcomes = await settled(reply)
+    (slow,) = outcomes
+    for question in questions:
+        question.set_exception(ConnectionLost("planted"))
+    await asyncio.sleep(0.1)
+
+    assert left_out(slow)
+    assert outcomes[0] is slow
+
+
+@in_virtual_time
 async def test_a_group_that_is_left_out_for_slowness_costs_a_hedge_for_each_key_that_is_then_read_alone():
     lab = Lab(hedge_budget=0.05)
     keys = keys_of(lab, 8)
@@ -300,6 +319,7 @@ async def test_each_write_of_a_group_has_its_own_stamp_and_outcome():
     written, refused = await settled(lab.coordinator.set_many([Item(one, b"1", 5), Item(full, b"2")]))
 
     assert written.durable >= 2
+    assert written.words == b"%d H%016x" % (written.version, written.checksum)
     assert isinstance(refused, OutOfDisk)
     assert lab.coordinator.bytes_in_flight == 0
     for replica in lab.replicas:
