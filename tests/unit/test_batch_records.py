@@ -153,7 +153,7 @@ def test_an_answer_can_be_sent_to_put_as_it_is(path: str, value: bytes) -> None:
     writer = RecordWriter()
     missing = Failure(404, "not_found", "there is no file \n", False, Outcome.NOT_APPLIED)
     parts: list[bytes] = []
-    size = writer.found(path.encode(), Record(value, len(value), version=7 << 22, checksum=9), parts)
+    size = writer.found(path.encode(), False, Record(value, len(value), version=7 << 22, checksum=9), parts)
     body = b"".join(parts)
     assert len(body) == size
     body += writer.failed(path, missing) + writer.end(Totals(2, 1))

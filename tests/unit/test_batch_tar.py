@@ -187,7 +187,7 @@ def answer() -> bytes:
     value = b"bytes of it"
     parts: list[bytes] = []
     record = Record(value, len(value), version=1_700_000_000_000 << 22, checksum=9)
-    size = writer.found(("ü/" + "l" * 150).encode(), record, parts)
+    size = writer.found(("ü/" + "l" * 150).encode(), False, record, parts)
     assert size == sum(map(len, parts))
     return b"".join(parts) + writer.failed("ü/c", missing) + writer.end(Totals(2, 1))
 
@@ -213,7 +213,7 @@ def test_tar_unpacks_an_answer_and_fails_for_what_is_missing(tmp_path: Path) -> 
 def test_no_stored_file_passes_for_one_that_is_missing(tmp_path: Path) -> None:
     writer = TarWriter()
     parts: list[bytes] = []
-    writer.found(b"404 not_found", Record(b"1", 1, version=1_700_000_000_000 << 22, checksum=9), parts)
+    writer.found(b"404 not_found", False, Record(b"1", 1, version=1_700_000_000_000 << 22, checksum=9), parts)
     failure = Failure(404, "not_found", "there is no file c", False, Outcome.NOT_APPLIED)
     given = b"".join(parts) + writer.failed("c", failure) + writer.end(Totals(2, 1))
 

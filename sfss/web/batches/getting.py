@@ -39,7 +39,8 @@ def lines_of(body: bytes) -> list[bytes]:
 
 class _Asked:
     """A file of the list, by its line. `reply`: its record, None, a promise of these or of its group's outcomes, or an
-    error. `key`: empty where it can't be asked for. `waits`: it was left out, and isn't asked for alone yet."""
+    error. `key`: empty where it can't be asked for; the line itself where that is plain. `waits`: it was left out, and
+    isn't asked for alone yet."""
 
     __slots__ = ("alone", "key", "line", "reply", "waits")
 
@@ -249,7 +250,7 @@ class Getting:
             if isinstance(reply, Record):
                 self._window.took(reply.size)
                 self._sent_bytes += reply.size
-                size += self._writer.found(asked.line, reply, parts)
+                size += self._writer.found(asked.line, asked.key is asked.line, reply, parts)
                 hits += 1
                 continue
             path = asked.line.decode("utf-8", "replace")

@@ -59,8 +59,8 @@ class Writer(Protocol):
 
     content_type: bytes
 
-    def found(self, path: bytes, record: Record, parts: list[bytes]) -> int:
-        """Append a file to `parts`; how many bytes that is. `path` is UTF-8."""
+    def found(self, path: bytes, plain: bool, record: Record, parts: list[bytes]) -> int:
+        """Append a file to `parts`; how many bytes that is. `path` is UTF-8. `plain`: it is known to be plain."""
 
     def failed(self, path: str, failure: Failure) -> bytes:
         """Why there is none."""

@@ -18,7 +18,11 @@ class KeyMaker:
 
     def is_key(self, path: bytes) -> bool:
         """Whether a path is plain, and its own key. Nearly all are: a tenth of what `key_of` takes."""
-        return self._plain_keys and 0 < len(path) <= self._bytes_max and is_plain(path)
+        return self.keeps(path) and is_plain(path)
+
+    def keeps(self, plain: bytes) -> bool:
+        """Whether a plain path is its own key; no path, said by no bytes, is none."""
+        return self._plain_keys and 0 < len(plain) <= self._bytes_max
 
     def key_of(self, path: str) -> bytes:
         """The key of a path as it stands in a batch, where nothing is percent-encoded. Raises `BadRequest`."""

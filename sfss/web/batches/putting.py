@@ -183,7 +183,7 @@ class Putting:
             raise TooLarge(f"the batch has over {self._files_max} files; send the others in another batch")
         if sent.refusal is not None:
             return _Sending(sent, b"", sent.refusal)
-        if self._keys.is_key(sent.plain):
+        if self._keys.keeps(sent.plain):
             return _Sending(sent, sent.plain, None)
         try:
             return _Sending(sent, self._keys.key_of(sent.path), None)

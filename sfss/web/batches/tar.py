@@ -39,9 +39,9 @@ class TarWriter:
     def __init__(self) -> None:
         self.content_type = CONTENT_TYPE
 
-    def found(self, path: bytes, record: Record, parts: list[bytes]) -> int:
+    def found(self, path: bytes, plain: bool, record: Record, parts: list[bytes]) -> int:
         modified = modified_of(record) if record.version else 0
-        head = _member(path.decode(), found_line(path, record), record.size, modified)
+        head = _member(path.decode(), found_line(path, record, plain), record.size, modified)
         padding = bytes(-record.size % tarfile.BLOCKSIZE)
         parts += (head, record.value, padding)
         return len(head) + len(record.value) + len(padding)
