@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 from nodes.format import Kind, RecordHeader, record_bytes
 from sfss.errors import CorruptRecord
@@ -28,10 +28,9 @@ ABSENT: Final = b""
 
 HASH_BYTES: Final = 8
 
-_CHECK_MASK: Final = 0xFFFFFFFF
 _KINDS: Final = tuple(kind.to_bytes(4, "little") for kind in range(len(Kind) + 1))
-_hash_of: Final = xxh3_64_digest
-_digest_of: Final = xxh3_64_intdigest
+_pack_place: Final[Callable[[int, int], bytes]] = struct.Struct("<II").pack
+_hash_of: Final[Callable[[bytes], bytes]] = xxh3_64_digest
 
 
 class Entry(NamedTuple):
@@ -60,8 +59,13 @@ def index_key(key: bytes) -> bytes:
 
 def pack_entry(key: bytes, volume: int, offset: int, fields: bytes, kind: int) -> bytes:
     """`key` is the index's key, `fields` are of `nodes.format.pack_fields`."""
-    body = b"%b%b%b" % ((offset << 32 | volume).to_bytes(8, "little"), fields, _KINDS[kind])
-    return body + (_digest_of(body + key) & _CHECK_MASK).to_bytes(4, "little")
+    body = b"%b%b%b" % (_pack_place(volume, offset), fields, _KINDS[kind])
+    return body + _check_of(body, key)
+
+
+def _check_of(body: bytes, key: bytes) -> bytes:
+    # The lower half of a digest, which has its highest byte first; as a number it would be more work to pack.
+    return _hash_of(body + key)[:3:-1]
 
 
 unpack_fields: Final[Callable[[bytes], tuple[int, int, int, int, int, int, int, int, int, int]]] = _ENTRY.unpack
@@ -77,8 +81,8 @@ unpack_plain: Final[Callable[[bytes], tuple[int, int, int, int, int, int]]] = st
 """Volume, offset, value bytes, version, checksum and kind; half the time of all fields."""
 
 
-unpack_counted: Final[Callable[[bytes], tuple[int, int, int, int, int, int]]] = struct.Struct("<I4xI12xQQH2xI").unpack
-"""Volume, value bytes, version, checksum, kind and check."""
+unpack_counted: Final[Callable[[bytes], tuple[int, int, int, int, int]]] = struct.Struct("<I4xI12xQQH6x").unpack
+"""Volume, value bytes, version, checksum and kind."""
 
 
 unpack_order: Final[Callable[[bytes], tuple[int, int]]] = struct.Struct("<24xQQ8x").unpack
@@ -92,14 +96,7 @@ def checksum_in(packed: bytes) -> int:
 
 def is_whole(key: bytes, packed: bytes) -> bool:
     """Whether an entry is as it was packed for that index key. One that is not may claim anything, a version too."""
-    if len(packed) != ENTRY_BYTES:
-        return False
-    return is_checked(key, packed, unpack_fields(packed)[9])
-
-
-def is_checked(key: bytes, packed: bytes, check: int) -> bool:
-    """Whether an entry of the right length has the check that it should have; it has `check`."""
-    return _digest_of(packed[:BODY_BYTES] + key) & _CHECK_MASK == check
+    return len(packed) == ENTRY_BYTES and _check_of(packed[:BODY_BYTES], key) == packed[BODY_BYTES:]
 
 
 def unflipped(key: bytes, packed: bytes) -> bytes | None:

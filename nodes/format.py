@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 FORMAT: Final = 1
 """Version of everything in a data directory. A higher one is refused."""
@@ -27,6 +27,7 @@ RECORD_MAGIC: Final = b"\xd5sfR"
 
 _MASK: Final = (1 << 64) - 1
 _digest_of: Final = xxh3_64_intdigest
+_digest_bytes_of: Final[Callable[[bytes, int], bytes]] = xxh3_64_digest
 
 # magic, format, byte order, bytes to the first batch, number, position, node, salt, check
 _VOLUME: Final = struct.Struct("<8sHHIQQ16sQQ")
@@ -34,6 +35,7 @@ _VOLUME: Final = struct.Struct("<8sHHIQQ16sQQ")
 _BATCH: Final = struct.Struct("<4sIQQQ")
 # magic, kind, zero, key bytes, value bytes, flags, expires, version, checksum (then check, then the key)
 _RECORD: Final = struct.Struct("<4sBBHIIQQQ")
+_RECORD_BYTES: Final = 40
 _FIELDS: Final = struct.Struct("<IIQQQ")
 _CHECK: Final = struct.Struct("<Q")
 
@@ -157,8 +159,10 @@ index entry: packed once for both, these take half the time."""
 def pack_record_header(salt: int, position: int, kind: int, key: bytes, fields: bytes) -> bytes:
     """Header and key of a record whose header begins at `position`; the value follows it. `fields` are of
     `pack_fields`."""
-    head = b"%b%b%b" % (_RECORD_BEGINS[kind], len(key).to_bytes(2, "little"), fields)
-    return b"%b%b%b" % (head, _digest_of(head + key, salt ^ position).to_bytes(8, "little"), key)
+    checked = b"%b%b%b%b" % (_RECORD_BEGINS[kind], len(key).to_bytes(2, "little"), fields, key)
+    # A digest has its highest byte first. To turn it is less work than to put a number in order.
+    check = _digest_bytes_of(checked, salt ^ position)[::-1]
+    return b"%b%b%b" % (checked[:_RECORD_BYTES], check, key)
 
 
 def record_key_bytes(packed: bytes) -> int:

@@ -13,10 +13,8 @@ from typing import Final, NamedTuple
 from nodes.bounds import REGIONS, Bounds
 from nodes.entry import (
     ABSENT,
-    ENTRY_BYTES,
     HASH_BYTES,
     checksum_in,
-    is_checked,
     is_whole,
     unflipped,
     unpack_counted,
@@ -98,10 +96,10 @@ class Figures:
         done, where they have more to look at than most writes need."""
         region = key[0]
         bound = self.bounds.bounds[region]
-        if len(old) != ENTRY_BYTES or version < bound or key in self.damaged:
+        if version < bound or key in self.damaged or not is_whole(key, old):
             return False
-        old_volume, value_bytes, old_version, old_checksum, kind, check = unpack_counted(old)
-        if kind != _FILE or old_version < bound or not is_checked(key, old, check):
+        old_volume, value_bytes, old_version, old_checksum, kind = unpack_counted(old)
+        if kind != _FILE or old_version < bound:
             return False
         old_size = record_bytes(len(key) - HASH_BYTES, value_bytes)
         if old_volume != volume or old_size != size:

@@ -69,6 +69,7 @@ from sfss.errors import (
     Outcome,
     Recovering,
     SetupError,
+    SfssError,
     StaleRing,
     TooLarge,
     Unsupported,
@@ -212,6 +213,7 @@ class NodeStore:
             may_go=self._may_go,
             free_bytes=self._free_space.bytes_free,
         )
+        self._moving = self._compactor.moving
         self._purger = Purger(self._index, self._indexer, self._overlay, lambda: stamp_at(now()))
         self._scrubber = Scrubber(
             self._volumes,
@@ -443,7 +445,7 @@ class NodeStore:
     def apply(self, key: bytes, record: Record, call: Call = NO_CALL) -> Reply[Applied]:
         self._check_write(call, len(record.value))
         self._check_ring(call)
-        taken = self._take(key, record)
+        taken = self._take(key, record, self._now())
         return self._when_durable(taken, self._taken(taken, record)) if isinstance(taken, Write) else taken
 
     def apply_group(
@@ -451,14 +453,20 @@ class NodeStore:
     ) -> list[Any] | Promise[list[Any]]:
         if self._suspect:
             return each(lambda place: self.apply(keys[place], records[place], call), range(len(keys)))
+        # Once for all, which have one call: 400 instructions less for each.
+        try:
+            self._check_beginning(call)
+            self._check_ring(call)
+        except SfssError as error:
+            return [error] * len(records)
+        now = self._now()
         outcomes: list[Any] = []
         join = Join(outcomes)
         waits = False
         for place, record in enumerate(records):
             try:
-                self._check_write(call, len(record.value))
-                self._check_ring(call)
-                taken = self._take(keys[place], record)
+                self._check_room(len(record.value))
+                taken = self._take(keys[place], record, now)
             except Exception as error:
                 outcomes.append(error)
                 continue
@@ -481,13 +489,13 @@ class NodeStore:
             version == record.version and checksum == record.checksum, version, checksum, bool(self._durable)
         )
 
-    def _take(self, key: bytes, record: Record) -> Write | Applied:
-        """Take a record: the write to wait for, or what is to be said at once."""
+    def _take(self, key: bytes, record: Record, now: float) -> Write | Applied:
+        """Take a record: the write to wait for, or what is to be said at once. `now` is Unix seconds."""
         version, checksum = record.version, record.checksum
         value, flags, expires, tombstone = record.value, record.flags, record.expires, record.tombstone
         if checksum != checksum_of(key, value, flags, expires, version, tombstone):
             raise BadRequest("the record's checksum is wrong")
-        if too_far_ahead(version, self._now()):
+        if too_far_ahead(version, now):
             _log.error("a write stamped over %d s ahead of this node's clock was refused", AHEAD_S_MAX)
             raise BadRequest(f"the version is more than {AHEAD_S_MAX:.0f} s ahead of this node's clock")
         lookup = index_key(key)
@@ -500,7 +508,7 @@ class NodeStore:
         elif self._flushing is None:
             entry = self._newest_durable(lookup)
             # A copy that waits changes it; none begins to wait while a write of the key is pending.
-            if lookup not in self._compactor.moving:
+            if lookup not in self._moving:
                 seen_at = self._overlay.shifts
             if entry is not None and len(entry) == ENTRY_BYTES:
                 held_version, held_checksum = unpack_order(entry)
@@ -726,7 +734,7 @@ class NodeStore:
     def _on_durable(self, writes: list[Write], volume: int) -> None:
         overlay = self._overlay
         pending = self._pending
-        moving = self._compactor.moving
+        moving = self._moving
         for write in writes:
             lookup = write.index_key
             if write.moves is not None:
@@ -755,7 +763,7 @@ class NodeStore:
             if self._pending.get(write.index_key) is write:
                 del self._pending[write.index_key]
             if write.moves is not None:
-                self._compactor.moving.discard(write.index_key)
+                self._moving.discard(write.index_key)
             if self._flushing is write:
                 self._flushing = None
         # A delete goes on where the file written after it fails, and is the newest of its key again.
@@ -885,14 +893,20 @@ class NodeStore:
             raise Recovering(self._suspect)
 
     def _check_write(self, call: Call, value_bytes: int) -> None:
+        self._check_beginning(call)
+        self._check_room(value_bytes)
+
+    def _check_beginning(self, call: Call) -> None:
         if call is not NO_CALL and call.deadline < time.monotonic():
             raise Expired("the deadline passed before the write began")
+        if self._closed is not None:
+            raise Busy("the node is stopping")
+
+    def _check_room(self, value_bytes: int) -> None:
         if value_bytes > WIRE_VALUE_BYTES_MAX:
             raise TooLarge(f"value of {value_bytes} bytes; the limit is {WIRE_VALUE_BYTES_MAX}")
         if self._writer.pending_bytes > self._pending_bytes_max:
             raise Busy(f"{self._writer.pending_bytes} bytes wait for the disk")
-        if self._closed is not None:
-            raise Busy("the node is stopping")
 
     def _check_ring(self, call: Call) -> None:
         if call.ring and call.ring != self._ring:

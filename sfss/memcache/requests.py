@@ -22,7 +22,7 @@ from sfss.memcache.block import Block
 from sfss.memcache.errors import BUSY, TOO_LARGE, UNKNOWN_COMMAND, UnknownCommand, client_error, error_line
 from sfss.memcache.line import Line
 from sfss.native import mypyc_attr
-from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call
+from sfss.store import NO_CALL, WIRE_VALUE_BYTES_MAX, Call, Record
 
 if TYPE_CHECKING:
     from sfss.memcache.answers import Answer
@@ -48,7 +48,7 @@ class Request:
     requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides
     `Store`: `replica`, `updater` or `flushable`. `writes`: it may change what is stored. `group`: the opaque that it
     has in common with its neighbours, by which they are a group; `more`: those of them that came with it.
-    `stamp`: of a stamped write, the words of its line that say so.
+    `record` and `stamp`: of a stamped write, the record but for its value, and the words of its line that say so.
     """
 
     __slots__ = (
@@ -61,6 +61,7 @@ class Request:
         "needs",
         "noreply",
         "ordered",
+        "record",
         "size",
         "stamp",
         "value",
@@ -89,6 +90,7 @@ class Request:
         self.value = b""
         self.group: bytes | None = None
         self.more: list[Request] | None = None
+        self.record: Record | None = None
         self.stamp = b""
 
     @property
@@ -171,6 +173,7 @@ class RequestParser:
         self._end = 0
         self._line = Line()
         self._head: Request | None = None
+        self._head_tail = b""
         self._block = Block(0)
         self._swallow = 0
         self._closed = False
@@ -226,11 +229,11 @@ class RequestParser:
 
     def _tail_of(self, request: Request) -> bytes:
         """What the line that was taken last has in common with the others of its group: all behind the key; of one with
-        a block, all behind the last word that tells of it. Nothing where that is gone."""
+        a block, all behind the last word that tells of it."""
         buffer, end = self._buffer, self._at
         if request.size >= 0:
             end -= request.size + 2
-            return buffer[buffer.rfind(b" B", 0, end) + 2 : end] if end > 0 else b""
+            return _tail_before(buffer, end) if end > 0 else self._head_tail
         begin = buffer.rfind(b"\n", 0, end - 1) + 1
         return buffer[begin + len(request.command.name) + 1 + len(request.key) : end]
 
@@ -368,6 +371,8 @@ class RequestParser:
             self._at = end + 2
             return request
         self._head = request
+        # Its line is gone once its block has come.
+        self._head_tail = _tail_before(buffer, at) if request.group is not None else b""
         self._block = Block(size)
         return self._next_piece(request)
 
@@ -396,6 +401,11 @@ class RequestParser:
     def _drop_block(self) -> None:
         self._block = Block(0)
         self._head = None
+
+
+def _tail_before(buffer: bytes, end: int) -> bytes:
+    """What the line that ends there has behind its `B`, the last word of one with a block that tells of the file."""
+    return buffer[buffer.rfind(b" B", 0, end) + 2 : end]
 
 
 def _goes_with(request: Request, first: Request) -> bool:

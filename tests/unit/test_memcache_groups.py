@@ -161,6 +161,30 @@ async def test_a_line_of_another_ring_or_deadline_is_not_carried_out_under_the_c
         assert calls[b"c"].deadline < calls[b"a"].deadline
 
 
+@pytest.mark.parametrize("left", range(1, 8))
+@pytest.mark.parametrize("stamp", [b" V1 H0000000000000001", b" V H"])
+def test_the_first_line_of_a_group_is_compared_with_the_others_though_its_block_came_later(
+    stamp: bytes, left: int
+) -> None:
+    parser = RequestParser(COMMANDS, LANES)
+    first, same, other = (
+        b"ms %b 4 F0 A0%b B%b O*1\r\nv Bv\r\n" % (key, stamp, end)
+        for key, end in ((b"a", b" U900"), (b"b", b" U900"), (b"c", b" U0"))
+    )
+    parser.feed(first[:-left])
+    assert parser.next() is None
+    parser.feed(first[-left:] + same + other)
+
+    request, last = parser.next(), parser.next()
+
+    assert isinstance(request, Request)
+    assert [(one.key, one.value) for one in request.more or []] == [(b"b", b"v Bv")]
+    assert request.more[0].call is request.call
+    assert isinstance(last, Request)
+    assert (last.key, last.more) == (b"c", None)
+    assert last.call.deadline < request.call.deadline
+
+
 async def test_a_write_that_others_may_write_too_is_in_no_group_with_one_that_only_we_write() -> None:
     store = Grouped()
 

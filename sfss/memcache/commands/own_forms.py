@@ -20,6 +20,10 @@ from sfss.memcache.service import Service
 from sfss.promise import Promise
 from sfss.store import NO_CALL, Applied, Call, Record, Written, hex16
 
+_A: Final = 0x41
+_B: Final = 0x42
+_F: Final = 0x46
+_H: Final = 0x48
 _V: Final = 0x56
 _ZERO: Final = 0x30
 _STAR: Final = 0x2A
@@ -104,15 +108,16 @@ def _apply(service: Service, request: Request) -> Answer:
         service.counters.cmd_delete += 1
     else:
         service.counters.cmd_set += 1
-    stamp, ending = request.stamp, _ending(request.arguments[5])
+    stamp, ending = request.stamp, _ending(request.arguments)
     reply = service.replica.apply(request.key, record, request.call)
     return answer(reply, lambda applied: _applied(applied, stamp, ending))
 
 
 def _record_of(request: Request) -> Record:
-    tombstone, flags, expires, version, checksum, _ = request.arguments
-    value = request.value
-    return Record(value, len(value), flags, expires, version, checksum, tombstone)
+    record = request.record
+    assert record is not None
+    record.value = request.value
+    return record
 
 
 def _applied(applied: Applied, stamp: bytes, ending: bytes) -> bytes:
@@ -266,9 +271,9 @@ def _set_of(line: Line, first: Request | None) -> Request | None:
     key = line.key()
     line.takes(b" ")
     size = line.number(own.SIZE_DIGITS)
-    line.takes(b" F")
+    line.takes_flag(_F)
     flags = line.number(own.FLAGS_DIGITS)
-    line.takes(b" A")
+    line.takes_flag(_A)
     expires = line.number(own.EXPIRY_DIGITS)
     begin = line.at
     stamped = not line.has(b" V H B")
@@ -288,8 +293,8 @@ def _set_of(line: Line, first: Request | None) -> Request | None:
         if not line.ends() or flags > FLAGS_MAX:
             return None
     if stamped:
-        arguments = (False, flags, expires, version, checksum, opaque)
-        request = _marked(Request(SET_STAMPED, key, arguments, size, False, False, call), opaque)
+        request = _marked(Request(SET_STAMPED, key, opaque, size, False, False, call), opaque)
+        request.record = Record(b"", size, flags, expires, version, checksum, False)
         if stamp[2] != _ZERO:  # else it isn't as we say it
             request.stamp = stamp
         return request
@@ -311,7 +316,9 @@ def md_lane(line: Line) -> Request | None:
     call, opaque = _tail_of(line)
     if not line.ends():
         return None
-    return Request(DELETE_STAMPED, key, (True, 0, expires, version, checksum, opaque), -1, False, False, call)
+    request = Request(DELETE_STAMPED, key, opaque, -1, False, False, call)
+    request.record = Record(b"", 0, 0, expires, version, checksum, True)
+    return request
 
 
 def _marked(request: Request, opaque: bytes | None) -> Request:
@@ -323,11 +330,11 @@ def _marked(request: Request, opaque: bytes | None) -> Request:
 
 def _stamp_of(line: Line) -> tuple[int, int]:
     """Version and checksum of a record that is stamped."""
-    line.takes(b" V")
+    line.takes_flag(_V)
     version = line.number(own.STAMP_DIGITS)
-    line.takes(b" H")
+    line.takes_flag(_H)
     checksum = line.hex16()
-    line.takes(b" B")
+    line.takes_flag(_B)
     return version, checksum
 
 
