@@ -17,11 +17,18 @@ from sfss.memcache.line import Line
 _KEY = rb"([^\x00-\x20\x7f?@][^\x00-\x20\x7f]{0,249})"
 _TAIL = rb"(?: G([0-9]{1,9}))?(?: U([0-9]{1,9}))?(?: O([!-~]{1,32}))?\r\n"
 _STAMP = rb" V([0-9]{1,19}) H([0-9a-f]{16}) B"
+
+
+def written_of_group(line: Line) -> Any:
+    return own.written_in(line, b" O*9.id\r\n")
+
+
 PATTERNS = {
     own.found_in: rb"(?:VA ([0-9]{1,8})|HD) s([0-9]{1,8}) f([0-9]{1,10}) A([0-9]{1,12}) V([0-9]{1,20}) H([0-9a-f]{16})"
     rb"( Yt| Yv)?(?: O([!-~]{1,32}))?\r\n",
     own.missed_in: rb"EN(?: O([!-~]{1,32}))?\r\n",
     own.stored_in: rb"(HD|NS) V([0-9]{1,20}) H([0-9a-f]{16}) B([0-9]{1,3})/([0-9]{1,3})(?: O([!-~]{1,32}))?\r\n",
+    written_of_group: rb"HD V([0-9]{1,20}) H([0-9a-f]{16}) B([0-9]{1,3})/([0-9]{1,3}) O\*9\.id\r\n",
     mg_lane: rb"mg " + _KEY + rb"( v)? s f A V H( Y)?" + _TAIL,
     ms_lane: rb"ms " + _KEY + rb" ([0-9]{1,8}) F([0-9]{1,10}) A([0-9]{1,12})(?: V H B(?: Q)?|" + _STAMP + rb")" + _TAIL,
     md_lane: rb"md " + _KEY + rb"(?: V H B(?: Q)?|(?: A([0-9]{1,12}))?" + _STAMP + rb")" + _TAIL,
@@ -136,3 +143,18 @@ def test_a_line_that_was_taken_keeps_nothing_of_what_came_with_it(ending: bytes)
     own.missed_in(line)
 
     assert sys.getrefcount(data) == before
+
+
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_a_checksum_is_said_in_hexadecimal_digits_of_lower_case(place: int) -> None:
+    for byte in range(256):
+        said = bytearray(b"f0123456789abcde")
+        said[place] = byte
+        line = Line()
+        line.begin(bytes(said), 0)
+
+        number = line.hex16()
+
+        is_digit = byte in b"0123456789abcdef"
+        assert line.fits == is_digit
+        assert number == (int(said, 16) if is_digit else 0)
