@@ -64,12 +64,18 @@ def test_what_is_got_is_what_was_kept_last_and_not_forgotten_since_and_takes_no_
         elif doing < 0.601:
             hot.forget_all()
             kept.clear()
-        got = hot.get(key)
+        elif doing < 0.7 and key in kept:
+            hot.keep_head(key, kept[key].size, kept[key].version, kept[key].checksum)
+        elif doing < 0.8 and key in kept:
+            hot.keep(key, kept[key].value, kept[key].version, kept[key].checksum)
+        got, head = hot.get(key), hot.head(key)
         assert got is None or got == kept[key]
+        assert head is None or head == kept[key].replaced(value=b"")
         assert hot.bytes <= 100 * KIB
-        there = [key for key in kept if hot.get(key) is not None]
+        there = [key for key in kept if hot.head(key) is not None]
         assert len(hot) == len(there)
-        assert hot.bytes == sum(PLACE_BYTES + len(key) + kept[key].size for key in there)
+        whole = [kept[key].size for key in there if hot.get(key) is not None]
+        assert hot.bytes == sum(PLACE_BYTES + len(key) for key in there) + sum(whole)
 
 
 def test_what_is_read_stays_while_other_files_come_and_go() -> None:
@@ -125,7 +131,7 @@ def test_large_values_are_not_kept_and_without_room_nothing_is() -> None:
     assert (len(nothing), nothing.bytes, nothing.get(key_of(1))) == (0, 0, None)
 
 
-@pytest.mark.parametrize(("count", "size"), [(3000, 4096), (11_000, 10), (22_000, 10)])
+@pytest.mark.parametrize(("count", "size"), [(3000, 4096), (11_000, 10), (22_000, 10), (11_000, 300)])
 def test_what_it_says_it_takes_is_at_least_what_it_takes(count: int, size: int) -> None:
     hot = HotRecords(1 << 30)
     tracemalloc.start()
@@ -189,6 +195,51 @@ async def test_a_file_that_is_read_again_comes_from_memory_and_is_the_same(tmp_p
         assert (told["cached_reads"], told["cached_files"], int(told["cached_bytes"]) > 1000) == ("2", "1", True)
 
 
+async def test_a_version_that_is_asked_for_again_comes_from_memory_and_is_the_same(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        written = await settled(store.set(b"k", b"v" * 1000))
+        expected = Record(b"", 1000, 0, 0, written.version, written.checksum)
+
+        first, again = store.inspect(b"k"), store.inspect(b"k")
+        assert first == again == expected
+        told = store.stats()
+        assert (told["cached_reads"], told["cached_files"], int(told["cached_bytes"]) < 1000) == ("1", "1", True)
+
+        assert await value_of(store, b"k") == await value_of(store, b"k") == b"v" * 1000
+        assert store.inspect(b"k") == await settled(store.head(b"k")) == expected
+        told = store.stats()
+        assert (told["cached_reads"], told["cached_files"], int(told["cached_bytes"]) > 1000) == ("4", "1", True)
+
+
+async def test_of_a_file_that_is_too_large_for_it_the_version_is_kept(tmp_path: Path) -> None:
+    async with node(tmp_path) as store:
+        await settled(store.set(b"k", bytes(VALUE_BYTES_MAX + 1)))
+        assert store.inspect(b"k") == store.inspect(b"k")
+
+        assert await value_of(store, b"k") == await value_of(store, b"k") == bytes(VALUE_BYTES_MAX + 1)
+        assert store.stats()["cached_reads"] == "1"
+
+
+async def test_a_version_of_what_expires_or_has_flags_or_is_deleted_is_not_kept(tmp_path: Path) -> None:
+    clock = Clock()
+    async with node(tmp_path, clock) as store:
+        await settled(store.set(b"expires", b"v", expires=int(clock.now) + 10))
+        await settled(store.set(b"flags", b"v", flags=7))
+        await settled(store.set(b"deleted", b"v"))
+        await settled(store.delete(b"deleted"))
+
+        told = [[store.inspect(key) for _ in range(2)] for key in (b"expires", b"flags", b"deleted", b"none")]
+
+        assert all(first == again for first, again in told)
+        assert [first and (first.expires > 0, first.flags, first.tombstone) for first, _ in told] == [
+            (True, 0, False),
+            (False, 7, False),
+            (False, 0, True),
+            None,
+        ]
+        assert store.stats()["cached_files"] == "0"
+
+
 async def test_whatever_becomes_of_a_file_a_reader_never_gets_what_it_was(tmp_path: Path) -> None:
     rng = random.Random(1)
     held: dict[bytes, bytes] = {}
@@ -207,6 +258,10 @@ async def test_whatever_becomes_of_a_file_a_reader_never_gets_what_it_was(tmp_pa
                 await settled(store.flush())
             elif doing < 0.26:
                 await store._indexer.commit()
+            for _ in range(rng.randrange(3)):
+                told = store.inspect(key)
+                size = None if told is None or told.tombstone else told.size
+                assert size == (len(held[key]) if key in held else None)
             assert await value_of(store, key) == held.get(key)
         assert int(store.stats()["cached_reads"]) > 300
 
@@ -283,7 +338,7 @@ async def test_the_scrub_looks_at_the_disk_and_what_it_finds_damaged_is_an_error
         await store._scrubber.scrub()
 
         assert store.stats()["damaged_records"] == "1"
-        for look in (store.get, store.read):
+        for look in (store.get, store.read, store.inspect):
             with pytest.raises(CorruptRecord):
                 await settled(look(b"k"))
         assert (await settled(store.apply(b"k", record))).accepted
