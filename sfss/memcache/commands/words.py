@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sfss.errors import BadRequest
 from sfss.keys import check_key
 from sfss.memcache.numbers import EXPTIME_MAX, decimal, signed_decimal
 from sfss.store import NO_CALL, Call
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
+# A name of our own: to look one up in a module takes 130 instructions.
+_monotonic: Final = time.monotonic
+
 _DOT: Final = 0x2E
+_DASH: Final = 0x2D
+_ZERO: Final = 0x30
+_NINE: Final = 0x39
+_UPPER_A: Final = 0x41
+_UPPER_Z: Final = 0x5A
+_UNDERSCORE: Final = 0x5F
+_A: Final = 0x61
+_Z: Final = 0x7A
 
 BAD_FORMAT = "bad command line format"
 
@@ -55,10 +69,31 @@ def call_of(ring: int, milliseconds: int | None, opaque: bytes | None) -> Call:
     What follows the dot in an opaque is a request id if it looks like one. Others choose their opaques as they like,
     and this goes into logs and into the lines that are sent to nodes.
     """
-    # By its number: bytes are tried as a number first, and to refuse them as such costs 1,800 instructions.
-    request_id = opaque.partition(b".")[2] if opaque is not None and _DOT in opaque else b""
-    if request_id and (len(request_id) > REQUEST_ID_BYTES_MAX or not request_id.translate(None, b"-_").isalnum()):
-        request_id = b""
+    request_id = b"" if opaque is None else _request_id_of(opaque)
     if milliseconds is not None:
-        return Call(time.monotonic() + milliseconds / 1000.0, ring, request_id)
+        return Call(_monotonic() + milliseconds / 1000.0, ring, request_id)
     return Call(ring=ring, request_id=request_id) if ring or request_id else NO_CALL
+
+
+def _request_id_of(opaque: bytes) -> bytes:
+    """What follows the first dot, if it consists of letters, digits, `-` and `_`, not of the last two alone. Byte by
+    byte: methods of bytes take 2,400 instructions for it, a fifth of all that a node does for a look-up."""
+    size: i64 = len(opaque)
+    first: i64 = 0
+    while first < size:
+        mark: i64 = opaque[first]
+        first += 1
+        if mark == _DOT:
+            break
+    if size - first > REQUEST_ID_BYTES_MAX:
+        return b""
+    named = False
+    at = first
+    while at < size:
+        byte: i64 = opaque[at]
+        if _A <= byte <= _Z or _ZERO <= byte <= _NINE or _UPPER_A <= byte <= _UPPER_Z:
+            named = True
+        elif byte != _DASH and byte != _UNDERSCORE:
+            return b""
+        at += 1
+    return opaque[first:] if named else b""
