@@ -420,6 +420,22 @@ class NodeStore:
     def read(self, key: bytes, call: Call = NO_CALL) -> Reply[Record | None]:
         self._check_read(call)
         self._check_ring(call)
+        return self._read(key, call)
+
+    def inspect(self, key: bytes, call: Call = NO_CALL) -> Record | None:
+        self._check_read(call)
+        self._check_ring(call)
+        return self._inspect(key)
+
+    def read_group(self, keys: Sequence[bytes], whole: bool, call: Call = NO_CALL) -> list[Any] | Promise[list[Any]]:
+        try:
+            self._check_read(call)
+            self._check_ring(call)
+        except SfssError as error:
+            return [error] * len(keys)
+        return each(lambda key: self._read(key, call), keys) if whole else each(self._inspect, keys)
+
+    def _read(self, key: bytes, call: Call) -> Reply[Record | None]:
         lookup = index_key(key)
         record = self._hot.get(lookup)
         if record is not None:
@@ -429,9 +445,7 @@ class NodeStore:
             return None
         return self._read_value(lookup, entry, False, call)
 
-    def inspect(self, key: bytes, call: Call = NO_CALL) -> Record | None:
-        self._check_read(call)
-        self._check_ring(call)
+    def _inspect(self, key: bytes) -> Record | None:
         lookup = index_key(key)
         record = self._hot.head(lookup)
         if record is not None:

@@ -88,8 +88,11 @@ class GroupStore(Protocol):
 
 @runtime_checkable
 class GroupReplica(Protocol):
-    """A replica that takes several stamped writes in one request. In the list that is answered, errors stand as
-    values."""
+    """A replica that takes several reads, or stamped writes, in one request. In the lists that are answered, errors
+    stand as values."""
+
+    def read_group(self, keys: Sequence[bytes], whole: bool, call: Call = NO_CALL) -> list[Any] | Promise[list[Any]]:
+        """For each key what `read` answers, or `inspect` where not the `whole` record is asked for; or an error."""
 
     def apply_group(
         self, keys: Sequence[bytes], records: Sequence[Record], call: Call = NO_CALL

@@ -255,8 +255,8 @@ class Connection(asyncio.Protocol):
                 self._held = request
                 return True
             self._held = None
-            if request.more is not None:
-                begun += len(request.more)
+            if request.group is not None:
+                begun += request.lines - 1
             self._begin(request)
         if not self._gave_way:
             self._gave_way = True
@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
                 continue
             if not (writes or earlier.writes):
                 continue
-            if key == earlier.key or not key or not earlier.key or earlier.more is not None:
+            if key == earlier.key or not key or not earlier.key or earlier.lines > 1:
                 return True
         return False
 

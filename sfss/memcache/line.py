@@ -155,6 +155,18 @@ class Line:
             return b""
         return data[first:at]
 
+    def key_between(self, begin: bytes, end: bytes) -> bytes:
+        """Take a key with what stands before and behind it; nothing, and it does not fit, where others stand there."""
+        self.takes(begin)
+        key = self.key()
+        at = self.at
+        stop = at + len(end)
+        if not self.fits or self._data[at:stop] != end:
+            self.fits = False
+            return b""
+        self.at = stop
+        return key
+
     def opaque(self) -> bytes | None:
         """Take ` O` and what follows it up to the end of the line, where it is there."""
         if not self.flag(_O):

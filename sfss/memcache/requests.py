@@ -47,7 +47,8 @@ class Request:
     `ordered`: later requests of its connection for the same key must see its effect, as memcached's clients expect;
     requests in sfss's own form ask for no order (docs/wire.rst). `needs` names what the store must offer besides
     `Store`: `replica`, `updater` or `flushable`. `writes`: it may change what is stored. `group`: the opaque that it
-    has in common with its neighbours, by which they are a group; `more`: those of them that came with it.
+    has in common with its neighbours, by which they are a group; `more`: those of them that came with it, or, of reads,
+    `keys`: those of all.
     `record` and `stamp`: of a stamped write, the record but for its value, and the words of its line that say so.
     """
 
@@ -57,6 +58,7 @@ class Request:
         "command",
         "group",
         "key",
+        "keys",
         "more",
         "needs",
         "noreply",
@@ -91,12 +93,20 @@ class Request:
         self.group: bytes | None = None
         self.more: list[Request] | None = None
         self.record: Record | None = None
+        self.keys: list[bytes] | None = None
         self.stamp = b""
 
     @property
     def lines(self) -> int:
         """How many answers it is due."""
+        if self.keys is not None:
+            return len(self.keys)
         return 1 if self.more is None else 1 + len(self.more)
+
+    @property
+    def members(self) -> list[Request]:
+        """All requests of a group that writes."""
+        return [self] if self.more is None else [self, *self.more]
 
     @property
     def held_bytes(self) -> int:
@@ -113,7 +123,7 @@ class Command:
     """A row of the command table.
 
     `parse` makes a request of the line's words, or raises `SfssError`. `handle` carries it out, `handle_many` a group
-    of them. `like` takes a line of a group up to where it ends as that of the first. A line has
+    of them. `like` takes a line of a group of writes up to where it ends as that of the first. A line has
     `words_min` to `words_max` words, its name among them; `flags` are the letters that a meta command takes.
     `size_at` is the place of the block's length among the words, 0 where there is no block. `needs` and `writes` are
     those of its requests, unless their flags say otherwise. `light`: it touches no file and takes no memory, so that a
@@ -130,7 +140,7 @@ class Command:
     writes: bool = False
     light: bool = False
     flags: frozenset[bytes] = frozenset()
-    handle_many: Callable[[Service, list[Request]], Answer] | None = None
+    handle_many: Callable[[Service, Request], Answer] | None = None
     like: Callable[[Line, Request], Request | None] | None = None
 
 
@@ -152,7 +162,8 @@ class RequestParser:
     `lanes` are by the first three bytes of a line. `reserve(size)` is asked for each piece of a block that doesn't
     arrive whole, and may say no, which refuses the request. It isn't asked for what was merely announced: that costs a
     peer nothing. What it granted (`reserved`) is the caller's to release once the request or its refusal is out, or
-    the connection gone. With `grouping`, requests of a group that are there whole come as one, in `Request.more`.
+    the connection gone. With `grouping`, requests of a group that are there whole come as one, in `Request.more` or
+    `Request.keys`.
     """
 
     def __init__(
@@ -207,11 +218,31 @@ class RequestParser:
         """The next whole request, or a refusal, or None: more bytes are needed."""
         came = self._next_one()
         if isinstance(came, Request) and came.group is not None and self._grouping:
-            self._gather(came)
+            if came.size < 0:
+                self._gather_keys(came)
+            else:
+                self._gather(came)
         return came
 
+    def _gather_keys(self, first: Request) -> None:
+        """Take the further requests of a group of reads: those whose lines differ from that of `first` in the key only.
+        Of these nothing else needs to be looked at; what says the same in another way is another group."""
+        buffer, line = self._buffer, self._line
+        begin, tail = first.command.name + b" ", self._tail_of(first)
+        keys = [first.key]
+        line.begin(buffer, self._at)
+        while len(keys) < GROUP_KEYS_MAX:
+            key = line.key_between(begin, tail)
+            if not key:
+                break
+            self._at = line.at
+            keys.append(key)
+        line.begin(b"", 0)  # as after a line that fits
+        if len(keys) > 1:
+            first.keys = keys
+
     def _gather(self, first: Request) -> None:
-        """Take the further requests of a group, as far as they are there whole."""
+        """Take the further requests of a group of writes, as far as they are there whole."""
         more: list[Request] = []
         lane = self._lanes[first.command.name + b" "]
         tail = self._tail_of(first)
@@ -239,23 +270,8 @@ class RequestParser:
 
     def _like(self, first: Request, tail: bytes) -> Request | None:
         """The next request, if its line ends as that of `first`: so that needn't be taken apart."""
-        buffer, line = self._buffer, self._line
-        line.begin(buffer, self._at)
-        if first.size >= 0:
-            return self._like_with_block(first, tail)
-        line.takes(first.command.name)
-        line.takes(b" ")
-        key = line.key()
-        end = line.at + len(tail)
-        if not line.fits or buffer[line.at : end] != tail:
-            return None
-        self._end = end
-        request = Request(first.command, key, first.arguments, -1, False, False, first.call)
-        request.group = first.group
-        return request
-
-    def _like_with_block(self, first: Request, tail: bytes) -> Request | None:
         line, like = self._line, first.command.like
+        line.begin(self._buffer, self._at)
         request = like(line, first) if like is not None else None
         if request is None:
             return None

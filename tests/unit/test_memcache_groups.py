@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -153,7 +154,8 @@ async def test_a_line_of_another_ring_or_deadline_is_not_carried_out_under_the_c
     calls = {}
     while (request := parser.next()) is not None:
         assert isinstance(request, Request)
-        calls.update({one.key: request.call for one in [request, *(request.more or [])]})
+        keys = request.keys or [one.key for one in request.members]
+        calls.update(dict.fromkeys(keys, request.call))
 
     assert calls[b"b"] is calls[b"a"]
     assert calls[b"c"].ring == (int(other[2:3]) if other.startswith(b" G") else 0)
@@ -183,6 +185,47 @@ def test_the_first_line_of_a_group_is_compared_with_the_others_though_its_block_
     assert isinstance(last, Request)
     assert (last.key, last.more) == (b"c", None)
     assert last.call.deadline < request.call.deadline
+
+
+_KEYS = (b"a", b"b", b"gone", b"none", b"?a", b"@", b"k" * 250, b"k" * 251, b"\x7f", b"a\x00", b"")
+_ENDS = (
+    b" v s f A V H Y U900 O*1\r\n",
+    b" v s f A V H Y U900 O*2\r\n",
+    b" s f A V H Y U900 O*1\r\n",
+    b" v s f A V H U900 O*1\r\n",
+    b" v s f A V H Y U900 O*1\n",
+    b" v s f A V H Y O*1 U900\r\n",
+    b"  v s f A V H Y U900 O*1\r\n",
+    b" v s f A V H Y U900 O*1",
+    b" v s f A V H Y G0 U900 O*1\r\n",
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_lines_that_are_nearly_a_group_are_answered_as_if_each_came_alone(seed: int) -> None:
+    random = Random(seed)
+    answers = []
+    lines = [b"mg " + _often(random, _KEYS) + _often(random, _ENDS) for _ in range(100)]
+    for alone in (False, True):
+        store = MemoryStore(Clock())
+        store.apply(b"a", record_of(b"a", b"1"))
+        store.apply(b"b", record_of(b"b", b"22"))
+        store.apply(b"gone", record_of(b"gone", b"", True))
+        server = server_of(store)
+        server.access_log = alone
+        answers.append((Peer(server).say(b"".join(lines)), server.service.counters))
+
+    assert answers[0] == answers[1]
+    assert answers[0][0].count(b"VA ") > 10
+
+
+def _often(random: Random, choices: tuple[bytes, ...]) -> bytes:
+    """One of them, and the first most of the time."""
+    return choices[0] if random.random() < 0.7 else random.choice(choices)
+
+
+def record_of(key: bytes, value: bytes, tombstone: bool = False) -> Record:
+    return Record(value, len(value), 0, 0, V, checksum_of(key, value, 0, 0, V, tombstone), tombstone)
 
 
 async def test_a_write_that_others_may_write_too_is_in_no_group_with_one_that_only_we_write() -> None:

@@ -1,4 +1,5 @@
-"""A group of stamped writes to a node: each has the outcome that it has alone, and is as durable when that is told."""
+"""Groups to a node: each read and each stamped write has the outcome that it has alone, and what was written is as
+durable when that is told."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from nodes.entry import index_key
 from nodes.store import NodeStore
-from sfss.errors import OutOfDisk, Recovering
+from sfss.errors import CorruptRecord, OutOfDisk, Recovering, SfssError
+from sfss.groups import GROUP_VALUE_BYTES_MAX, LeftOut
 from sfss.promise import Promise
 from sfss.stamps import stamp_at
 from sfss.store import NO_CALL, Applied, Call, Record, checksum_of, settled
@@ -108,6 +111,54 @@ async def test_a_refusal_is_told_for_each_write_of_a_group(tmp_path: Path, call:
         refused = await settled(store.apply_group([b"a", b"a"], [record, record], call))
 
         assert [await told(error) for error in refused] == [await told(apply(store, b"a", record, call))] * 2
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_a_group_reads_is_what_its_keys_alone_bring(tmp_path: Path, whole: bool) -> None:
+    clock = Clock()
+    keys = [b"file", b"file", b"large", b"flags", b"expires", b"deleted", b"none", b"damaged"]
+    async with node(tmp_path, clock) as store:
+        for key in keys[:6]:
+            await settled(store.set(key, key * 10, 7 * (key == b"flags"), int(NOW + 5) * (key == b"expires")))
+        await settled(store.set(b"large", bytes(GROUP_VALUE_BYTES_MAX + 1)))
+        await settled(store.delete(b"deleted"))
+        await settled(store.set(b"damaged", b"v"))
+        store._note_damage(index_key(b"damaged"), store._overlay.newest(index_key(b"damaged")) or b"")
+        clock.now += 10
+        look = store.read if whole else store.inspect
+
+        for _ in range(3):
+            alone = [await _looked(look, key) for key in keys]
+            together = await settled(store.read_group(keys, whole))
+
+            if whole:
+                assert isinstance(together[2], LeftOut)
+                alone[2] = together[2]
+            assert [_shown(outcome) for outcome in together] == [_shown(outcome) for outcome in alone]
+        assert together[0] is not None
+
+
+async def _looked(look: Any, key: bytes) -> Any:
+    try:
+        return await settled(look(key))
+    except CorruptRecord as error:
+        return error
+
+
+def _shown(outcome: Any) -> Any:
+    return (type(outcome), str(outcome)) if isinstance(outcome, Exception) else outcome
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("call", [Call(ring=7), Call(deadline=0.0)])
+async def test_a_refusal_is_told_for_each_read_of_a_group(tmp_path: Path, call: Call, whole: bool) -> None:
+    async with node(tmp_path) as store:
+        with pytest.raises(SfssError) as refused:
+            store.inspect(b"a", call)
+
+        told = await settled(store.read_group([b"a", b"b"], whole, call))
+
+        assert [_shown(error) for error in told] == [_shown(refused.value)] * 2
 
 
 async def test_a_suspect_node_counts_no_write_of_a_group(tmp_path: Path) -> None:

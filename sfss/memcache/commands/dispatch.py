@@ -32,8 +32,8 @@ def carry_out(service: Service, request: Request) -> Answer:
         call = request.call
         if call is not NO_CALL and call.deadline <= service.monotonic():
             return error_reply(service, request, Expired("the deadline passed before the request was begun"))
-        if request.more is not None and command.handle_many is not None:
-            return command.handle_many(service, [request, *request.more])
+        if command.handle_many is not None and request.lines > 1:
+            return command.handle_many(service, request)
         return command.handle(service, request)
     except Exception as error:
         return error_reply(service, request, error)

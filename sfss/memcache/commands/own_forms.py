@@ -131,55 +131,73 @@ def _applied(applied: Applied, stamp: bytes, ending: bytes) -> bytes:
 # Groups: as many answers as there are requests, each in its form, in one piece.
 
 
-def _get_many(service: Service, requests: list[Request]) -> Answer:
-    service.counters.cmd_get += len(requests)
-    first = requests[0]
-    with_value, _ = first.arguments
+def _get_many(service: Service, request: Request) -> Answer:
+    keys, call = _keys_of(request), request.call
+    service.counters.cmd_get += len(keys)
+    with_value, _ = request.arguments
     store, grouped = service.store, service.grouped
     if not with_value:
-        reply = each(lambda request: store.head(request.key, request.call), requests)
+        reply = each(lambda key: store.head(key, call), keys)
     elif grouped is None:
-        reply = each(lambda request: store.get(request.key, request.call), requests)
+        reply = each(lambda key: store.get(key, call), keys)
     else:
-        reply = grouped.get_many([request.key for request in requests], first.call)
-    return answer(reply, lambda outcomes: _found_many(service, requests, outcomes, False))
+        reply = grouped.get_many(keys, call)
+    return answer(reply, lambda outcomes: _found_many(service, request, outcomes, False))
 
 
-def _read_many(service: Service, requests: list[Request]) -> Answer:
-    service.counters.cmd_get += len(requests)
-    with_value, _ = requests[0].arguments
-    replica = service.replica
-    if with_value:
-        reply = each(lambda request: replica.read(request.key, request.call), requests)
+def _read_many(service: Service, request: Request) -> Answer:
+    keys, call = _keys_of(request), request.call
+    service.counters.cmd_get += len(keys)
+    with_value, _ = request.arguments
+    replica, grouped = service.replica, service.grouped_replica
+    if grouped is not None:
+        reply = grouped.read_group(keys, bool(with_value), call)
+    elif with_value:
+        reply = each(lambda key: replica.read(key, call), keys)
     else:
-        reply = each(lambda request: replica.inspect(request.key, request.call), requests)
-    return answer(reply, lambda outcomes: _found_many(service, requests, outcomes, True))
+        reply = each(lambda key: replica.inspect(key, call), keys)
+    return answer(reply, lambda outcomes: _found_many(service, request, outcomes, True))
 
 
-def _found_many(service: Service, requests: list[Request], outcomes: list[Any], raw: bool) -> bytes:
-    with_value, opaque = requests[0].arguments
+def _keys_of(request: Request) -> list[bytes]:
+    return [request.key] if request.keys is None else request.keys
+
+
+def _found_many(service: Service, request: Request, outcomes: list[Any], raw: bool) -> bytes:
+    if len(outcomes) != request.lines:
+        raise RuntimeError(f"{len(outcomes)} outcomes for {request.lines} keys")
+    with_value, opaque = request.arguments
     ending = _ending(opaque)
+    of_file = b" Yv" + ending if raw else ending
+    hits = 0
     pieces: list[bytes] = []
-    for request, outcome in zip(requests, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
+    for outcome in outcomes:
+        if isinstance(outcome, Record) and not outcome.tombstone:
+            # What is said of it is there already: joined with all else, 800 instructions less than in a line.
+            hits += 1
+            pieces.append(b"VA %d" % outcome.size if with_value else b"HD")
+            pieces.append(outcome.words or own.words_of(outcome))
+            pieces.append(of_file)
+            if with_value:
+                pieces.append(outcome.value)
+                pieces.append(b"\r\n")
+        elif isinstance(outcome, BaseException):
             pieces.append(error_line_of(service, request, outcome))
-            continue
-        line = _found_line(service, outcome, with_value, raw, ending)
-        pieces.append(line)
-        if line[0] == _V:
-            pieces.append(outcome.value)
-            pieces.append(b"\r\n")
+        else:
+            pieces.append(_found_line(service, outcome, with_value, raw, ending))
+    service.counters.get_hits += hits
     return b"".join(pieces)
 
 
-def _set_many(service: Service, requests: list[Request]) -> Answer:
+def _set_many(service: Service, first: Request) -> Answer:
+    requests = first.members
     service.counters.cmd_set += len(requests)
     store, grouped = service.store, service.grouped
     items: list[Item] = []
     for request in requests:
         flags, expires, _ = request.arguments
         items.append(Item(request.key, request.value, flags, expires))
-    call = requests[0].call
+    call = first.call
     if grouped is None:
         reply = each(lambda item: store.set(item.key, item.value, item.flags, item.expires, call), items)
     else:
@@ -198,13 +216,14 @@ def _written_many(service: Service, requests: list[Request], outcomes: list[Any]
     return b"".join(pieces)
 
 
-def _apply_many(service: Service, requests: list[Request]) -> Answer:
+def _apply_many(service: Service, first: Request) -> Answer:
+    requests = first.members
     service.counters.cmd_set += len(requests)
     replica = service.replica
     grouped = service.grouped_replica
     if grouped is not None:
         keys = [request.key for request in requests]
-        reply = grouped.apply_group(keys, [_record_of(request) for request in requests], requests[0].call)
+        reply = grouped.apply_group(keys, [_record_of(request) for request in requests], first.call)
     else:
         reply = each(lambda request: replica.apply(request.key, _record_of(request), request.call), requests)
     return answer(reply, lambda outcomes: _applied_many(service, requests, outcomes))
