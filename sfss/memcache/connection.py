@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from sfss.errors import Busy, Outcome
-from sfss.memcache.answers import COPIED_BYTES_MAX, Answer, Buffers, Close, Pending, Stream, length
+from sfss.memcache.answers import Answer, Buffers, Close, Pending, Stream, length
 from sfss.memcache.commands.dispatch import carry_out, error_reply
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import BUSY, STOPPING
@@ -46,6 +46,10 @@ milliseconds. A pipelining client can have sent tens of thousands at once."""
 
 FLUSH_BYTES: Final = 256 * 1024
 """Replies at hand are handed to the transport in heaps of about this size."""
+
+GATHERED_BYTES: Final = 12 * 1024
+"""Several that are larger than this on average, such as groups of files, are written without being joined: of 80 KB in
+four pieces a write takes 11 µs, and joining and writing them 15."""
 
 
 Parts: TypeAlias = Iterator[Buffers | Pending]
@@ -491,7 +495,7 @@ class Connection(asyncio.Protocol):
         self.bytes_written += count
         if len(out) == 1:
             self._transport.write(out[0])
-        elif self._out_large or count > COPIED_BYTES_MAX * len(out):
+        elif self._out_large or count > GATHERED_BYTES * len(out):
             self._out_large = False
             self._transport.writelines(out)
         else:
