@@ -317,7 +317,8 @@ class Connection(asyncio.Protocol):
             answer = STOPPING * request.lines
         else:
             answer = carry_out(self._service, request)
-        self._is_ours = request.call is not NO_CALL
+        if not self._is_ours and request.call.deadline != NO_CALL.deadline:
+            self._is_ours = True
         if isinstance(answer, bytes) and not (self._slots or reserved or request.noreply or begun):
             # Nearly all requests: the answer is at hand and nothing waits before it.
             self._out.append(answer)

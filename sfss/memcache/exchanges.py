@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sfss.errors import BadRequest, CorruptRecord, Outcome, SfssError
+from sfss.errors import BadRequest, CorruptRecord, Outcome, SfssError, Stopping
 from sfss.groups import Item, bounded
 from sfss.memcache import own
 from sfss.memcache.access import Access
@@ -73,6 +73,10 @@ class Exchange:
     def outcome(self) -> Outcome:
         """What may have become of it if no reply comes."""
         return Outcome.UNKNOWN if self.writes and self.sent else Outcome.NOT_APPLIED
+
+    def heard_of_end(self) -> bool:
+        """Whether its server said that it stops, in what came of the reply: what is unanswered was not begun."""
+        return False
 
     def fail(self, error: SfssError) -> None:
         """Tell the caller, if one is still there."""
@@ -337,13 +341,19 @@ class Group(Exchange):
             self._one = one
         return result
 
+    def heard_of_end(self) -> bool:
+        return bool(self._results) and isinstance(self._results[-1], Stopping)
+
     def fail(self, error: SfssError) -> None:
         """Tell the caller; what has been answered stays answered."""
         promise = self.promise
         if promise.done():
             return
-        if self._results:
-            promise.set_result(self._results + [error] * (self._count - len(self._results)))
+        results = self._results
+        if results:
+            # A server that stops says so once, whatever is left of a group.
+            left = results[-1] if self.heard_of_end() else error
+            promise.set_result(results + [left] * (self._count - len(results)))
         else:
             promise.set_exception(error)
 

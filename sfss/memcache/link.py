@@ -285,7 +285,11 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         orphans, self.pending = self.pending, []
-        unbegun = len(orphans) if self._leaving else self._gathered
+        unbegun = self._gathered
+        if self._leaving:
+            unbegun = len(orphans)
+        elif orphans and orphans[0].heard_of_end():
+            unbegun = max(unbegun, len(orphans) - 1)  # of a group some may have been stored
         for exchange in orphans[max(0, len(orphans) - unbegun) :]:
             exchange.sent = exchange.repeated  # as if never by this connection
         self._gathered = 0

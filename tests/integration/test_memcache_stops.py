@@ -118,11 +118,23 @@ async def write_until_refused(client, prefix):
             return key, error
 
 
-async def test_a_foreign_client_is_told_nothing_that_it_did_not_ask_for():
+@pytest.mark.parametrize("asked", [b"get k", b"mg k v", b"mg k v O9.id"])
+async def test_a_foreign_client_is_told_nothing_that_it_did_not_ask_for(asked):
+    assert await said_after(asked) == b""
+
+
+async def test_a_client_of_ours_is_told_whatever_it_asked_for_last():
+    assert await said_after(b"mg k v s f A V H U900 O9.id", b"version") == b"SERVER_ERROR stopping\r\n"
+
+
+async def said_after(*lines):
+    """What a server that stops still says to whoever asked for something in these lines."""
     async with serving(limits=ServerLimits(leaving_s=0.0)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"get k\r\n")
-        assert await reader.readline() == b"END\r\n"
+        for line in lines:
+            writer.write(line + b"\r\n")
+            assert await reader.readline()
         await asyncio.wait_for(server.close(), 60)
-        assert await reader.read() == b""
+        last = await reader.read()
         writer.close()
+        return last

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sfss.errors import ConnectionLost, Outcome, SfssError, StaleRing
-from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
+from sfss.errors import ConnectionLost, Outcome, SfssError, StaleRing, Stopping
+from sfss.groups import Item
+from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put, PutGroup
 from sfss.memcache.lane import Account, Lane
 from sfss.memcache.link import TOGETHER_MAX, Link
 from sfss.promise import new_promise
@@ -238,3 +239,23 @@ async def test_what_was_answered_before_a_fault_is_not_taken_for_lost() -> None:
         link.data_received(b"EN O%b\r\nEN O%b\r\n" % (first.opaque, second.opaque))
 
     assert (await first.promise, link.pending, connector.over) == (None, [second], [first])
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+async def test_what_a_group_is_not_told_of_by_a_server_that_stops_was_not_begun(repeated: bool) -> None:
+    link = Connector().link()
+    group, behind = asked(PutGroup([Item(key, b"one") for key in (b"a", b"b", b"c", b"d")], NO_CALL)), put()
+    link.send(group, 0.0)
+    link.send(behind, 0.0)
+    await turns()
+    group.repeated = behind.repeated = repeated
+
+    link.data_received(b"HD V7 H%016x B1/1 O*1\r\nSERVER_ERROR stopping\r\n" % 7)
+    link.eof_received()
+    link.connection_lost(None)
+
+    stored, *others = group.promise.result()
+    errors = [*others, behind.promise.exception()]
+    assert (stored.version, stored.checksum) == (7, 7)
+    assert {error.outcome for error in errors} == {Outcome.UNKNOWN if repeated else Outcome.NOT_APPLIED}
+    assert all(isinstance(error, Stopping) for error in others)
