@@ -274,10 +274,7 @@ def mg_lane(line: Line) -> Request | None:
     call, opaque = _tail_of(line)
     if not line.ends():
         return None
-    request = _marked(Request(READ if raw else GET, key, (value, opaque), -1, False, False, call), opaque)
-    if request.group is not None and value:
-        request.group += b" v"  # what is asked for with values and without are two groups
-    return request
+    return _marked(Request(READ if raw else GET, key, (value, opaque), -1, False, False, call), opaque)
 
 
 def ms_lane(line: Line) -> Request | None:
