@@ -24,7 +24,6 @@ from typing import Any
 
 import click
 
-from bench.ballast import Ballast
 from bench.growth_page import RESULTS, growth_tables
 from bench.loads import Load, build_memload, http_with_errors, memcache, memcache_forever
 from bench.machine import machine
@@ -246,9 +245,8 @@ def merge(old: list[Row], new: list[Row], key: str) -> list[Row]:
     return [by_value[value] for value in sorted(by_value)]
 
 
-def measure(plan: Plan, path: Path, where: dict[str, Any], say: Say, prepare: Callable[[], None]) -> list[str]:
-    """Measure all of it, and `prepare` the machine before each section. Rows are in the file as soon as there are any;
-    returns what could not be measured."""
+def measure(plan: Plan, path: Path, where: dict[str, Any], say: Say) -> list[str]:
+    """Measure all of it. Rows are in the file as soon as there are any; returns what could not be measured."""
     missing = []
     sections: list[tuple[str, Callable[[], Iterator[Row]]]] = [
         ("files", lambda: (measure_files(count, plan.seconds, say) for count in plan.files)),
@@ -260,7 +258,6 @@ def measure(plan: Plan, path: Path, where: dict[str, Any], say: Say, prepare: Ca
     for section, rows in sections:
         if not asked[section]:
             continue
-        prepare()
         try:
             for row in rows():
                 keep(path, section, row | {"machine": where})
@@ -275,10 +272,6 @@ def keep(path: Path, section: str, row: Row) -> None:
     known[section] = merge(known.get(section, []), [row], KEYS_OF_ROWS[section])
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(known, indent=1) + "\n")
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 class _Numbers(click.ParamType):
@@ -322,8 +315,7 @@ def growth(files: list[int], nodes: list[int], connections: list[int], sizes: li
     if free < plan.disk_bytes():
         raise click.UsageError("that is not free there; TMPDIR names another folder")
     path = RESULTS / "growth.json"
-    with Ballast(_say) as ballast:
-        missing = measure(plan, path, machine(), _say, ballast.take_up)
+    missing = measure(plan, path, machine(), lambda line: click.echo(line, err=True))
     known = json.loads(path.read_text()) if path.exists() else {}
     for rows in growth_tables(known):
         click.echo("\n" + plain(rows))

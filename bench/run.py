@@ -26,7 +26,6 @@ from typing import Any
 import click
 
 from bench import ours, rivals, stages
-from bench.ballast import Ballast
 from bench.disk import measure_disk
 from bench.document import draw, write_document
 from bench.growth import growth
@@ -87,21 +86,17 @@ def extras(tail_keys: int, disk_keys: int, seconds: float) -> list[Extra]:
 
 
 def compare(name: str, planned: list[Stage], pace: Pace, more: list[Extra], *, judged: bool = True) -> None:
-    """Measure, print, write and end with the exit status; where it isn't `judged`, a missed target is no failure, and
-    the machine is taken as it is."""
+    """Measure, print, write and end with the exit status; where it isn't `judged`, a missed target is no failure."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends and the folder goes
     where = machine()
-    with Ballast(_say) as ballast:
-        prepare = ballast.take_up if judged else lambda: None
-        outcome = stages.measure(planned, pace, _say, prepare)
-        results: dict[str, Any] = {
-            "machine": where,
-            "pace": asdict(pace),
-            "contests": [contest.figures() for contest in outcome.contests],
-            "sides": outcome.sides,
-        }
-        targets = [target for target in TARGETS if _planned(target, planned)]
-        found, results["extras"] = _judge(outcome, targets, more, prepare)
+    outcome = stages.measure(planned, pace, _say)
+    results: dict[str, Any] = {
+        "machine": where,
+        "pace": asdict(pace),
+        "contests": [contest.figures() for contest in outcome.contests],
+        "sides": outcome.sides,
+    }
+    found, results["extras"] = _judge(outcome, [target for target in TARGETS if _planned(target, planned)], more)
     results["targets"] = [verdict.figures() for verdict in found]
     for table in (
         contests_table(results["contests"]),
@@ -120,14 +115,11 @@ def _planned(target: Target, planned: list[Stage]) -> bool:
     return any(target.contest.startswith(f"{stage.protocol} ") for stage in planned)
 
 
-def _judge(
-    outcome: Outcome, targets: list[Target], more: list[Extra], prepare: Callable[[], None]
-) -> tuple[list[Verdict], dict[str, Any]]:
+def _judge(outcome: Outcome, targets: list[Target], more: list[Extra]) -> tuple[list[Verdict], dict[str, Any]]:
     """All verdicts, and the figures of what is measured by itself."""
     found = verdicts(outcome.contests, targets)
     extra_figures: dict[str, Any] = {}
     for name, measure in more:
-        prepare()
         try:
             extra_figures[name], verdict = measure()
         except Unavailable as error:

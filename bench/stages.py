@@ -79,12 +79,10 @@ class Outcome:
     missing: list[str]
 
 
-def measure(stages: list[Stage], pace: Pace, say: Say, prepare: Callable[[], None]) -> Outcome:
-    """Run all contests of all stages, and `prepare` the machine before each. What can't be measured is left out and
-    named."""
+def measure(stages: list[Stage], pace: Pace, say: Say) -> Outcome:
+    """Run all contests of all stages. What can't be measured is left out and named."""
     outcome = Outcome([], [], [])
     for stage in stages:
-        prepare()
         try:
             with Servers() as servers:
                 _measure_stage(servers, stage, pace, say, outcome)

@@ -126,7 +126,7 @@ def test_one_section_that_can_t_be_measured_leaves_the_others(tmp_path: Path, mo
     monkeypatch.setattr(growth, "measure_files", lambda count, *_: {"files": count})
     path = tmp_path / "growth.json"
 
-    missing = growth.measure(Plan((5, 7), (3,), (), (), 1.0), path, {"cores": 2}, lambda _: None, lambda: None)
+    missing = growth.measure(Plan((5, 7), (3,), (), (), 1.0), path, {"cores": 2}, lambda _: None)
 
     assert missing == ["nodes: wrk is not installed"]
     assert [row["files"] for row in json.loads(path.read_text())["files"]] == [5, 7]
