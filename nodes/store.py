@@ -482,8 +482,8 @@ class NodeStore:
         try:
             self._check_beginning(call)
             self._check_ring(call)
-        except SfssError as error:
-            return [error] * len(records)
+        except SfssError as refusal:
+            return [refusal] * len(records)
         now = self._now()
         outcomes: list[Any] = []
         join = Join(outcomes)
