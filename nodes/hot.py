@@ -1,4 +1,6 @@
-"""What was read lately, whole and verified, in memory: for such a file neither index nor volume is looked at.
+"""What was read lately, in memory: files whole and verified, or their versions alone.
+
+For these neither index nor volume is looked at.
 
 Only the newest durable record of a key is kept, and only of files that neither expire nor have flags: whoever changes
 what is newest, or finds it damaged, has it forgotten (`nodes.overlay`). A value comes in when it is read, never when it
