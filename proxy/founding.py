@@ -31,6 +31,8 @@ class Founding:
         self._peers = peers
         self._founding_s = founding_s
         self._answer_s = answer_s
+        self._wiped = ""
+        """That nobody who answered belongs to the cluster that is remembered. The others may."""
         self.ahead: dict[Peer, int] = {}
         """Who is at a later ring, the latest first: then that one is to be gone by, and nothing was settled."""
 
@@ -61,6 +63,11 @@ class Founding:
                 away, reasons = len(errors), "; ".join(errors)
             if loop.time() >= until:
                 count = len(self._peers)
+                if self._wiped:
+                    raise SetupError(
+                        f"{self._wiped}, and {away} of {count} nodes don't answer ({reasons}); start them, or use another "
+                        "state directory for a new cluster"
+                    )
                 raise SetupError(
                     f"{count - away} of {count} nodes answer, and a new cluster is founded with all of them "
                     f"({reasons}); start the others, or correct their addresses"
@@ -88,10 +95,13 @@ class Founding:
             return False
         for index, identity in bound:
             roll.examine(self._peers[index], identity)
+        self._wiped = ""
         if founded and unbound and not bound:
+            self._wiped = f"cluster {roll.cluster} is remembered, but {self._peers[unbound[0]].name} belongs to none"
+            if len(met) < len(self._peers):
+                return False
             raise WrongCluster(
-                f"cluster {roll.cluster} is remembered, but {self._peers[unbound[0]].name} belongs to none: the nodes "
-                "were wiped or replaced; use another state directory for a new cluster"
+                f"{self._wiped}: the nodes were wiped or replaced; use another state directory for a new cluster"
             )
         if founded:
             for index, identity in met:

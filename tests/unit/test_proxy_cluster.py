@@ -732,6 +732,39 @@ async def test_nodes_wiped_all_at_once_are_not_founded_anew_behind_a_remembered_
 
 
 @in_virtual_time
+async def test_a_wiped_node_that_is_there_before_the_others_is_not_taken_for_all_of_them(tmp_path):
+    network = Network()
+    await found(network, state=tmp_path)
+    network.nodes[7900].wipe()
+    network.nodes[7901].up = network.nodes[7902].up = False
+    opening = asyncio.ensure_future(network.open(state=tmp_path))
+    await asyncio.sleep(1)
+    assert not opening.done()
+
+    network.nodes[7902].up = True
+    cluster = await opening
+    network.nodes[7901].up = True
+
+    await asyncio.sleep(5)
+    assert network.nodes[7900].identity().cluster == network.nodes[7902].identity().cluster
+    await cluster.close()
+
+
+@in_virtual_time
+async def test_a_wiped_node_whose_others_never_come_is_told_of_after_a_while_in_one_line(tmp_path):
+    network = Network()
+    await found(network, state=tmp_path)
+    network.nodes[7900].wipe()
+    network.nodes[7901].up = network.nodes[7902].up = False
+
+    with pytest.raises(SetupError, match="localhost:7900 belongs to none, and 2 of 3 nodes don't answer") as refused:
+        await network.open(state=tmp_path)
+
+    assert "\n" not in str(refused.value)
+    assert "use another state directory for a new cluster" in str(refused.value)
+
+
+@in_virtual_time
 async def test_with_a_state_directory_writes_are_stamped_at_once_and_rise_over_a_restart(tmp_path):
     network = Network()
     cluster = await network.open(state=tmp_path)
