@@ -65,8 +65,8 @@ class Founding:
                 count = len(self._peers)
                 if self._wiped:
                     raise SetupError(
-                        f"{self._wiped}, and {away} of {count} nodes don't answer ({reasons}); start them, or use another "
-                        "state directory for a new cluster"
+                        f"{self._wiped}, and {away} of {count} nodes don't answer ({reasons}); start them, or use "
+                        "another state directory for a new cluster"
                     )
                 raise SetupError(
                     f"{count - away} of {count} nodes answer, and a new cluster is founded with all of them "

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.cluster import LIVE, Cluster, shared
 from tests.cluster.history import History
+from tests.cluster.standstill import Witness
 
 TEST_S_MAX = 150.0
 """A test may take this long beside the time that it injects faults; then it and all that it started is ended."""
@@ -23,13 +24,16 @@ def fault_seconds(request: pytest.FixtureRequest) -> float | None:
 
 
 @pytest.fixture
-def history(request: pytest.FixtureRequest, fault_seconds: float | None) -> Generator[History]:
+def history(
+    request: pytest.FixtureRequest, fault_seconds: float | None, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[History]:
     """An empty history that knows the command which repeats this test. Where a report is written (`--junitxml`, as
     `make torture` does), the test's entry has its figures."""
     seed = request.config.getoption("--seed")
     length = f" --fault-seconds={fault_seconds:g}" if fault_seconds is not None else ""
-    history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}")
-    yield history
+    with Witness(tmp_path_factory.getbasetemp() / "witness") as witness:
+        history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}", witness)
+        yield history
     if request.config.option.xmlpath:
         request.node.user_properties.extend(history.figures().items())
 

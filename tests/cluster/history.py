@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tests.cluster.linearizability import Operation, Verdict, judge
+from tests.cluster.standstill import RECOVERS_S, Witness
 
 SHOWN = 40
 """Events that a complaint shows."""
@@ -61,11 +62,13 @@ class Event:
 
 
 class History:
-    """All events of a run. `seed` and `repeat` (a command) are printed with every complaint."""
+    """All events of a run. `seed` and `repeat` (a command) are printed with every complaint. The `witness` knows when
+    the machine stood still."""
 
-    def __init__(self, seed: int = 0, repeat: str = "") -> None:
+    def __init__(self, seed: int = 0, repeat: str = "", witness: Witness | None = None) -> None:
         self.seed = seed
         self.repeat = repeat
+        self._witness = witness
         self.events: list[Event] = []
         self.complaints: list[str] = []
         self._numbers = itertools.count(1)
@@ -88,6 +91,24 @@ class History:
     def errors(self, since: float = 0.0, until: float = math.inf) -> list[Event]:
         """Operations begun in a span of time that were neither done nor answered with a plain 404."""
         return [e for e in self.events if e.outcome is not Outcome.OK and since <= e.start < until]
+
+    def check_errors(self, at_most: int | None = None, since: float = 0.0) -> None:
+        """Raise `AssertionError` where more operations failed than a few (without `at_most`: 2, or one in a thousand).
+        Those that the machine had no chance to answer in time don't count."""
+        standstills = self._witness.standstills() if self._witness is not None else []
+        errors, excused = [], 0
+        for error in self.errors(since):
+            if any(error.start < over + RECOVERS_S and began < error.end for began, over in standstills):
+                excused += 1
+            else:
+                errors.append(error)
+        if excused:
+            still = ", ".join(f"{over - began:.1f} s until {over:.3f}" for began, over in standstills)
+            print(f"the machine stood still for {still}: {excused} errors don't count")
+        if at_most is None:
+            at_most = max(2, self.count(since) // 1000)
+        lines = "\n".join(f"  {error}" for error in errors[:10])
+        assert len(errors) <= at_most, f"{len(errors)} of {self.count(since)} operations failed:\n{lines}"
 
     def count(self, since: float = 0.0, until: float = math.inf) -> int:
         return sum(since <= e.start < until for e in self.events)

@@ -15,7 +15,6 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.history import Event, History, Outcome
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent
-from tests.cluster.test_killed_parts import errors_allowed
 from tests.cluster.values import draw_size, make_value, number_of
 from tests.cluster.workload import Address, Mix, Workload, keys_of, read_all
 
@@ -135,4 +134,4 @@ async def test_batches_are_linearizable_by_the_file_while_nodes_are_killed(stand
     history.check()
     of_batches = [event for event in history.events if event.client.startswith("b")]
     assert sum(event.outcome is Outcome.OK for event in of_batches) > 50
-    assert len(history.errors()) <= errors_allowed(history), [str(e) for e in history.errors()[:10]]
+    history.check_errors()

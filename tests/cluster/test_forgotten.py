@@ -105,7 +105,7 @@ async def test_a_node_that_forgets_again_and_again_is_refilled_each_time_and_no_
         await read_all(cluster.web_addresses, history)
 
     history.check()
-    assert len(history.errors()) <= max(2, len(history.events) // 1000), [str(e) for e in history.errors()[:10]]
+    history.check_errors()
 
 
 @pytest.mark.parametrize("came_back", [OLD_COPY, EMPTY])

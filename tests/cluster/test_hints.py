@@ -204,4 +204,4 @@ async def test_a_full_disk_of_the_proxy_costs_hints_and_no_client_notices(tmp_pa
             await read_all(cluster.web_addresses, history)
             history.check()
             assert dropped > 0
-            assert len(history.errors()) <= 2, [str(e) for e in history.errors()[:10]]
+            history.check_errors(at_most=2)

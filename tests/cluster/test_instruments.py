@@ -3,6 +3,9 @@
 import asyncio
 import hashlib
 import itertools
+import os
+import threading
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +15,7 @@ from tests.cluster.history import Event, History, Outcome
 from tests.cluster.http_client import HttpClient, NoAnswer, NotSent
 from tests.cluster.parts import free_ports
 from tests.cluster.relay import Relay
+from tests.cluster.standstill import RECOVERS_S, Witness
 from tests.cluster.values import make_value, number_of
 from tests.cluster.workload import Client, Mix, Workload, read_all
 
@@ -130,6 +134,54 @@ async def test_writes_of_honestly_unknown_outcome_are_found_clean(rng):
     history.check()
 
     assert history.errors()
+
+
+def failed(start: float, end: float) -> Event:
+    return Event("c", "k", "put", start, end, Outcome.UNKNOWN)
+
+
+def test_more_errors_than_a_few_are_found_and_shown():
+    history = History()
+    for number in range(3):
+        history.add(failed(number, number + 0.5))
+
+    history.check_errors(at_most=3)
+    history.check_errors(since=1.0)
+    with pytest.raises(AssertionError, match="3 of 3 operations failed:\n"):
+        history.check_errors()
+
+
+def test_errors_of_a_machine_that_stood_still_do_not_count_and_those_before_and_long_after_do(monkeypatch, tmp_path):
+    witness = Witness(tmp_path / "witness")
+    monkeypatch.setattr(witness, "standstills", lambda: [(10.0, 12.0)])
+    history = History(witness=witness)
+    for start, end in ((9.5, 11.5), (11.0, 13.0), (12.1, 12.2)):
+        history.add(failed(start, end))
+    history.check_errors(at_most=0)
+    history.add(failed(9.0, 9.9))
+    history.add(failed(12.1 + RECOVERS_S, 15.0))
+
+    history.check_errors(at_most=2)
+    with pytest.raises(AssertionError, match="2 of 5 operations failed"):
+        history.check_errors(at_most=1)
+
+
+def test_a_disk_that_syncs_nothing_for_a_while_is_a_standstill_also_while_it_lasts(monkeypatch, tmp_path):
+    syncing, synced = threading.Event(), threading.Event()
+
+    def sync(_: int) -> None:
+        syncing.set()
+        synced.wait(60)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with Witness(tmp_path / "witness") as witness:
+        assert syncing.wait(60)
+        while not witness.standstills():
+            time.sleep(0.01)
+        began, _ = witness.standstills()[0]
+        synced.set()
+
+    assert witness.standstills()[0][0] == began
 
 
 @pytest.mark.parametrize(

@@ -221,11 +221,10 @@ async def test_writes_that_overtake_one_another_on_the_way_to_the_nodes_leave_th
 ):
     async with relayed_cluster(tmp_path / "c", webs=4, direct=True) as (cluster, relays):
         await overtake(cluster, relays, history, fault_seconds or 3.0)
-        errors = history.errors()
+        history.check_errors(at_most=0)
         await arrive_late(cluster, relays, history)
 
         history.check()
-        assert not errors, [str(e) for e in errors[:10]]
 
 
 async def test_stalls_delays_and_cuts_leave_the_history_clean(tmp_path, history, fault_seconds):

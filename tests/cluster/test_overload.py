@@ -138,7 +138,7 @@ async def test_four_times_the_bodies_there_is_room_for_are_refused_at_once_and_m
         assert {503} <= {one.status for one in refused} <= {503, 504}
         assert len(done) > 10
         assert max(grown.values()) < 2.5 * CAPACITY_BYTES, grown
-        assert not history.errors(since=over), [str(e) for e in history.errors(since=over)[:10]]
+        history.check_errors(at_most=0, since=over)
 
 
 # --- connections and open files ------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ async def crowd_everywhere(cluster: Cluster, history: History, count: int) -> No
     await read_all([web], history)
 
     history.check()
-    assert len(history.errors()) <= max(2, len(history.events) // 1000), [str(e) for e in history.errors()[:10]]
+    history.check_errors()
 
 
 async def test_with_few_files_to_open_every_tier_refuses_newcomers_and_serves_whom_it_has(tmp_path, history):
