@@ -29,8 +29,9 @@ tests_require = [
 COMPILED = {
     "wire": {
         "sfss": "groups keys promise record ring stamps",
-        "sfss/memcache": "answers block client connection exchanges lane line link lookup opaques own replies requests"
-        " ring_exchanges server service sighting_exchange socket_transport stamped tls_transport transport",
+        "sfss/memcache": "answers block classic_exchanges client connection exchanges group_exchanges lane line link"
+        " lookup opaques own replies requests ring_exchanges server service sighting_exchange socket_transport stamped"
+        " tls_transport transport",
         "sfss/memcache/commands": "dispatch own_forms retrieval storage words",
     },
     "web": {

@@ -24,23 +24,9 @@ from sfss.errors import BadKey, Busy, ConnectionLost, Expired, SfssError, Unreac
 from sfss.groups import Item
 from sfss.keys import has_forbidden
 from sfss.memcache.access import OPEN, Access
-from sfss.memcache.exchanges import (
-    AskHashes,
-    AskIdentity,
-    AskPurged,
-    AskStats,
-    Authenticate,
-    ClassicDelete,
-    ClassicGet,
-    ClassicSet,
-    Exchange,
-    Fetch,
-    FetchGroup,
-    InspectGroup,
-    Put,
-    PutGroup,
-    Remove,
-)
+from sfss.memcache.classic_exchanges import AskHashes, ClassicDelete, ClassicGet, ClassicSet
+from sfss.memcache.exchanges import AskIdentity, AskPurged, AskStats, Authenticate, Exchange, Fetch, Put, Remove
+from sfss.memcache.group_exchanges import FetchGroup, InspectGroup, PutGroup
 from sfss.memcache.lane import Account, Lane
 from sfss.memcache.link import Link
 from sfss.memcache.lookup import Consult, Lookup

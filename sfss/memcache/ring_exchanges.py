@@ -1,4 +1,4 @@
-"""The requests about rings and their replies (`sfss.ring_keeper`); `sfss.memcache.exchanges` has all others."""
+"""The requests about rings and their replies (`sfss.ring_keeper`)."""
 
 from __future__ import annotations
 

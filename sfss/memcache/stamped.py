@@ -12,7 +12,8 @@ from typing import Any, Final
 from sfss.errors import ConnectionLost, Outcome
 from sfss.keys import check_key
 from sfss.memcache.answers import COPIED_BYTES_MAX, Buffers
-from sfss.memcache.exchanges import MORE, Exchange, Group, Writing, tail, unexpected, with_value
+from sfss.memcache.exchanges import MORE, Exchange, Writing, tail, unexpected, with_value
+from sfss.memcache.group_exchanges import Group
 from sfss.memcache.opaques import Opaques
 from sfss.memcache.replies import ReplyParser
 from sfss.native import mypyc_attr

@@ -30,21 +30,11 @@ from sfss.errors import (
     WrongCluster,
 )
 from sfss.memcache.answers import COPIED_BYTES_MAX
+from sfss.memcache.classic_exchanges import ClassicDelete, ClassicGet, ClassicSet
 from sfss.memcache.commands import own_forms
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.errors import error_line, error_of
-from sfss.memcache.exchanges import (
-    MORE,
-    AskIdentity,
-    AskStats,
-    ClassicDelete,
-    ClassicGet,
-    ClassicSet,
-    Exchange,
-    Fetch,
-    Put,
-    Remove,
-)
+from sfss.memcache.exchanges import MORE, AskIdentity, AskStats, Exchange, Fetch, Put, Remove
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser
 from sfss.memcache.ring_exchanges import AskRing, ChangeRing, DropPartition, PrepareRing

@@ -16,7 +16,8 @@ from sfss.groups import GROUP_BYTES_MAX, GROUP_KEYS_MAX, GROUP_VALUE_BYTES_MAX, 
 from sfss.memcache.client import MemcacheClient
 from sfss.memcache.commands.table import COMMANDS, LANES
 from sfss.memcache.commands.words import REQUEST_ID_BYTES_MAX
-from sfss.memcache.exchanges import MORE, Exchange, FetchGroup, Group, InspectGroup, PutGroup
+from sfss.memcache.exchanges import MORE, Exchange
+from sfss.memcache.group_exchanges import FetchGroup, Group, InspectGroup, PutGroup
 from sfss.memcache.opaques import SEQUENCES
 from sfss.memcache.replies import OutOfStep, ReplyParser
 from sfss.memcache.requests import Request, RequestParser

@@ -9,7 +9,8 @@ import pytest
 
 from sfss.errors import ConnectionLost, Outcome, SfssError, StaleRing, Stopping
 from sfss.groups import Item
-from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put, PutGroup
+from sfss.memcache.exchanges import AskIdentity, Exchange, Fetch, Put
+from sfss.memcache.group_exchanges import PutGroup
 from sfss.memcache.lane import Account, Lane
 from sfss.memcache.link import TOGETHER_MAX, Link
 from sfss.promise import new_promise
