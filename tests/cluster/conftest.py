@@ -24,16 +24,20 @@ def fault_seconds(request: pytest.FixtureRequest) -> float | None:
 
 
 @pytest.fixture
-def history(
-    request: pytest.FixtureRequest, fault_seconds: float | None, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[History]:
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Generator[Witness]:
+    """Sees whether the disk of the clusters stands still meanwhile."""
+    with Witness(tmp_path_factory.getbasetemp() / "witness") as witness:
+        yield witness
+
+
+@pytest.fixture
+def history(request: pytest.FixtureRequest, fault_seconds: float | None, witness: Witness) -> Generator[History]:
     """An empty history that knows the command which repeats this test. Where a report is written (`--junitxml`, as
     `make torture` does), the test's entry has its figures."""
     seed = request.config.getoption("--seed")
     length = f" --fault-seconds={fault_seconds:g}" if fault_seconds is not None else ""
-    with Witness(tmp_path_factory.getbasetemp() / "witness") as witness:
-        history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}", witness)
-        yield history
+    history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}", witness)
+    yield history
     if request.config.option.xmlpath:
         request.node.user_properties.extend(history.figures().items())
 

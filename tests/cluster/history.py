@@ -11,12 +11,12 @@ import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from tests.cluster.linearizability import Operation, Verdict, judge
-from tests.cluster.standstill import RECOVERS_S, Witness
+from tests.cluster.standstill import Witness
 
 SHOWN = 40
 """Events that a complaint shows."""
@@ -88,30 +88,26 @@ class History:
         """Writes acknowledged before a moment (seconds of `time.monotonic()`)."""
         return [e for e in self.events if e.kind in WRITES and e.outcome is Outcome.OK and e.end < before]
 
+    def begun(self, since: float = 0.0, until: float = math.inf) -> list[Event]:
+        """Operations begun in a span of time."""
+        return [e for e in self.events if since <= e.start < until]
+
     def errors(self, since: float = 0.0, until: float = math.inf) -> list[Event]:
         """Operations begun in a span of time that were neither done nor answered with a plain 404."""
-        return [e for e in self.events if e.outcome is not Outcome.OK and since <= e.start < until]
+        return [e for e in self.begun(since, until) if e.outcome is not Outcome.OK]
 
-    def check_errors(self, at_most: int | None = None, since: float = 0.0) -> None:
-        """Raise `AssertionError` where more operations failed than a few (without `at_most`: 2, or one in a thousand).
-        Those that the machine had no chance to answer in time don't count."""
-        standstills = self._witness.standstills() if self._witness is not None else []
-        errors, excused = [], 0
-        for error in self.errors(since):
-            if any(error.start < over + RECOVERS_S and began < error.end for began, over in standstills):
-                excused += 1
-            else:
-                errors.append(error)
-        if excused:
-            still = ", ".join(f"{over - began:.1f} s until {over:.3f}" for began, over in standstills)
-            print(f"the machine stood still for {still}: {excused} errors don't count")
+    def check_errors(self, at_most: int | None = None, among: Sequence[Event] | None = None) -> None:
+        """Raise `AssertionError` where more operations failed than a few (without `at_most`: 2, or one in a thousand)
+        of all, or `among` those. What the machine had no chance to answer in time doesn't count."""
+        among = self.events if among is None else among
+        failed = [e for e in among if e.outcome is not Outcome.OK]
+        errors = [e for e in failed if self._witness is None or not self._witness.excuses(e.start, e.end)]
+        if len(errors) < len(failed):
+            print(f"the machine stood still: {len(failed) - len(errors)} errors don't count")
         if at_most is None:
-            at_most = max(2, self.count(since) // 1000)
+            at_most = max(2, len(among) // 1000)
         lines = "\n".join(f"  {error}" for error in errors[:10])
-        assert len(errors) <= at_most, f"{len(errors)} of {self.count(since)} operations failed:\n{lines}"
-
-    def count(self, since: float = 0.0, until: float = math.inf) -> int:
-        return sum(since <= e.start < until for e in self.events)
+        assert len(errors) <= at_most, f"{len(errors)} of {len(among)} operations failed:\n{lines}"
 
     def all_keys(self) -> list[str]:
         return sorted({event.key for event in self.events})

@@ -18,11 +18,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sfss.memcache.client import ClientLimits, MemcacheClient
 from tests.parent_death import die_with_parent
 
 HOST = "127.0.0.1"
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
+PATIENCE_S = 30.0
+"""How long a test waits for an answer whose time it doesn't judge."""
 
 
 def _ports_of_this_process() -> range:
@@ -78,6 +81,10 @@ class Part:
     @property
     def address(self) -> tuple[str, int]:
         return (self.host, self.port)
+
+    def client(self) -> MemcacheClient:
+        """One that asks this part itself, and waits as long as a test can."""
+        return MemcacheClient(*self.address, limits=ClientLimits(connect_s=PATIENCE_S, answer_s=PATIENCE_S))
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

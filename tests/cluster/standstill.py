@@ -39,6 +39,10 @@ class Witness:
         began, now = self._began, time.monotonic()
         return [*self._over, *([(began, now)] if now - began > STANDSTILL_S else [])]
 
+    def excuses(self, start: float, end: float) -> bool:
+        """Whether an error of what began and ended at these moments is no evidence against anybody."""
+        return any(start < over + RECOVERS_S and began < end for began, over in self.standstills())
+
     def _watch(self) -> None:
         file = os.open(self._path, os.O_RDWR | os.O_CREAT)
         try:

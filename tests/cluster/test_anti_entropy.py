@@ -43,7 +43,7 @@ class Nodes:
 
     def __init__(self, cluster: Cluster, tally: Counter[str]) -> None:
         self._tally = tally
-        self._clients = {f"localhost:{node.port}": MemcacheClient(*node.address) for node in cluster.nodes}
+        self._clients = {f"localhost:{node.port}": node.client() for node in cluster.nodes}
         self._ring = NodeRing([Member(name) for name in self._clients], COPIES)
 
     async def close(self) -> None:
@@ -121,7 +121,7 @@ async def compare_from_now_on(cluster: Cluster, interval_s: int) -> None:
 async def passes(cluster: Cluster, partitions: int) -> dict[str, int]:
     """Wait until so many partitions were compared, and return the figures of the comparison."""
     [proxy] = cluster.proxies
-    client = MemcacheClient(*proxy.address)
+    client = proxy.client()
     give_up = time.monotonic() + _PASS_S_MAX
     try:
         while True:
@@ -186,7 +186,7 @@ async def test_a_node_that_forgot_gets_it_back_and_is_trusted_again_by_itself(tm
         nodes = Nodes(cluster, tally)
         expected = await diverge(nodes, count=2000, apart=0, rng=rng)
         forgetful = cluster.nodes[1]
-        client = MemcacheClient(*forgetful.address)
+        client = forgetful.client()
         owned = [key for key in expected if f"localhost:{forgetful.port}" in nodes.names(key)]
         await forgetful.stop()
         damage_headers(cluster.data_of(forgetful.name), rng.sample(owned, 50))
@@ -200,7 +200,7 @@ async def test_a_node_that_forgot_gets_it_back_and_is_trusted_again_by_itself(tm
             await asyncio.sleep(0.1)
         assert await nodes.wrong(expected) == []
         [proxy] = cluster.proxies
-        stats = await MemcacheClient(*proxy.address).stats()
+        stats = await proxy.client().stats()
         assert stats["refilled_nodes"] == "1"
         assert int(stats["refill_keys"]) >= 50
         await client.close()

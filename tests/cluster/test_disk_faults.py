@@ -19,7 +19,6 @@ from nodes.ring_file import RING, RingFile, write_ring_file
 from nodes.scan import Found, reader_of, walk
 from nodes.small_file import read_small_file
 from sfss.errors import SfssError
-from sfss.memcache.client import MemcacheClient
 from sfss.ring_keeper import HeldRing, KeptRing
 from tests.cluster.cluster import NODE_OPTIONS, Cluster, shared
 from tests.cluster.disks import SmallDisk, needs_root
@@ -148,7 +147,7 @@ async def test_a_torn_end_of_a_volume_is_noticed_and_what_it_had_is_brought_back
 
 
 async def figures_of(node: Part) -> dict[str, str]:
-    client = MemcacheClient(*node.address)
+    client = node.client()
     try:
         return await client.stats()
     finally:
@@ -233,7 +232,7 @@ async def read_own(node: Part, keys: Sequence[str]) -> tuple[int, int]:
     """Read files from one node itself; returns how many it had whole, and how many it refused. Bytes that nobody wrote
     are a failure."""
     whole = refused = 0
-    client = MemcacheClient(*node.address)
+    client = node.client()
     for key in keys:
         try:
             record = await client.read(key.encode())
@@ -354,7 +353,7 @@ async def fill_and_free_as(client: Client, cluster: Cluster, disks: list[SmallDi
     since = time.monotonic()
     async with Workload(cluster.web_addresses, history, keys=KEYS):
         await asyncio.sleep(2)
-    history.check_errors(since=since)
+    history.check_errors(among=history.begun(since))
 
     # Two: writes are refused, once what was kept in reserve or taken ahead is used up.
     disks[1].fill()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sfss.memcache.client import MemcacheClient
 from tests.cluster.cluster import Cluster
 from tests.cluster.history import History, Outcome
 from tests.cluster.parts import Part
@@ -57,7 +56,7 @@ REFILLED_S_MAX = 60.0
 async def counting_again(node: Part) -> None:
     """Wait until a node that forgot says that it has got it back."""
     give_up = time.monotonic() + REFILLED_S_MAX
-    client = MemcacheClient(*node.address)
+    client = node.client()
     try:
         while (await client.identify()).state != "ok":
             assert time.monotonic() < give_up, f"{node.name} isn't refilled: {await client.stats()}\n{node.tail()}"
@@ -69,7 +68,7 @@ async def counting_again(node: Part) -> None:
 async def suspect(node: Part) -> None:
     """Wait until a node knows that it forgot something."""
     give_up = time.monotonic() + REFILLED_S_MAX
-    client = MemcacheClient(*node.address)
+    client = node.client()
     try:
         while (await client.identify()).state == "ok":
             assert time.monotonic() < give_up, f"{node.name} knows nothing of it\n{node.tail()}"

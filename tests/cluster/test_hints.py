@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from sfss.memcache.client import MemcacheClient
 from tests.cluster.cluster import Cluster
 from tests.cluster.disks import SmallDisk, needs_root
 from tests.cluster.history import WRITES, Event, History, Outcome
@@ -121,7 +120,7 @@ def swap(one: Path, other: Path) -> None:
 
 async def replayed(proxy: Part) -> int:
     """Wait until a proxy has replayed hints and has none left; how many since its start."""
-    client = MemcacheClient(*proxy.address)
+    client = proxy.client()
     give_up = time.monotonic() + CONVERGE_S
     try:
         while True:

@@ -146,7 +146,7 @@ def test_more_errors_than_a_few_are_found_and_shown():
         history.add(failed(number, number + 0.5))
 
     history.check_errors(at_most=3)
-    history.check_errors(since=1.0)
+    history.check_errors(among=history.begun(1.0))
     with pytest.raises(AssertionError, match="3 of 3 operations failed:\n"):
         history.check_errors()
 

@@ -138,7 +138,7 @@ async def test_four_times_the_bodies_there_is_room_for_are_refused_at_once_and_m
         assert {503} <= {one.status for one in refused} <= {503, 504}
         assert len(done) > 10
         assert max(grown.values()) < 2.5 * CAPACITY_BYTES, grown
-        history.check_errors(at_most=0, since=over)
+        history.check_errors(at_most=0, among=history.begun(over))
 
 
 # --- connections and open files ------------------------------------------------------------------------------

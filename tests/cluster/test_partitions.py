@@ -75,7 +75,7 @@ async def test_partitions_of_every_kind_leave_the_history_clean(parted, history,
             await asyncio.sleep((fault_seconds or 7.2) / len(chosen))
             network.heal()
             await asyncio.sleep(0.4)
-            errors, count = len(history.errors(since)), history.count(since)
+            errors, count = len(history.errors(since)), len(history.begun(since))
             print(f"{kind}: {count} operations, {errors} refused or unknown")
     await cluster.ready()
     await read_all(cluster.web_addresses, history)
@@ -110,4 +110,5 @@ async def test_the_side_without_a_quorum_refuses_soon_and_the_other_goes_on(part
     assert not [str(e) for e in alone if e.outcome is Outcome.OK]
     assert slowest < 3 * TRIES * TRY_S  # the slack is for busy machines
     others = [e for e in during if e.client.startswith("web-1") and e.start > split + 3]
-    assert sum(e.outcome is Outcome.OK for e in others) > 0.99 * len(others) > 9
+    assert len(others) > 9
+    history.check_errors(at_most=len(others) // 100, among=others)

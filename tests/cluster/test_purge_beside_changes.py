@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from sfss.memcache.client import MemcacheClient
 from tests.cluster.cluster import Cluster
 from tests.cluster.command import begin
 from tests.cluster.history import History
@@ -37,7 +36,7 @@ _PURGED_S_MAX = 100.0
 async def purged(nodes: list[Part], history: History, keys: list[str]) -> int:
     """How many of these keys, files of which were deleted, none of the nodes has a tombstone of any more."""
     deleted = {event.key for event in history.acknowledged() if event.kind == "delete" and event.status == 204}
-    clients = [MemcacheClient(*node.address) for node in nodes]
+    clients = [node.client() for node in nodes]
     try:
         held = [
             await asyncio.gather(*(client.inspect(key.encode()) for client in clients)) for key in deleted & set(keys)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from sfss.memcache.client import MemcacheClient
 from sfss.ring import Member, NodeRing
 from sfss.ring_plan import Change, next_ring
 from tests.cluster.cluster import Cluster
@@ -88,7 +87,7 @@ async def cluster_of(directory: Path, nodes: int, spares: int, **more: object) -
 
 
 async def files_of(node: Part) -> int:
-    client = MemcacheClient(*node.address)
+    client = node.client()
     try:
         return int((await client.stats())["curr_items"])
     finally:
@@ -96,7 +95,7 @@ async def files_of(node: Part) -> int:
 
 
 async def ring_of(node: Part) -> int:
-    client = MemcacheClient(*node.address)
+    client = node.client()
     try:
         return (await client.identify()).ring
     finally:
@@ -126,7 +125,7 @@ FILE_BYTES = 48 * 1024
 
 async def bytes_received(cluster: Cluster) -> int:
     """By all nodes over the network, whatever they were."""
-    clients = [MemcacheClient(*node.address) for node in cluster.nodes]
+    clients = [node.client() for node in cluster.nodes]
     try:
         return sum([int((await client.stats())["bytes_read"]) for client in clients])
     finally:
@@ -139,7 +138,7 @@ async def test_changes_move_at_most_a_tenth_more_than_the_ideal_bytes(tmp_path, 
         commands = RingCommands(cluster)
         a, b, c, d, e = map(name_of, cluster.nodes)
         keys = [b"moved/%d" % number for number in range(200)]
-        client = MemcacheClient(*cluster.proxies[0].address)
+        client = cluster.proxies[0].client()
         await asyncio.gather(*(client.set(key, key.ljust(FILE_BYTES, b".")) for key in keys))
         await client.close()
         ring = NodeRing([Member(name) for name in (a, b, c, d)], 3, partitions=PARTITIONS)

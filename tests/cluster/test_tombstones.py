@@ -17,7 +17,6 @@ import pytest
 
 from sfss.errors import BadRequest
 from sfss.keys import hash_key
-from sfss.memcache.client import MemcacheClient
 from sfss.stamps import stamp_at
 from sfss.store import Record, checksum_of
 from tests.cluster.cluster import PROXY_TIMES, Cluster
@@ -46,7 +45,7 @@ class Nodes:
 
     def __init__(self, cluster: Cluster, tally: Counter[str]) -> None:
         self._tally = tally
-        self.clients = [MemcacheClient(*node.address) for node in cluster.nodes]
+        self.clients = [node.client() for node in cluster.nodes]
 
     async def close(self) -> None:
         for client in self.clients:
@@ -78,7 +77,7 @@ async def compare_from_now_on(cluster: Cluster) -> None:
 
 async def all_compared_in_part(cluster: Cluster) -> bool:
     """Whether the proxy has asked two nodes for every region since it was started."""
-    client = MemcacheClient(*cluster.proxies[0].address)
+    client = cluster.proxies[0].client()
     try:
         return int((await client.stats())["comparison_bytes"]) >= 2 * 256 * _REGION_BYTES
     finally:
