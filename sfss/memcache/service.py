@@ -25,7 +25,9 @@ from sfss.store import (
     Witness,
 )
 
-WIRE_VERSION = f"1.6.0-sfss-{__version__}"
+OURS = "-sfss-"
+"""What no other server's version has."""
+WIRE_VERSION = f"1.6.0{OURS}{__version__}"
 """Which memcached's protocol is spoken, and by whom. libmemcached refuses servers whose major version is 0, and keeps
 23 characters at most."""
 

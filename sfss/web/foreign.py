@@ -1,6 +1,7 @@
 """Which kind of memcache server stands behind the web tier, and what a foreign one can do.
 
-Ours understand `mg` with the flag `V`; nobody else does. What a foreign server can't do is tried out, never assumed,
+Ours understand `mg` with the flag `V`; nobody else does. One that is in trouble, as without its nodes, is told by its
+version. What a foreign server can't do is tried out, never assumed,
 under keys of the probe's own that nobody else writes and that are removed after.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from sfss.errors import ConnectionLost, SfssError, Unauthenticated
 from sfss.memcache.access import OPEN, Access
 from sfss.memcache.errors import error_of, is_error
+from sfss.memcache.service import OURS
 from sfss.settings import Address
 from sfss.store import VALUE_BYTES_MAX
 
@@ -53,7 +55,10 @@ async def speaks_our_flags(server: Address, timeout_s: float, access: Access = O
     async with asyncio.timeout(timeout_s):
         dialogue = await _Dialogue.open(server, access)
         try:
-            return await dialogue.ask(b"mg %b s V\r\n" % _probe_key()) in (b"EN", b"HD")
+            answer = await dialogue.ask(b"mg %b s V\r\n" % _probe_key())
+            if answer.startswith(b"SERVER_ERROR"):
+                return OURS.encode() in await dialogue.ask(b"version\r\n")
+            return answer in (b"EN", b"HD")
         finally:
             dialogue.close()
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from memcache_tier import scripted
 from web_tier import eventually, request, web_tier
 
 from sfss.settings import Address
@@ -56,6 +57,15 @@ async def _listening(address: Address) -> None:
 async def test_a_foreign_server_is_known_by_its_not_knowing_our_flags() -> None:
     async with memcached() as server:
         assert await speaks_our_flags(server, 5.0) is False
+
+
+async def test_a_foreign_server_in_trouble_is_known_by_its_version() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: int) -> None:
+        while line := await reader.readline():
+            writer.write(b"VERSION 1.6.18\r\n" if line == b"version\r\n" else b"SERVER_ERROR out of memory\r\n")
+
+    async with scripted(refuse) as port:
+        assert await speaks_our_flags(Address("127.0.0.1", port), 5.0) is False
 
 
 async def test_what_a_server_can_do_is_tried_out_and_nothing_is_left_behind() -> None:

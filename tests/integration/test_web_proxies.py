@@ -366,6 +366,20 @@ async def test_a_proxy_without_a_quorum_is_not_taken_for_a_dead_one() -> None:
     await server.close(grace_s=0)
 
 
+async def test_a_proxy_that_is_met_without_a_quorum_is_known_for_one_of_ours() -> None:
+    store = SlowStore()
+    store.failure = QuorumUnavailable("1 of 2 replicas")
+    server = MemcacheServer(store)
+    await server.start(HOST, 0)
+    async with ring_over((Address(HOST, server.port),)) as ring:
+        store.failure = None
+
+        # A foreign server keeps no versions and says nothing of durability.
+        assert (await settled(ring.set(b"key", b"value"))).version
+        assert not ring.notes
+    await server.close(grace_s=0)
+
+
 async def test_a_request_that_is_too_late_is_not_sent() -> None:
     async with cluster_of(1) as cluster, ring_over(cluster.addresses) as ring:
         with pytest.raises(Expired) as error:
