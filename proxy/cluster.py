@@ -73,8 +73,8 @@ class NodeAddress:
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What a coordinator is built from. `state` is its own small directory; without one every write asks before it
-    stamps. `founding_s` is how long to wait for all nodes of a cluster that isn't founded yet. `access` is what lets it
-    in at the nodes."""
+    stamps. `founding_s` is how long to wait for all nodes of a cluster that isn't founded yet, or for one that belongs
+    to the cluster that is remembered. `access` is what lets it in at the nodes."""
 
     addresses: tuple[NodeAddress, ...]
     n: int = 3

@@ -25,7 +25,7 @@
     accesslog = no                     yes: a line for each request in the log; or a file to write it to
     timeout = 3                        seconds for a request
     node_timeout = 1                   seconds for one question to one node
-    founding_timeout = 30              seconds to wait for all nodes of a new cluster
+    founding_timeout = 30              seconds to wait for all nodes of a new cluster, or one of a known one
     compare_interval = 21600           seconds in which all replicas are compared once; 0: only what is known to differ
     compare_rate = 8388608             bytes a second that this takes at most
     compare_settle = 10                seconds in which every write has ended; at least twice `timeout`

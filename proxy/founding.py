@@ -42,10 +42,11 @@ class Founding:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._founding_s
         trouble = ""
+        holds_files = False
         while True:
             # Files are looked for before memberships: files exist only once all nodes are bound (and none is bound that
             # had some before), so a node that is seen unbound after files were seen has lost its own.
-            holds_files = any(
+            holds_files = holds_files or any(
                 isinstance(answer, Identity) and answer.cluster and answer.position for answer in await self._ask_all()
             )
             answers = await self._ask_all()
@@ -60,13 +61,13 @@ class Founding:
                 away, reasons = 0, str(error)
             else:
                 errors = self._errors(answers)
-                away, reasons = len(errors), "; ".join(errors)
+                away, reasons = len(errors), "; ".join([*filter(None, [self._wiped]), *errors])
             if loop.time() >= until:
                 count = len(self._peers)
                 if self._wiped:
                     raise SetupError(
-                        f"{self._wiped}, and {away} of {count} nodes don't answer ({reasons}); start them, or use "
-                        "another state directory for a new cluster"
+                        f"{reasons}; start the {away} others of {count} nodes, correct their addresses, or use another "
+                        "state directory for a new cluster"
                     )
                 raise SetupError(
                     f"{count - away} of {count} nodes answer, and a new cluster is founded with all of them "
@@ -81,6 +82,7 @@ class Founding:
         """Bring what was heard to a founded cluster, or say that it takes another try. Nodes that can't be used become
         errors in `answers`."""
         roll = self._roll
+        self._wiped = ""
         met = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Identity)]
         self._refuse_twins(met)
         bound = [(index, identity) for index, identity in met if identity.cluster]
@@ -91,13 +93,13 @@ class Founding:
             if self.ahead:
                 return True
         founded = self._remembered or holds_files or roll.record is not None
-        if not founded and len(met) < len(self._peers):
+        if not (founded and roll.cluster) and len(met) < len(self._peers):
             return False
         for index, identity in bound:
             roll.examine(self._peers[index], identity)
-        self._wiped = ""
         if founded and unbound and not bound:
-            self._wiped = f"cluster {roll.cluster} is remembered, but {self._peers[unbound[0]].name} belongs to none"
+            known = f"cluster {roll.cluster}" if roll.cluster else "a cluster with files"
+            self._wiped = f"{known} is remembered, but {self._peers[unbound[0]].name} belongs to none"
             if len(met) < len(self._peers):
                 return False
             raise WrongCluster(

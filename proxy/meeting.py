@@ -27,8 +27,8 @@ async def met(
     roll: Roll, members: Members, elsewhere: Elsewhere, founding_s: float, answer_s: float
 ) -> list[Identity | SfssError]:
     """Who the members of the ring are, or why they can't be used; that ring may turn out to be a later one than `roll`
-    began with. Each question has `answer_s`; `founding_s` is for a cluster that isn't founded yet, or whose later ring
-    nobody tells. Raises `SetupError`."""
+    began with. Each question has `answer_s`; `founding_s` is for a cluster that isn't founded yet, of which only
+    wiped nodes answer, or whose later ring nobody tells. Raises `SetupError`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + founding_s
     ahead = await elsewhere.ahead() if roll.record is not None else {}

@@ -757,11 +757,46 @@ async def test_a_wiped_node_whose_others_never_come_is_told_of_after_a_while_in_
     network.nodes[7900].wipe()
     network.nodes[7901].up = network.nodes[7902].up = False
 
-    with pytest.raises(SetupError, match="localhost:7900 belongs to none, and 2 of 3 nodes don't answer") as refused:
+    with pytest.raises(SetupError, match="localhost:7900 belongs to none; localhost:7901: ") as refused:
         await network.open(state=tmp_path)
 
     assert "\n" not in str(refused.value)
+    assert "start the 2 others of 3 nodes, " in str(refused.value)
     assert "use another state directory for a new cluster" in str(refused.value)
+
+
+class GoneOnce(Node):
+    """Says once who it is, has files, and is away then for a while."""
+
+    def identity(self):
+        told = super().identity()
+        asyncio.get_running_loop().call_soon(self._leave)
+        return told
+
+    def _leave(self):
+        self.up = False
+        asyncio.get_running_loop().call_later(1, setattr, self, "up", True)
+
+
+@pytest.mark.parametrize("others", ["away", "wiped"])
+@in_virtual_time
+async def test_a_node_with_files_that_goes_as_soon_as_it_was_seen_is_waited_for(others):
+    network = Network()
+    await found(network)
+    gone = GoneOnce("n0")
+    gone.store = network.nodes[7900].store
+    network.nodes[7900] = gone
+    for port in (7901, 7902):
+        if others == "wiped":
+            network.nodes[port].wipe()
+        else:
+            network.nodes[port].up = False
+
+    with pytest.raises(SetupError) as refused:
+        await network.open(founding_s=0.5)
+
+    assert "of 3 nodes answer, and a new cluster is founded with all of them" in str(refused.value)
+    assert not any(network.nodes[port].store.identify().cluster for port in (7901, 7902) if others == "wiped")
 
 
 @in_virtual_time
