@@ -1,4 +1,5 @@
-"""The requests that any memcache server understands, and their replies: values have no version there."""
+"""The requests that any memcache server understands, and their replies, in which values have no version; and that for a
+part of a node's hash tree, which is asked for likewise."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.cluster import LIVE, Cluster, shared
 from tests.cluster.history import History
-from tests.cluster.standstill import Witness
+from tests.cluster.standstill import Standstills
 
 TEST_S_MAX = 150.0
 """A test may take this long beside the time that it injects faults; then it and all that it started is ended."""
@@ -24,19 +24,21 @@ def fault_seconds(request: pytest.FixtureRequest) -> float | None:
 
 
 @pytest.fixture
-def witness(tmp_path_factory: pytest.TempPathFactory) -> Generator[Witness]:
-    """Sees whether the disk of the clusters stands still meanwhile."""
-    with Witness(tmp_path_factory.getbasetemp() / "witness") as witness:
-        yield witness
+def standstills(tmp_path_factory: pytest.TempPathFactory) -> Generator[Standstills]:
+    """Those of the machine during the test."""
+    with Standstills(tmp_path_factory.getbasetemp() / "standstills") as standstills:
+        yield standstills
 
 
 @pytest.fixture
-def history(request: pytest.FixtureRequest, fault_seconds: float | None, witness: Witness) -> Generator[History]:
+def history(
+    request: pytest.FixtureRequest, fault_seconds: float | None, standstills: Standstills
+) -> Generator[History]:
     """An empty history that knows the command which repeats this test. Where a report is written (`--junitxml`, as
     `make torture` does), the test's entry has its figures."""
     seed = request.config.getoption("--seed")
     length = f" --fault-seconds={fault_seconds:g}" if fault_seconds is not None else ""
-    history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}", witness)
+    history = History(seed, f"pytest '{request.node.nodeid}' --seed={seed}{length}", standstills)
     yield history
     if request.config.option.xmlpath:
         request.node.user_properties.extend(history.figures().items())

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from tests.cluster.linearizability import Operation, Verdict, judge
-from tests.cluster.standstill import Witness
+from tests.cluster.standstill import Standstills
 
 SHOWN = 40
 """Events that a complaint shows."""
@@ -62,13 +63,13 @@ class Event:
 
 
 class History:
-    """All events of a run. `seed` and `repeat` (a command) are printed with every complaint. The `witness` knows when
-    the machine stood still."""
+    """All events of a run. `seed` and `repeat` (a command) are printed with every complaint. `standstills` are those of
+    the machine."""
 
-    def __init__(self, seed: int = 0, repeat: str = "", witness: Witness | None = None) -> None:
+    def __init__(self, seed: int = 0, repeat: str = "", standstills: Standstills | None = None) -> None:
         self.seed = seed
         self.repeat = repeat
-        self._witness = witness
+        self._standstills = standstills
         self.events: list[Event] = []
         self.complaints: list[str] = []
         self._numbers = itertools.count(1)
@@ -101,9 +102,11 @@ class History:
         of all, or `among` those. What the machine had no chance to answer in time doesn't count."""
         among = self.events if among is None else among
         failed = [e for e in among if e.outcome is not Outcome.OK]
-        errors = [e for e in failed if self._witness is None or not self._witness.excuses(e.start, e.end)]
+        still = self._standstills
+        errors = [e for e in failed if still is None or not still.excuses(e.status, e.start, e.end)]
         if len(errors) < len(failed):
-            print(f"the machine stood still: {len(failed) - len(errors)} errors don't count")
+            excused = len(failed) - len(errors)
+            warnings.warn(f"the machine stood still: {excused} of {len(among)} answers don't count", stacklevel=2)
         if at_most is None:
             at_most = max(2, len(among) // 1000)
         lines = "\n".join(f"  {error}" for error in errors[:10])

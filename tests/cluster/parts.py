@@ -83,7 +83,7 @@ class Part:
         return (self.host, self.port)
 
     def client(self) -> MemcacheClient:
-        """One that asks this part itself, and waits as long as a test can."""
+        """One that asks this part itself, and waits for it (`PATIENCE_S`)."""
         return MemcacheClient(*self.address, limits=ClientLimits(connect_s=PATIENCE_S, answer_s=PATIENCE_S))
 
     @property

@@ -14,34 +14,38 @@ from pathlib import Path
 from types import TracebackType
 
 STANDSTILL_S = 0.3
-"""How long a round may take; on a machine that works, some milliseconds. The shortest deadline that clusters under test
-have is 0.4 s."""
+"""How long a round may take; on a machine that works, some milliseconds. Requests to clusters under test have 0.4 s or
+more."""
 
 RECOVERS_S = 2.0
 """How long after a standstill its errors may begin: who was taken for down meanwhile has to be found again."""
 
+LATE = frozenset({0, 503, 504})
+"""How a request is answered that took too long, or that found who should answer it too late."""
+
 _ROUND_S = 0.02
 
 
-class Witness:
-    """Writes and syncs a block of a file again and again, in a thread, as a node does on the same disk. Use as a
-    context."""
+class Standstills:
+    """The moments in which it stood still. To know them it writes and syncs a block of a file again and again, in a
+    thread, on the disk on which the nodes do. Use as a context."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._over: list[tuple[float, float]] = []
         self._began = time.monotonic()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="witness", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="standstills", daemon=True)
 
-    def standstills(self) -> list[tuple[float, float]]:
-        """First and last moment of each so far (seconds of `time.monotonic()`), one that lasts still included."""
+    def seen(self) -> list[tuple[float, float]]:
+        """First and last moment of each (seconds of `time.monotonic()`), one that lasts still included."""
         began, now = self._began, time.monotonic()
         return [*self._over, *([(began, now)] if now - began > STANDSTILL_S else [])]
 
-    def excuses(self, start: float, end: float) -> bool:
-        """Whether an error of what began and ended at these moments is no evidence against anybody."""
-        return any(start < over + RECOVERS_S and began < end for began, over in self.standstills())
+    def excuses(self, status: int, start: float, end: float) -> bool:
+        """Whether it is no evidence against anybody that what began and ended at these moments was answered so (0: not
+        at all)."""
+        return status in LATE and any(start < over + RECOVERS_S and began < end for began, over in self.seen())
 
     def _watch(self) -> None:
         file = os.open(self._path, os.O_RDWR | os.O_CREAT)
@@ -56,7 +60,7 @@ class Witness:
         finally:
             os.close(file)
 
-    def __enter__(self) -> Witness:
+    def __enter__(self) -> Standstills:
         self._began = time.monotonic()
         self._thread.start()
         return self

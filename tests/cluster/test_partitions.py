@@ -110,5 +110,5 @@ async def test_the_side_without_a_quorum_refuses_soon_and_the_other_goes_on(part
     assert not [str(e) for e in alone if e.outcome is Outcome.OK]
     assert slowest < 3 * TRIES * TRY_S  # the slack is for busy machines
     others = [e for e in during if e.client.startswith("web-1") and e.start > split + 3]
-    assert len(others) > 9
-    history.check_errors(at_most=len(others) // 100, among=others)
+    assert sum(e.outcome is Outcome.OK for e in others) > 9
+    history.check_errors(at_most=(len(others) - 1) // 100, among=others)
