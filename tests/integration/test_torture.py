@@ -21,7 +21,7 @@ from tests.torture.rounds import ROOT
 
 CONFTEST = """
 import pytest
-from tests.cluster.conftest import fault_seconds, history
+from tests.cluster.conftest import fault_seconds, history, standstills
 """
 EVENTS = """
 from tests.cluster.history import Event, Outcome
