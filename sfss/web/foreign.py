@@ -1,8 +1,8 @@
 """Which kind of memcache server stands behind the web tier, and what a foreign one can do.
 
-Ours understand `mg` with the flag `V`; nobody else does. One that is in trouble, as without its nodes, is told by its
-version. What a foreign server can't do is tried out, never assumed,
-under keys of the probe's own that nobody else writes and that are removed after.
+Ours understand `mg` with the flag `V`; nobody else does. One that is in trouble, as without its nodes, is known by its
+version. What a foreign server can't do is tried out, never assumed, under keys of the probe's own that nobody else
+writes and that are removed after.
 """
 
 from __future__ import annotations

@@ -765,8 +765,8 @@ async def test_a_wiped_node_whose_others_never_come_is_told_of_after_a_while_in_
     assert "use another state directory for a new cluster" in str(refused.value)
 
 
-class GoneOnce(Node):
-    """Says once who it is, has files, and is away then for a while."""
+class GoneOnceSeen(Node):
+    """Says who it is, and is away for a second after."""
 
     def identity(self):
         told = super().identity()
@@ -783,7 +783,7 @@ class GoneOnce(Node):
 async def test_a_node_with_files_that_goes_as_soon_as_it_was_seen_is_waited_for(others):
     network = Network()
     await found(network)
-    gone = GoneOnce("n0")
+    gone = GoneOnceSeen("n0")
     gone.store = network.nodes[7900].store
     network.nodes[7900] = gone
     for port in (7901, 7902):
